@@ -1,0 +1,173 @@
+"""Models by name: `register` puts a factory in, `create` calls it."""
+
+import dataclasses
+import difflib
+import inspect
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+from flax import linen as nn
+
+Factory = Callable[..., nn.Module]
+_F = TypeVar('_F', bound=Factory)
+
+# Arguments that no caller of `create` may give: the first is its own, the
+# other two are linen's.
+_RESERVED = ('num_classes', 'name', 'parent')
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+  """One registered name: its factory, and arguments that the name settles."""
+
+  factory: Factory
+  fixed: dict[str, object]
+
+
+_REGISTRY: dict[str, _Entry] = {}
+
+
+def register(name: str, **fixed: object) -> Callable[[_F], _F]:
+  """Registers the decorated model factory under a name.
+
+  A factory is a flax module class with a field `num_classes`, or any function
+  `(num_classes, **kwargs) -> flax.linen.Module`. The module's call is
+  `(images, *, train, true_gradient=False) -> logits`, with images
+  [batch, height, width, channels] and logits [batch, num_classes]; BatchNorm
+  statistics live in the collection 'batch_stats', dropout draws from the rng
+  stream 'dropout'.
+
+  Args:
+    name: the name, not yet taken. `{field}` in it stands for a whole number
+      that is passed on as the argument `field`: 'WideResnet{depth}x{width}'
+      makes every such name known, 'WideResnet28x10' included.
+    **fixed: arguments of the factory that this name settles.
+
+  Returns:
+    A decorator that returns the factory unchanged.
+
+  Raises:
+    ValueError: if the name is taken.
+
+  Example:
+    >>> from flax import linen as nn
+    >>> from sam_jax import models
+    >>> @models.register('linear')
+    ... class Linear(nn.Module):
+    ...   num_classes: int
+    ...
+    ...   @nn.compact
+    ...   def __call__(self, images, *, train, true_gradient=False):
+    ...     del train, true_gradient
+    ...     flat = images.reshape(images.shape[0], -1)
+    ...     return nn.Dense(self.num_classes)(flat)
+    >>> models.create('linear', num_classes=10).num_classes
+    10
+  """
+
+  def decorate(factory: _F) -> _F:
+    if name in _REGISTRY:
+      raise ValueError(
+        f'model {name!r} is registered already; choose another name'
+      )
+    _REGISTRY[name] = _Entry(factory, fixed)
+    return factory
+
+  return decorate
+
+
+def names() -> list[str]:
+  """Returns the known names, sorted; `{field}` stands for a whole number."""
+  return sorted(_REGISTRY)
+
+
+def create(name: str, *, num_classes: int, **kwargs: object) -> nn.Module:
+  """Creates a model by name.
+
+  Args:
+    name: one of `names()`, or a name that one of their patterns describes.
+    num_classes: number of logits.
+    **kwargs: arguments of the model's factory, the fields of its class.
+
+  Returns:
+    A flax module; nothing is initialised yet.
+
+  Raises:
+    ValueError: if the name is unknown, or an argument is unknown, missing,
+      settled by the name, or has a value that the model refuses.
+
+  Example:
+    >>> from sam_jax import models
+    >>> model = models.create('WideResnet28x10', num_classes=10)
+    >>> model.depth, model.width
+    (28, 10)
+  """
+  entry, fixed = _lookup(name)
+  _check_arguments(name, entry.factory, fixed, kwargs)
+  return entry.factory(num_classes=num_classes, **fixed, **kwargs)
+
+
+def _lookup(name: str) -> tuple[_Entry, dict[str, object]]:
+  """Returns the entry of a name and the arguments that the name settles."""
+  if name in _REGISTRY and '{' not in name:
+    return _REGISTRY[name], _REGISTRY[name].fixed
+  for pattern, entry in _REGISTRY.items():
+    match = re.fullmatch(_to_regex(pattern), name)
+    if match and '{' in pattern:
+      numbers = {field: int(text) for field, text in match.groupdict().items()}
+      return entry, entry.fixed | numbers
+  raise ValueError(
+    f'unknown model {name!r}{_suggestion(name)}; known: {", ".join(names())}'
+  )
+
+
+def _to_regex(pattern: str) -> str:
+  """Turns 'net{depth}' into a regular expression with the group `depth`."""
+  pieces = re.split(r'\{(\w+)\}', pattern)
+  pieces[::2] = [re.escape(text) for text in pieces[::2]]
+  pieces[1::2] = [rf'(?P<{field}>[0-9]+)' for field in pieces[1::2]]
+  return ''.join(pieces)
+
+
+def _suggestion(name: str) -> str:
+  """Returns ', did you mean ...?' if a known name is close, else ''."""
+  by_lower_case = {known.lower(): known for known in names()}
+  close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+  return f', did you mean {by_lower_case[close[0]]!r}?' if close else ''
+
+
+def _check_arguments(
+  name: str,
+  factory: Factory,
+  fixed: dict[str, object],
+  kwargs: dict[str, object],
+) -> None:
+  """Refuses arguments that are settled by the name, unknown or missing."""
+  required, optional, takes_any = _arguments(factory)
+  accepted = [key for key in required + optional if key not in fixed]
+  for key in kwargs:
+    if key in fixed:
+      raise ValueError(
+        f'model {name!r} settles {key}={fixed[key]!r}; do not give {key}'
+      )
+    if key in _RESERVED or (key not in accepted and not takes_any):
+      raise ValueError(
+        f'model {name!r} takes no argument {key!r}; accepted: '
+        f'{", ".join(accepted) or "none"}'
+      )
+  missing = [key for key in required if key not in fixed | kwargs]
+  if missing:
+    raise ValueError(f'model {name!r} needs {", ".join(missing)}')
+
+
+def _arguments(factory: Factory) -> tuple[list[str], list[str], bool]:
+  """Returns required and optional arguments, and whether any other goes."""
+  required, optional, takes_any = [], [], False
+  for key, parameter in inspect.signature(factory).parameters.items():
+    if parameter.kind is parameter.VAR_KEYWORD:
+      takes_any = True
+    elif key not in _RESERVED:
+      is_required = parameter.default is parameter.empty
+      (required if is_required else optional).append(key)
+  return required, optional, takes_any
