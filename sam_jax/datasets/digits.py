@@ -1,0 +1,75 @@
+"""scikit-learn's handwritten digits: real images that need no download."""
+
+import numpy as np
+
+from sam_jax.datasets import registry
+
+_NUM_EXAMPLES = 1797
+_MAX_VALUE = 16  # of the stored intensities
+
+# Of all 1,797 images, rounded as those of Fashion-MNIST are: one constant for
+# every seed and split.
+_MEAN = (0.3053,)
+_STD = (0.3759,)
+
+
+@registry.register('digits')
+def load(
+  directory: str | None, seed: int, *, train_size: int = 1000
+) -> registry.Source:
+  """Loads the 1,797 8x8 grey images of the digits 0 to 9.
+
+  There is no official split. The seed decides on one in which the training,
+  the validation (the last tenth of the training examples) and the test
+  examples each contain the classes in the proportions of the whole.
+
+  Args:
+    directory: must be None, the images come with scikit-learn.
+    seed: of the split.
+    train_size: training examples; the rest are test examples.
+
+  Returns:
+    Intensities 0..16 become 0..255.
+
+  Raises:
+    ValueError: a directory is given, or train_size leaves a split empty.
+  """
+  from sklearn import datasets as sklearn_datasets
+
+  if directory is not None:
+    raise ValueError(
+      f'digits come with scikit-learn; directory is {directory!r}, it must be '
+      f'None'
+    )
+  if not 10 <= train_size < _NUM_EXAMPLES:
+    raise ValueError(
+      f'train_size is {train_size}; it must be in [10, {_NUM_EXAMPLES})'
+    )
+  images, labels = sklearn_datasets.load_digits(return_X_y=True)
+  images = np.round(images * 255 / _MAX_VALUE).astype(np.uint8)
+  images, labels = images.reshape(-1, 8, 8, 1), labels.astype(np.int32)
+  order = _stratified_order(labels, seed)
+  train, test = order[:train_size], order[train_size:]
+  return registry.Source(
+    train=registry.Examples(images[train], labels[train]),
+    test=registry.Examples(images[test], labels[test]),
+    num_classes=10,
+    mean=_MEAN,
+    std=_STD,
+    num_validation=train_size // 10,
+  )
+
+
+def _stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+  """Returns a random order of which every stretch is stratified.
+
+  Each class is shuffled and spread evenly over [0, 1): its k-th of n members
+  lies at (k + 1/2) / n. Sorting by that place mixes the classes in proportion
+  everywhere, so that one order serves every split.
+  """
+  rng = np.random.default_rng([seed, *b'split'])
+  places = np.empty(len(labels))
+  for label in np.unique(labels):
+    members = rng.permutation(np.flatnonzero(labels == label))
+    places[members] = (np.arange(len(members)) + 0.5) / len(members)
+  return np.argsort(places, kind='stable')

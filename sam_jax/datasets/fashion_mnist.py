@@ -1,0 +1,140 @@
+"""Fashion-MNIST, from its authors' IDX files or TensorFlow Datasets."""
+
+import math
+import pathlib
+import zlib
+
+import numpy as np
+
+from sam_jax.datasets import registry, tfds_arrays
+
+_DEBIAN_DIRECTORY = pathlib.Path('/usr/share/datasets/fashion-mnist')
+_FILES = {
+  'train': ('train-images-idx3-ubyte', 'train-labels-idx1-ubyte'),
+  'test': ('t10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte'),
+}
+_UINT8 = 8  # the type code of the IDX format
+
+
+@registry.register('fashion_mnist')
+def load(directory: str | None, seed: int) -> registry.Source:
+  """Loads the 60,000 training and 10,000 test images, 28x28, grey.
+
+  The validation split is the last tenth of the training examples *in the
+  order of the source*: TensorFlow Datasets, which the official release reads,
+  shuffles when it prepares, so its last 6,000 are other images than those of
+  the IDX files.
+
+  Args:
+    directory: holds the four IDX files, gzipped or not (any data set in this
+      form will do, MNIST too), or is a TensorFlow Datasets directory. None
+      looks for the Debian package `dataset-fashion-mnist`, then in the
+      default directory of TensorFlow Datasets.
+    seed: unused, the split is official.
+
+  Raises:
+    FileNotFoundError: there is neither; says how to get them.
+    ValueError: a damaged file; says which, the bytes got and expected.
+
+  Source: constants from the official
+  sam_jax/datasets/dataset_source.py (`FashionMnist`).
+  """
+  del seed
+  place = _DEBIAN_DIRECTORY if directory is None else pathlib.Path(directory)
+  if any(_find(place, name) for names in _FILES.values() for name in names):
+    train, test = (_read_examples(place, *names) for names in _FILES.values())
+  else:
+    train, test = tfds_arrays.load(
+      'fashion_mnist',
+      ('train', 'test'),
+      directory,
+      alternative=(
+        f', or "apt-get install dataset-fashion-mnist", or give the directory '
+        f'of the four IDX files ({_FILES["train"][0]}[.gz] and so on); there '
+        f'are none in {place}'
+      ),
+    )
+  return registry.Source(
+    train=train,
+    test=test,
+    num_classes=10,
+    mean=(0.1307,),
+    std=(0.3081,),
+    num_validation=len(train.labels) // 10,
+  )
+
+
+def read_idx(path: pathlib.Path, num_dimensions: int) -> np.ndarray:
+  """Reads one IDX file of bytes.
+
+  Args:
+    path: the file, gzipped if it ends in `.gz`.
+    num_dimensions: 1 for labels, 3 for images.
+
+  Returns:
+    uint8, with the shape that the file states.
+
+  Raises:
+    ValueError: not such a file, or its length is not what its header says.
+  """
+  data, complete = _read_bytes(path)
+  header_size = 4 + 4 * num_dimensions
+  magic = bytes([0, 0, _UINT8, num_dimensions])
+  if data[:4] != magic or len(data) < header_size:
+    raise ValueError(
+      f'{path} is not an IDX file of {num_dimensions}-dimensional bytes: got '
+      f'{len(data)} bytes that start with {data[:4].hex() or "nothing"}, '
+      f'expected at least {header_size} that start with {magic.hex()}'
+    )
+  shape = np.frombuffer(data, '>u4', num_dimensions, 4).tolist()
+  expected = header_size + math.prod(shape)
+  if len(data) != expected or not complete:
+    raise ValueError(
+      f'{path} is damaged: got {len(data)} bytes'
+      f'{"" if complete else " from a gzip stream that breaks off"}, expected '
+      f'{expected} for shape {shape}; download it again'
+    )
+  return np.frombuffer(data, np.uint8, offset=header_size).reshape(shape)
+
+
+def _read_examples(
+  directory: pathlib.Path, images_name: str, labels_name: str
+) -> registry.Examples:
+  """Reads a pair of IDX files."""
+  images_path, labels_path = (
+    _find(directory, name) for name in (images_name, labels_name)
+  )
+  for path, name in ((images_path, images_name), (labels_path, labels_name)):
+    if path is None:
+      raise FileNotFoundError(
+        f'{directory} has no {name}[.gz]; it must hold all four IDX files'
+      )
+  images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
+  if len(images) != len(labels):
+    raise ValueError(
+      f'{images_path} has {len(images)} images but {labels_path} has '
+      f'{len(labels)} labels; they must be of one data set'
+    )
+  return registry.Examples(images[..., None], labels.astype(np.int32))
+
+
+def _find(directory: pathlib.Path, name: str) -> pathlib.Path | None:
+  """Returns the path of a file, gzipped or not, or None."""
+  candidates = (directory / name, directory / f'{name}.gz')
+  return next((path for path in candidates if path.is_file()), None)
+
+
+def _read_bytes(path: pathlib.Path) -> tuple[bytes, bool]:
+  """Returns the unpacked bytes and whether the stream came to its end."""
+  data = path.read_bytes()
+  if path.suffix != '.gz':
+    return data, True
+  # Unlike the gzip module this gives what there is of a file cut short.
+  stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+  try:
+    return stream.decompress(data), stream.eof
+  except zlib.error as error:
+    raise ValueError(
+      f'{path} is damaged: {len(data)} bytes that are no gzip stream '
+      f'({error}); download it again'
+    ) from error

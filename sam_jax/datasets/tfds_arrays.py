@@ -1,0 +1,59 @@
+"""Arrays from TensorFlow Datasets, without TensorFlow.
+
+*Preparing* a data set needs TensorFlow, so that belongs in an environment of
+its own. One that was prepared as array_record is read by the small package
+`tensorflow_datasets` alone.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from sam_jax.datasets import registry
+
+
+def load(
+  name: str,
+  splits: Sequence[str],
+  directory: str | None,
+  *,
+  alternative: str = '',
+) -> list[registry.Examples]:
+  """Decodes splits of a prepared image classification set into arrays.
+
+  Args:
+    name: of the data set in TensorFlow Datasets.
+    splits: names of its splits.
+    directory: where it was prepared; None for `$TFDS_DATA_DIR`, else
+      `~/tensorflow_datasets`.
+    alternative: another way to get the data; ends the error message.
+
+  Returns:
+    The examples of each split, in stored order.
+
+  Raises:
+    FileNotFoundError: it is not prepared there, or not as array_record.
+  """
+  import tensorflow_datasets as tfds
+
+  builder = tfds.builder(name, data_dir=directory)
+  try:
+    sources = builder.as_data_source(split=list(splits))
+  # How tfds says that there are no such files, and no such split in them.
+  except (NotImplementedError, ValueError) as error:
+    raise FileNotFoundError(
+      f'{name} with splits {", ".join(splits)} is not prepared as '
+      f'array_record in {builder.data_dir}; run '
+      f'"tfds build {name} --file_format=array_record" in an environment with '
+      f'tensorflow (--data_dir for another place){alternative}'
+    ) from error
+  return [_decode(source) for source in sources]
+
+
+def _decode(source: Sequence[Mapping[str, np.ndarray]]) -> registry.Examples:
+  """Returns all examples of a data source, stacked."""
+  images = np.empty((len(source), *source[0]['image'].shape), np.uint8)
+  labels = np.empty(len(source), np.int32)
+  for i, example in enumerate(source):
+    images[i], labels[i] = example['image'], example['label']
+  return registry.Examples(images, labels)
