@@ -1,0 +1,253 @@
+r"""The gradient of Sharpness-Aware Minimization, as a drop-in transform.
+
+SAM minimises the largest loss in a ball around the parameters w. To first
+order (Foret et al. 2020, equations 2 and 3) its gradient is the loss gradient
+at a nearby point uphill,
+
+.. math::
+  \nabla L^{SAM}(w) \approx \nabla L(w + \hat\epsilon(w)), \qquad
+  \hat\epsilon(w) = \rho\, \nabla L(w) / \|\nabla L(w)\|_2,
+
+where the derivative of :math:`\hat\epsilon` itself is dropped.
+
+Guarantees:
+
+- value and aux are those of the unperturbed parameters, so BatchNorm
+  statistics in aux are those of the network that is trained, not of the
+  perturbed one;
+- both passes get the same arguments, hence the same PRNG keys: the same
+  dropout masks;
+- rho = 0 returns bit for bit what `jax.value_and_grad` returns (on CPU, for
+  finite gradients), and a rho that is the number 0 costs one pass;
+- nothing is averaged over devices unless `ascent_reduce` does it: under `pmap`
+  or `shard_map` each device has its own epsilon, which is m-sharpness with m
+  the batch per device (section 4.1).
+
+Differs from the official release: it logs value and accuracy of the perturbed
+pass; a zero gradient gives NaN there.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from sam_jax import perturbations, types
+
+
+class SamInfo(NamedTuple):
+  """What the second pass and the perturbation looked like.
+
+  Attributes:
+    perturbed_value: value of `fun` at `params + epsilon`, a scalar.
+    perturbed_aux: its aux; None without `has_aux`.
+    ascent_grads: gradient at `params` (after `ascent_reduce`), that of the
+      first step if there are several.
+    epsilon: the perturbation, a tree like the gradient.
+  """
+
+  perturbed_value: jax.Array
+  perturbed_aux: Any
+  ascent_grads: types.Grads
+  epsilon: types.PyTree
+
+
+def _identity(grads: types.Grads) -> types.Grads:
+  """Averages over nothing."""
+  return grads
+
+
+def _descent(
+  ascent_grads: types.Grads, descent_grads: types.Grads
+) -> types.Grads:
+  """Returns SAM's update direction: the gradient at the perturbed point."""
+  del ascent_grads
+  return descent_grads
+
+
+def value_and_grad(
+  fun: Callable[..., Any],
+  perturbation: types.Perturbation,
+  *,
+  has_aux: bool = False,
+  ascent_fun: Callable[..., Any] | None = None,
+  ascent_steps: int = 1,
+  ascent_reduce: Callable[[types.Grads], types.Grads] = _identity,
+  combine: Callable[[types.Grads, types.Grads], types.Grads] = _descent,
+  differentiate: Callable[..., Callable[..., Any]] = jax.value_and_grad,
+  with_info: bool = False,
+) -> Callable[..., Any]:
+  """Returns a function for the value and the sharpness-aware gradient of fun.
+
+  Args:
+    fun: scalar function, differentiated with respect to its first argument, a
+      tree of parameters. Called twice (`ascent_steps + 1` times) with the same
+      further arguments.
+    perturbation: `(grads, params) -> epsilon`, for example `sam_jax.l2(0.05)`.
+    has_aux: whether `fun` returns `(value, aux)`.
+    ascent_fun: what is differentiated at `params` instead of `fun` to find
+      epsilon, with the same arguments and an aux of the same structure: a loss
+      without its weight penalty, a smaller batch, Shake-Shake's true gradient.
+      Value and aux are then its own.
+    ascent_steps: number K of gradient ascent steps; each adds a K-th of the
+      perturbation for the gradient where it stands, so the result is no longer
+      than that of one step (appendix C.6 does not say; optax takes K full
+      steps, which is a perturbation scaled by K).
+    ascent_reduce: averages the ascent gradient over the devices that share one
+      epsilon, for example `lambda g: jax.lax.pmean(g, 'data')`. Nothing else
+      is averaged here: average the result, then clip, then optimize.
+    combine: `(ascent_grads, descent_grads) -> grads`; the default is SAM's,
+      the descent gradient.
+    differentiate: what differentiates `fun`, called as
+      `differentiate(fun, has_aux=has_aux)`: for example a version that
+      accumulates over microbatches, or `equinox.filter_value_and_grad`.
+    with_info: whether to return a `SamInfo` too.
+
+  Returns:
+    A function with the arguments of `fun` that returns `(value, grads)`, or
+    `((value, aux), grads)` with `has_aux`, as `jax.value_and_grad` does; with
+    `with_info` a third item, `SamInfo`. With a static rho = 0 there is no
+    ascent, and value and aux are those of `fun`.
+
+  Raises:
+    ValueError: `ascent_steps` is below 1; or, when called inside
+      `jax.shard_map`, the parameters are replicated over a mesh axis over
+      which the value varies (JAX would sum the gradient over that axis before
+      it is normalised, which silently makes m the global batch).
+
+  Example:
+    >>> import jax, jax.numpy as jnp, sam_jax
+    >>> def loss(w, x):
+    ...   return 0.5 * jnp.sum(x * w**2)
+    >>> w, x = jnp.array([3.0, 4.0]), jnp.array([1.0, 1.0])
+    >>> value, grads = sam_jax.value_and_grad(loss, sam_jax.l2(0.5))(w, x)
+    >>> print(value, grads)  # the gradient at w + 0.5 * w / |w|
+    12.5 [3.3 4.4]
+
+    BatchNorm statistics and metrics travel in aux:
+
+    >>> def loss_and_aux(w, x):
+    ...   return loss(w, x), {'largest': jnp.max(w)}
+    >>> grad_fn = sam_jax.value_and_grad(
+    ...   loss_and_aux, sam_jax.l2(0.5), has_aux=True, with_info=True)
+    >>> (value, aux), grads, info = grad_fn(w, x)
+    >>> print(aux['largest'], info.perturbed_aux['largest'])
+    4.0 4.4
+  """
+  if ascent_steps < 1:
+    raise ValueError(f'ascent_steps is {ascent_steps}; it must be at least 1')
+  descend = differentiate(fun, has_aux=has_aux)
+  is_plain = perturbation is perturbations.none
+  ascend = descend
+  if ascent_fun is not None and not is_plain:
+    ascend = differentiate(ascent_fun, has_aux=has_aux)
+
+  def climb(
+    ascent_grads: types.Grads, params: types.Params, *args: Any, **kwargs: Any
+  ) -> types.PyTree:
+    """Returns epsilon after all ascent steps; the first gradient is given."""
+    epsilon = _fraction(perturbation(ascent_grads, params), ascent_steps)
+    for _ in range(ascent_steps - 1):
+      _, grads = ascend(_add(params, epsilon), *args, **kwargs)
+      step = perturbation(ascent_reduce(grads), params)
+      epsilon = _add(epsilon, _fraction(step, ascent_steps))
+    return epsilon
+
+  @functools.wraps(fun)
+  def sam_value_and_grad(
+    params: types.Params, *args: Any, **kwargs: Any
+  ) -> tuple[Any, ...]:
+    out, local_grads = ascend(params, *args, **kwargs)
+    _check_differentiated_locally(params, out)
+    ascent_grads = ascent_reduce(local_grads)
+    if is_plain:
+      epsilon = perturbation(ascent_grads, params)
+      perturbed_out, descent_grads = out, local_grads
+    else:
+      epsilon = climb(ascent_grads, params, *args, **kwargs)
+      perturbed_out, descent_grads = descend(
+        _add(params, epsilon), *args, **kwargs
+      )
+    grads = combine(ascent_grads, descent_grads)
+    if not with_info:
+      return out, grads
+    value, aux = perturbed_out if has_aux else (perturbed_out, None)
+    return out, grads, SamInfo(value, aux, ascent_grads, epsilon)
+
+  return sam_value_and_grad
+
+
+def grad(
+  fun: Callable[..., Any],
+  perturbation: types.Perturbation,
+  *,
+  has_aux: bool = False,
+  **options: Any,
+) -> Callable[..., Any]:
+  """Returns a function for the sharpness-aware gradient of fun alone.
+
+  Args:
+    fun: scalar function of a tree of parameters and further arguments.
+    perturbation: `(grads, params) -> epsilon`.
+    has_aux: whether `fun` returns `(value, aux)`.
+    **options: those of `value_and_grad`, without `with_info`.
+
+  Returns:
+    A function that returns `grads`, or `(grads, aux)` with `has_aux`, as
+    `jax.grad` does.
+
+  Raises:
+    TypeError: `with_info` is given: use `value_and_grad`.
+
+  Example:
+    >>> import jax.numpy as jnp, sam_jax
+    >>> print(sam_jax.grad(lambda w: w @ w / 2, sam_jax.l2(0.5))(
+    ...   jnp.array([3.0, 4.0])))
+    [3.3 4.4]
+  """
+  if 'with_info' in options:
+    raise TypeError('grad takes no with_info; use value_and_grad for it')
+  value_and_grad_fn = value_and_grad(
+    fun, perturbation, has_aux=has_aux, **options
+  )
+
+  @functools.wraps(fun)
+  def sam_grad(params: types.Params, *args: Any, **kwargs: Any) -> Any:
+    out, grads = value_and_grad_fn(params, *args, **kwargs)
+    return (grads, out[1]) if has_aux else grads
+
+  return sam_grad
+
+
+def _add(params: types.Params, epsilon: types.PyTree) -> types.Params:
+  """Returns params + epsilon in the dtype of params; None adds nothing."""
+  return jax.tree.map(
+    lambda p, e: p if e is None else (p + e).astype(p.dtype), params, epsilon
+  )
+
+
+def _fraction(epsilon: types.PyTree, steps: int) -> types.PyTree:
+  """Returns a steps-th of epsilon."""
+  if steps == 1:
+    return epsilon
+  return jax.tree.map(lambda e: e / steps, epsilon)
+
+
+def _varying(x: Any) -> frozenset[str]:
+  """Returns the manual mesh axes over which an array differs."""
+  return jax.typeof(x).mat.varying if isinstance(x, jax.Array) else frozenset()
+
+
+def _check_differentiated_locally(params: types.Params, out: Any) -> None:
+  """Refuses gradients that JAX has summed over devices."""
+  value = jax.tree.leaves(out)[0]
+  for leaf in jax.tree.leaves(params):
+    missing = tuple(sorted(_varying(value) - _varying(leaf)))
+    if missing and hasattr(leaf, 'dtype'):
+      raise ValueError(
+        f'the loss varies over the mesh axes {missing} but the parameters are '
+        'replicated over them, so JAX sums their gradient over those devices '
+        'before SAM normalises it; cast them first: params = jax.tree.map('
+        f"lambda p: jax.lax.pcast(p, {missing}, to='varying'), params)"
+      )

@@ -1,0 +1,38 @@
+"""Inner products over whole pytrees, accumulated in at least float32.
+
+`optax.tree` has the same functions in the dtype of the leaves; a norm over
+millions of bfloat16 gradients needs more digits than that.
+"""
+
+import functools
+import operator
+
+import jax
+import jax.numpy as jnp
+
+from sam_jax import types
+
+
+def wide(x: jax.Array) -> jax.Array:
+  """Casts an array to float32, or leaves what is wider already."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def vdot(a: types.PyTree, b: types.PyTree) -> jax.Array:
+  """Returns the inner product of two trees of the same structure, a scalar."""
+  products = jax.tree.map(lambda x, y: jnp.sum(wide(x) * wide(y)), a, b)
+  return functools.reduce(
+    operator.add, jax.tree.leaves(products), jnp.float32(0)
+  )
+
+
+def norm(tree: types.PyTree) -> jax.Array:
+  """Returns the Euclidean norm of all leaves together, a scalar."""
+  return jnp.sqrt(vdot(tree, tree))
+
+
+def cosine(a: types.PyTree, b: types.PyTree) -> jax.Array:
+  """Returns the cosine of the angle between two trees; 0 if one is zero."""
+  squares = vdot(a, a) * vdot(b, b)
+  scale = jax.lax.rsqrt(jnp.where(squares == 0, 1, squares))
+  return jnp.where(squares == 0, 0, vdot(a, b) * scale)

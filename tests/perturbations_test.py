@@ -1,0 +1,200 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+import sam_jax
+
+PS = (1, 1.5, 2, 3, np.inf)
+HALF = (jnp.bfloat16, jnp.float16)
+
+
+def _grads(seed=0):
+  rng = np.random.default_rng(seed)
+  return {'a': rng.normal(size=(3, 4)), 'b': {'c': rng.normal(size=5)}}
+
+
+def _float32(tree):
+  return jax.tree.map(jnp.float32, tree)
+
+
+def _flat(tree):
+  leaves = [np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(tree)]
+  return np.concatenate(leaves)
+
+
+def _dual(p):
+  return {1: np.inf, np.inf: 1.0}.get(p, p / (p - 1) if p > 1 else None)
+
+
+def _formula(g, rho, p):
+  """Equation 2 of the paper in float64, its limits written out."""
+  if p == 1:
+    return rho * np.sign(g) * (np.abs(g) == np.abs(g).max())
+  if p == 2:
+    return rho * g / np.sqrt(np.sum(g**2))
+  if p == np.inf:
+    return rho * np.sign(g)
+  q = p / (p - 1)
+  scale = np.sum(np.abs(g) ** q) ** (1 / p)
+  return rho * np.sign(g) * np.abs(g) ** (q - 1) / scale
+
+
+@pytest.mark.parametrize('p', PS)
+def test_epsilon_is_that_of_equation_2_and_as_long_as_rho(p):
+  grads = _grads()
+  epsilon = sam_jax.lp(0.3, p)(_float32(grads), None)
+  expected = _formula(_flat(grads), 0.3, p)
+  # The gradient is rounded to float32 (6e-8), powers cost a few roundings.
+  np.testing.assert_allclose(_flat(epsilon), expected, rtol=3e-6, atol=1e-7)
+  assert np.linalg.norm(_flat(epsilon), p) == pytest.approx(0.3, rel=1e-6)
+  assert jax.tree.structure(epsilon) == jax.tree.structure(grads)
+
+
+@pytest.mark.parametrize('p', PS)
+def test_no_point_of_the_ball_climbs_higher(p):
+  grads, rho = _grads(1), 0.3
+  g = _flat(grads)
+  reached = g @ _flat(sam_jax.lp(rho, p)(_float32(grads), None))
+  # Hoelder: the maximum over the ball is rho times the dual norm.
+  assert reached == pytest.approx(rho * np.linalg.norm(g, _dual(p)), rel=1e-6)
+  points = np.random.default_rng(2).normal(size=(1000, g.size))
+  points *= rho / np.linalg.norm(points, p, axis=1, keepdims=True)
+  near = _formula(g, rho, p) + 0.01 * points
+  near *= rho / np.linalg.norm(near, p, axis=1, keepdims=True)
+  assert (points @ g).max() < reached
+  assert (near @ g).max() <= reached * (1 + 1e-6)
+
+
+def test_l2_is_lp_of_2_and_the_dual_vector_of_the_release(misc):
+  grads = {'a': misc['tree/a'], 'b': misc['tree/b']}
+  for perturbation in (sam_jax.l2(1.0), sam_jax.lp(1.0, 2)):
+    epsilon = perturbation(_float32(grads), None)
+    for name in 'ab':
+      np.testing.assert_allclose(epsilon[name], misc[f'dual/{name}'], rtol=1e-6)
+  # The release gives NaN for a zero gradient; ours does not, see below.
+  assert np.isnan(misc['dual_of_zero']).all()
+
+
+@pytest.mark.parametrize('p', PS)
+def test_a_zero_gradient_gives_zero_also_when_differentiated(p):
+  zeros = {'a': jnp.zeros((2, 2)), 'b': jnp.zeros(3)}
+
+  def some_of(grads):
+    epsilon = sam_jax.lp(0.1, p)(grads, None)
+    return jnp.sum(epsilon['a']) + jnp.sum(epsilon['b'] * jnp.arange(1.0, 4.0))
+
+  assert not _flat(sam_jax.lp(0.1, p)(zeros, None)).any()
+  assert np.isfinite(_flat(jax.grad(some_of)(zeros))).all()
+
+
+@pytest.mark.parametrize('p', PS)
+def test_a_zero_entry_among_others_gives_no_nan(p):
+  grads = jnp.array([0.0, -2.0, 1.0])
+  np.testing.assert_allclose(
+    sam_jax.lp(0.1, p)(grads, None),
+    _formula(np.array([0.0, -2.0, 1.0]), 0.1, p),
+    rtol=1e-6,
+  )
+
+
+@pytest.mark.parametrize('p', PS)
+def test_a_nan_stays_a_nan(p):
+  grads = {'a': jnp.array([1.0, jnp.nan]), 'b': jnp.ones(3)}
+  assert np.isnan(sam_jax.lp(0.1, p)(grads, None)['a'][1])
+
+
+@pytest.mark.parametrize('p', PS)
+def test_only_the_direction_of_the_gradient_matters(p):
+  grads = _float32(_grads())
+  epsilon = sam_jax.lp(0.1, p)(grads, None)
+  for factor in (1e-12, 1e12):
+    scaled = jax.tree.map(lambda g, f=factor: f * g, grads)
+    np.testing.assert_allclose(
+      _flat(sam_jax.lp(0.1, p)(scaled, None)), _flat(epsilon), rtol=3e-6
+    )
+
+
+def test_lp_does_not_overflow_for_p_near_1():
+  # q = 101: 10 ** 101 is no float32.
+  epsilon = sam_jax.lp(0.1, 1.01)(jnp.array([10.0, 5.0]), None)
+  np.testing.assert_allclose(epsilon, [0.1, 0.0], atol=1e-7)
+
+
+def test_ties_for_the_largest_gradient_share_rho():
+  epsilon = sam_jax.lp(0.3, 1)({'a': jnp.array([2.0, -2.0]), 'b': 2.0}, None)
+  np.testing.assert_allclose(epsilon['a'], [0.1, -0.1], rtol=1e-6)
+  np.testing.assert_allclose(epsilon['b'], 0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize('dtype', HALF)
+@pytest.mark.parametrize('p', PS)
+def test_half_precision_leaves_keep_their_dtype(p, dtype):
+  grads = jax.tree.map(lambda g: jnp.asarray(g, dtype), _grads())
+  epsilon = sam_jax.lp(0.3, p)(grads, None)
+  assert {x.dtype for x in jax.tree.leaves(epsilon)} == {jnp.dtype(dtype)}
+  resolution = float(jnp.finfo(dtype).eps)
+  np.testing.assert_allclose(
+    _flat(epsilon), _formula(_flat(grads), 0.3, p), rtol=2 * resolution
+  )
+
+
+def test_norms_of_half_precision_leaves_are_float32():
+  # 1000 squares of 300 overflow float16, 1000 squares of 1.0078125 rounded
+  # to bfloat16 each are off by 1e-3: both would show in the float32 leaf.
+  for dtype, value in ((jnp.float16, 300.0), (jnp.bfloat16, 1.0078125)):
+    grads = {'half': jnp.full((1000,), value, dtype), 'single': jnp.ones(1)}
+    epsilon = sam_jax.l2(0.5)(grads, None)
+    expected = 0.5 / np.sqrt(1000 * value**2 + 1)
+    np.testing.assert_allclose(epsilon['single'], [expected], rtol=1e-6)
+    assert epsilon['half'].dtype == dtype
+    assert epsilon['single'].dtype == jnp.float32
+
+
+@pytest.mark.parametrize('p', PS)
+def test_a_none_leaf_stays_none(p):
+  grads = {'a': jnp.array([3.0, 4.0]), 'b': None}
+  epsilon = sam_jax.lp(0.1, p)(grads, None)
+  assert epsilon['b'] is None
+  expected = _formula(np.array([3.0, 4.0]), 0.1, p)
+  np.testing.assert_allclose(epsilon['a'], expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize('p', PS)
+def test_a_traced_rho_gives_the_same_and_is_not_compiled_in(p):
+  traces = []
+
+  @jax.jit
+  def perturb(rho, grads):
+    traces.append(rho)
+    return sam_jax.lp(rho, p)(grads, None)
+
+  grads = _float32(_grads())
+  for rho in (0.05, 0.5, 0.0):
+    expected = sam_jax.lp(rho, p)(grads, None)
+    np.testing.assert_allclose(
+      _flat(perturb(rho, grads)), _flat(expected), rtol=1e-6
+    )
+  assert len(traces) == 1
+
+
+@pytest.mark.parametrize('rho', [-0.1, np.nan, np.inf, -np.float32(1)])
+@pytest.mark.parametrize(
+  'make',
+  [sam_jax.l2, lambda rho: sam_jax.lp(rho, 1), lambda rho: sam_jax.lp(rho, 3)],
+)
+def test_a_rho_that_is_no_radius_is_refused(make, rho):
+  with pytest.raises(ValueError, match=r'^rho is .*; .* give a number >= 0$'):
+    make(rho)
+
+
+@pytest.mark.parametrize('p', [0.5, 0, -1, np.nan])
+def test_a_p_below_1_is_refused(p):
+  with pytest.raises(ValueError, match=r'^p is .* p in \[1, inf\]$'):
+    sam_jax.lp(0.1, p)
+
+
+@pytest.fixture(scope='module')
+def misc():
+  return reference.load('misc.npz')
