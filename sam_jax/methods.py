@@ -1,0 +1,170 @@
+"""Methods: what a config names, from plain SGD to SAM.
+
+A method obtains the gradient of one group, the examples that share one
+perturbation; what is done with the gradient is the optimizer's business. SGD
+is a method too, so that a comparison differs in the method alone.
+
+A method may keep state. It is replicated, and part of the checkpoint. A device
+may walk several groups in turn, so a method cannot average over all groups
+itself: the train step does, over the states that the groups return. State must
+therefore be a tree of floating-point arrays and linear in gradients; a norm
+that it needs is taken of what has been averaged, in the next step.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from sam_jax import perturbations, sam, types
+
+
+class Context(NamedTuple):
+  """What a method may depend on besides its state and the batch.
+
+  Attributes:
+    step: number of updates made so far, an int32 scalar.
+    key: PRNG key of this step and group, the same wherever the group runs.
+    learning_rate: of this step, a scalar.
+  """
+
+  step: jax.Array
+  key: jax.Array
+  learning_rate: jax.Array
+
+
+class Method(NamedTuple):
+  """How a gradient is obtained.
+
+  Attributes:
+    init: `params -> state`.
+    value_and_grad: `(fun, ctx, *, ascent_fun, differentiate) -> (state,
+      params, *args) -> ((value, aux), grads, state, info)`. `fun(params,
+      *args)` returns `(value, aux)`; `ascent_fun` is what a perturbation is
+      made from; `differentiate(fun, has_aux=True)` differentiates either,
+      averaged over the whole group; `info` is a `sam.SamInfo`, or None if
+      nothing was perturbed.
+    eval_params: `(state, params) -> params` to evaluate with.
+    gradient_evaluations: examples put through a forward and backward pass in
+      a step, in units of the batch size: what a step costs.
+  """
+
+  init: Callable[[types.Params], types.PyTree]
+  value_and_grad: Callable[..., Callable[..., Any]]
+  eval_params: Callable[[types.PyTree, types.Params], types.Params]
+  gradient_evaluations: float
+
+
+def _stateless(
+  value_and_grad: Callable[..., Any], gradient_evaluations: float
+) -> Method:
+  """Returns a method without state from a maker of (out, grads, info)."""
+
+  def with_state(*args: Any, **kwargs: Any) -> Callable[..., Any]:
+    grad_fn = value_and_grad(*args, **kwargs)
+
+    def run(state: types.PyTree, *fun_args: Any) -> tuple[Any, ...]:
+      out, grads, info = grad_fn(*fun_args)
+      return out, grads, state, info
+
+    return run
+
+  return Method(
+    init=lambda params: (),
+    value_and_grad=with_state,
+    eval_params=lambda state, params: params,
+    gradient_evaluations=gradient_evaluations,
+  )
+
+
+def sgd() -> Method:
+  """Returns the plain gradient, with whatever optimizer follows."""
+
+  def value_and_grad(
+    fun: Callable[..., Any],
+    ctx: Context,
+    *,
+    ascent_fun: Callable[..., Any],
+    differentiate: Callable[..., Any],
+  ) -> Callable[..., Any]:
+    del ctx, ascent_fun
+    grad_fn = differentiate(fun, has_aux=True)
+    return lambda *args: (*grad_fn(*args), None)
+
+  return _stateless(value_and_grad, gradient_evaluations=1)
+
+
+def sam_method(rho: float, p: float = 2.0, ascent_steps: int = 1) -> Method:
+  """Returns Sharpness-Aware Minimization (Foret et al. 2020, algorithm 1).
+
+  Args:
+    rho: radius of the perturbation; 0 is SGD.
+    p: norm in which the radius is measured, in [1, inf].
+    ascent_steps: gradient ascent steps that make the perturbation (appendix
+      C.6); the paper's results use 1.
+
+  Returns:
+    A stateless method.
+
+  Raises:
+    ValueError: rho, p or ascent_steps is out of range.
+  """
+  perturbation = perturbations.lp(rho, p)
+  if ascent_steps < 1:
+    raise ValueError(f'ascent_steps is {ascent_steps}; it must be at least 1')
+
+  def value_and_grad(
+    fun: Callable[..., Any],
+    ctx: Context,
+    *,
+    ascent_fun: Callable[..., Any],
+    differentiate: Callable[..., Any],
+  ) -> Callable[..., Any]:
+    del ctx
+    return sam.value_and_grad(
+      fun,
+      perturbation,
+      has_aux=True,
+      ascent_fun=ascent_fun,
+      ascent_steps=ascent_steps,
+      differentiate=differentiate,
+      with_info=True,
+    )
+
+  is_plain = perturbation is perturbations.none
+  cost = 1 if is_plain else ascent_steps + 1
+  return _stateless(value_and_grad, gradient_evaluations=cost)
+
+
+_METHODS: dict[str, Callable[..., Method]] = {'sgd': sgd, 'sam': sam_method}
+
+
+def register(name: str, factory: Callable[..., Method]) -> None:
+  """Makes `create(name, **options)` call `factory(**options)`.
+
+  Raises:
+    ValueError: the name is taken.
+  """
+  if name in _METHODS:
+    raise ValueError(f'method {name!r} is registered already; choose another')
+  _METHODS[name] = factory
+
+
+def create(name: str, **options: Any) -> Method:
+  """Returns the method of that name.
+
+  Args:
+    name: 'sgd', 'sam', or a registered name.
+    **options: all that a config sets; a method takes those it has, so that one
+      config serves every method.
+
+  Raises:
+    ValueError: the name is unknown, or an option is out of range.
+  """
+  if name not in _METHODS:
+    known = ', '.join(sorted(_METHODS))
+    raise ValueError(f'unknown method {name!r}; known methods: {known}')
+  factory = _METHODS[name]
+  accepted = inspect.signature(factory).parameters
+  return factory(**{k: v for k, v in options.items() if k in accepted})

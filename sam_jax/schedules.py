@@ -1,0 +1,123 @@
+"""Learning-rate schedules: functions from the step to the learning rate."""
+
+import inspect
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import optax
+
+# The official release's exponential schedule ends at this share of its base.
+_EXPONENTIAL_END = 0.012
+
+
+def constant(learning_rate: float, num_steps: int) -> optax.Schedule:
+  """Returns the same learning rate for ever."""
+  del num_steps
+  return optax.constant_schedule(learning_rate)
+
+
+def cosine(learning_rate: float, num_steps: int) -> optax.Schedule:
+  """Returns a half cosine, from learning_rate at step 0 to 0 at num_steps.
+
+  Differs from the official release, which rises again after the last step.
+  """
+  return optax.cosine_decay_schedule(learning_rate, max(num_steps, 1))
+
+
+def exponential(
+  learning_rate: float, num_steps: int, end_fraction: float = _EXPONENTIAL_END
+) -> optax.Schedule:
+  """Returns learning_rate * end_fraction ** (step / num_steps).
+
+  Args:
+    learning_rate: at step 0.
+    num_steps: length of the run.
+    end_fraction: share of the learning rate that is left at num_steps; the
+      official release has .012.
+  """
+  return optax.exponential_decay(
+    learning_rate, max(num_steps, 1), decay_rate=end_fraction
+  )
+
+
+def piecewise(
+  learning_rate: float,
+  num_steps: int,
+  boundaries: Sequence[float] = (0.5, 0.75),
+  factor: float = 0.1,
+) -> optax.Schedule:
+  """Returns a learning rate that is multiplied by factor at each boundary.
+
+  Args:
+    learning_rate: before the first boundary.
+    num_steps: length of the run.
+    boundaries: where it changes, as increasing shares of the run in (0, 1).
+    factor: multiplies the learning rate at each boundary.
+
+  Raises:
+    ValueError: boundaries are not increasing shares.
+  """
+  inside = all(0 < b < 1 for b in boundaries)
+  if not inside or sorted(set(boundaries)) != list(boundaries):
+    raise ValueError(
+      f'schedule.boundaries are {tuple(boundaries)}; they are shares of the '
+      'run, increasing, between 0 and 1'
+    )
+  steps = {round(b * num_steps): factor for b in boundaries}
+  return optax.piecewise_constant_schedule(learning_rate, steps)
+
+
+_SCHEDULES = {
+  'constant': constant,
+  'cosine': cosine,
+  'exponential': exponential,
+  'piecewise': piecewise,
+}
+
+
+def create(
+  name: str,
+  *,
+  learning_rate: float,
+  num_steps: int,
+  warmup_steps: int = 0,
+  **options: float | Sequence[float] | None,
+) -> optax.Schedule:
+  """Returns the schedule of that name.
+
+  During warm-up the schedule is multiplied by step / warmup_steps, as in the
+  official release: it decays from step 0 on, with or without warm-up.
+
+  Args:
+    name: 'constant', 'cosine', 'exponential' or 'piecewise'.
+    learning_rate: the largest value.
+    num_steps: length of the run, warm-up included.
+    warmup_steps: length of the warm-up; 0 is none.
+    **options: of that schedule; None means its default.
+
+  Returns:
+    A function from the number of updates made before to the learning rate.
+
+  Raises:
+    ValueError: an unknown name or option, or a warm-up that does not fit.
+
+  Differs from the official release: its exponential schedule is 0/0 at step 0
+  when there is no warm-up, which makes all parameters NaN.
+  """
+  if name not in _SCHEDULES:
+    known = ', '.join(sorted(_SCHEDULES))
+    raise ValueError(f'unknown schedule {name!r}; known schedules: {known}')
+  if not 0 <= warmup_steps <= num_steps:
+    raise ValueError(
+      f'the warm-up takes {warmup_steps} of {num_steps} steps; it must fit '
+      'into the run'
+    )
+  factory = _SCHEDULES[name]
+  given = {k: v for k, v in options.items() if v is not None}
+  unknown = set(given) - set(inspect.signature(factory).parameters)
+  if unknown:
+    raise ValueError(f'schedule {name!r} takes no {", ".join(sorted(unknown))}')
+  schedule = factory(learning_rate, num_steps, **given)
+  if warmup_steps == 0:
+    return schedule
+  return lambda step: schedule(step) * jnp.minimum(1.0, step / warmup_steps)

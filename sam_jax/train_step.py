@@ -1,0 +1,258 @@
+"""One training step of one device: pure, and the same for every method.
+
+Reads as the algorithm (Foret et al. 2020, algorithm 1 and section 4.1): each
+group of m examples gets the gradient that its method wants; these are averaged
+over all groups; then come clipping and the optimizer.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from sam_jax import layout as layout_lib
+from sam_jax import loops, methods, parallel, sam, tree, types
+
+Batch = Mapping[str, jax.Array]
+
+# Random streams. Each is keyed by the step and by the position in the global
+# batch, never by the device.
+_AUGMENTATION, _DROPOUT, _METHOD = range(3)
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that changes from step to step, the same on every device.
+
+  Attributes:
+    step: number of updates made, int32 scalar.
+    params: float32 parameters.
+    batch_stats: BatchNorm statistics, averaged over all microbatches.
+    opt_state: of the optimizer.
+    method_state: of the method.
+  """
+
+  step: jax.Array
+  params: types.Params
+  batch_stats: types.PyTree
+  opt_state: optax.OptState
+  method_state: types.PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class StepFns:
+  """What a training step is made of; everything static.
+
+  Attributes:
+    loss_fn: `(params, batch_stats, key, images, labels) -> (loss, aux)`, see
+      `losses.classification_loss`.
+    ascent_loss_fn: the same, for the pass that makes the perturbation.
+    augment: `(key, uint8 images, positions) -> float32 images`.
+    method: how a group's gradient is obtained.
+    optimizer: from the averaged gradient to the update, clipping included.
+    learning_rate_fn: what the optimizer uses, for the log and the method.
+    gradient_clipping: of the optimizer, for the log.
+    layout: how the batch is cut.
+    loop: how a device walks its pieces: 'scan', 'unroll' or 'vmap'.
+    collectives: averages over devices.
+    seed: of augmentation, dropout and method.
+  """
+
+  loss_fn: Callable[..., Any]
+  ascent_loss_fn: Callable[..., Any]
+  augment: Callable[..., jax.Array]
+  method: methods.Method
+  optimizer: optax.GradientTransformation
+  learning_rate_fn: Callable[[jax.Array], Any]
+  gradient_clipping: float
+  layout: layout_lib.Layout
+  loop: str
+  collectives: parallel.Collectives
+  seed: int
+
+  def stream(self, name: int, step: jax.Array) -> jax.Array:
+    """Returns the key of a random stream at a step."""
+    key = jax.random.fold_in(jax.random.key(self.seed), name)
+    return jax.random.fold_in(key, step)
+
+
+def init_state(
+  variables: Mapping[str, types.PyTree], fns: StepFns
+) -> TrainState:
+  """Returns the state before the first step.
+
+  Args:
+    variables: what the model's `init` returns: params, perhaps batch_stats.
+    fns: the optimizer and the method whose state it holds.
+  """
+  params = variables['params']
+  return TrainState(
+    step=jnp.int32(0),
+    params=params,
+    batch_stats=variables.get('batch_stats', {}),
+    opt_state=fns.optimizer.init(params),
+    method_state=fns.method.init(params),
+  )
+
+
+def train_step(
+  state: TrainState, batch: Batch, fns: StepFns
+) -> tuple[TrainState, types.Metrics]:
+  """Makes one update.
+
+  Runs on one device, under `fns.collectives`; the result is the same on all.
+
+  Args:
+    state: the same on every device.
+    batch: this device's share: image (uint8, `[n, height, width, channels]`),
+      label (int32, `[n]`) and position (int32, `[n]`) of each example in the
+      global batch.
+    fns: what the step is made of.
+
+  Returns:
+    The new state, and scalars by name: loss and error_rate of the unperturbed
+    network (the loss with label smoothing, without weight penalty), their
+    perturbed twins, sharpness = perturbed_loss - loss, cosine between ascent
+    and final gradient (means over groups; without a perturbation only the
+    first two), gradient_norm of the averaged gradient and clipped_gradient_norm
+    after clipping, param_norm after the update, learning_rate.
+
+  Differs from the official release: it logs loss and error of the perturbed
+  pass of the first device, and keeps BatchNorm statistics apart until a
+  checkpoint is written; averaging them every step gives the same average.
+  """
+  ctx = methods.Context(
+    step=state.step,
+    key=fns.stream(_METHOD, state.step),
+    learning_rate=fns.learning_rate_fn(state.step),
+  )
+  varying = fns.collectives.vary(state)
+
+  def group_fn(group: Batch) -> tuple[Any, ...]:
+    return _group_gradient(varying, group, ctx, fns)
+
+  means = loops.mean(
+    group_fn, _split(batch, fns.layout.device_groups), fns.loop
+  )
+  grads, batch_stats, method_state, metrics = fns.collectives.global_mean(means)
+  updates, opt_state = fns.optimizer.update(
+    grads, state.opt_state, state.params
+  )
+  params = optax.apply_updates(state.params, updates)
+  gradient_norm = tree.norm(grads)
+  limit = fns.gradient_clipping or jnp.inf
+  metrics |= {
+    'gradient_norm': gradient_norm,
+    'clipped_gradient_norm': jnp.minimum(gradient_norm, limit),
+    'param_norm': tree.norm(params),
+    'learning_rate': jnp.float32(ctx.learning_rate),
+  }
+  new_state = TrainState(
+    step=state.step + 1,
+    params=params,
+    batch_stats=batch_stats,
+    opt_state=opt_state,
+    method_state=method_state,
+  )
+  return new_state, metrics
+
+
+def _split(batch: Batch, count: int) -> Batch:
+  """Cuts the leading axis into `count` equal, contiguous pieces."""
+  return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+
+
+def _group_gradient(
+  state: TrainState, group: Batch, ctx: methods.Context, fns: StepFns
+) -> tuple[types.Grads, types.PyTree, types.PyTree, dict[str, jax.Array]]:
+  """Returns gradient, BatchNorm statistics, method state, metrics of a group.
+
+  `group` is the part of the group that this device holds.
+  """
+  images = fns.augment(
+    fns.stream(_AUGMENTATION, ctx.step), group['image'], group['position']
+  )
+  microbatches = _split(
+    {'image': images, **{k: group[k] for k in ('label', 'position')}},
+    fns.layout.device_microbatches,
+  )
+  group_index = group['position'][0] // fns.layout.m
+  grad_fn = fns.method.value_and_grad(
+    _on_microbatch(fns.loss_fn, fns),
+    ctx._replace(key=jax.random.fold_in(ctx.key, group_index)),
+    ascent_fun=_on_microbatch(fns.ascent_loss_fn, fns),
+    differentiate=_group_differentiate(fns),
+  )
+  (_, aux), grads, method_state, info = grad_fn(
+    state.method_state, state.params, state.batch_stats, ctx.step, microbatches
+  )
+  return grads, aux['batch_stats'], method_state, _metrics(aux, grads, info)
+
+
+def _on_microbatch(
+  loss_fn: Callable[..., Any], fns: StepFns
+) -> Callable[..., Any]:
+  """Returns the loss of one microbatch, its dropout keyed by its position."""
+
+  def fun(
+    params: types.Params,
+    batch_stats: types.PyTree,
+    step: jax.Array,
+    microbatch: Batch,
+  ) -> tuple[jax.Array, dict[str, Any]]:
+    index = microbatch['position'][0] // fns.layout.microbatch_size
+    key = jax.random.fold_in(fns.stream(_DROPOUT, step), index)
+    return loss_fn(
+      params, batch_stats, key, microbatch['image'], microbatch['label']
+    )
+
+  return fun
+
+
+def _group_differentiate(fns: StepFns) -> Callable[..., Callable[..., Any]]:
+  """Returns what differentiates the mean loss of a group.
+
+  The mean is over the group's microbatches, wherever they are, so that value,
+  aux and gradient are those of the group on every device that shares it.
+  """
+
+  def differentiate(
+    fun: Callable[..., Any], has_aux: bool
+  ) -> Callable[..., Any]:
+    value_and_grad = jax.value_and_grad(fun, has_aux=has_aux)
+
+    def group_value_and_grad(
+      params: types.Params,
+      batch_stats: types.PyTree,
+      step: jax.Array,
+      microbatches: Batch,
+    ) -> tuple[Any, types.Grads]:
+      def microbatch_fn(microbatch: Batch) -> tuple[Any, types.Grads]:
+        return value_and_grad(params, batch_stats, step, microbatch)
+
+      local = loops.mean(microbatch_fn, microbatches, fns.loop)
+      return fns.collectives.group_mean(local)
+
+    return group_value_and_grad
+
+  return differentiate
+
+
+def _metrics(
+  aux: Mapping[str, Any], grads: types.Grads, info: sam.SamInfo | None
+) -> dict[str, jax.Array]:
+  """Returns the metrics of one group."""
+  metrics = {'loss': aux['loss'], 'error_rate': aux['error_rate']}
+  if info is not None:
+    perturbed = info.perturbed_aux
+    metrics |= {
+      'perturbed_loss': perturbed['loss'],
+      'perturbed_error_rate': perturbed['error_rate'],
+      'sharpness': perturbed['loss'] - aux['loss'],
+      'cosine': tree.cosine(info.ascent_grads, grads),
+    }
+  return metrics

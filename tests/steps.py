@@ -1,0 +1,159 @@
+"""A training step, put together as the train loop does it, on D devices."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from sam_jax import layout as layout_lib
+from sam_jax import (
+  losses,
+  methods,
+  optimizers,
+  parallel,
+  schedules,
+  train_step,
+)
+
+
+class Mlp(nn.Module):
+  """The smooth network of the release's mlp_steps files."""
+
+  @nn.compact
+  def __call__(self, x, *, train, true_gradient=False):
+    del true_gradient
+    x = nn.Dense(16, name='d1')(x)
+    x = nn.BatchNorm(
+      use_running_average=not train, momentum=0.9, epsilon=1e-5, name='bn'
+    )(x)
+    return nn.Dense(5, name='d2')(jnp.tanh(x))
+
+
+class Step(NamedTuple):
+  """One step on the host: the state after it, and its metrics as floats."""
+
+  state: train_step.TrainState
+  metrics: dict[str, float]
+
+
+class Stepper:
+  """A compiled step and what it is made of; `run` walks over batches."""
+
+  def __init__(self, fns: train_step.StepFns, parallel_: parallel.Parallel):
+    self.fns = fns
+    self.parallel = parallel_
+    self.compiled = parallel_.compile(
+      functools.partial(train_step.train_step, fns=fns), 1, 1
+    )
+
+  def run(self, variables: Any, batches: list[dict]) -> list[Step]:
+    """Starts from the variables; returns what every step left behind."""
+    state = self.parallel.replicate(train_step.init_state(variables, self.fns))
+    steps = []
+    for batch in batches:
+      positions = np.arange(len(batch['label']), dtype=np.int32)
+      batch = self.parallel.shard({**batch, 'position': positions})
+      state, metrics = self.compiled(state, batch)
+      metrics = jax.device_get(self.parallel.unreplicate(metrics))
+      steps.append(
+        Step(
+          jax.device_get(self.parallel.unreplicate(state)),
+          {name: float(value) for name, value in metrics.items()},
+        )
+      )
+    return steps
+
+
+def make(
+  apply_fn,
+  params,
+  batch_size,
+  *,
+  devices=1,
+  m=None,
+  b=None,
+  loop='unroll',
+  parallel_name='shard_map',
+  method='sam',
+  optimizer='sgd',
+  optimizer_options=None,
+  learning_rate=0.1,
+  schedule='constant',
+  num_steps=10,
+  clipping=0.0,
+  weight_decay=0.0,
+  place='loss',
+  exclude='',
+  label_smoothing=0.0,
+  augment=lambda key, images, positions: images,
+  seed=0,
+  replace_collectives=None,
+  **method_options,
+):
+  """Returns a Stepper; `m` and `b` as in `layout.create`."""
+  layout = layout_lib.create(batch_size, devices, m, b)
+  runs_on = parallel.create(parallel_name, layout, jax.devices()[:devices])
+  learning_rate_fn = schedules.create(
+    schedule, learning_rate=learning_rate, num_steps=num_steps
+  )
+  penalties = optimizers.regularization(params, weight_decay, place, exclude)
+  make_loss = functools.partial(
+    losses.classification_loss, apply_fn, label_smoothing=label_smoothing
+  )
+  fns = train_step.StepFns(
+    loss_fn=make_loss(penalty_fn=penalties.descent_penalty),
+    ascent_loss_fn=make_loss(
+      penalty_fn=penalties.ascent_penalty, true_gradient=True
+    ),
+    augment=augment,
+    method=methods.create(method, **method_options),
+    optimizer=optimizers.create(
+      optimizer,
+      learning_rate=learning_rate_fn,
+      gradient_clipping=clipping,
+      weight_decay=weight_decay,
+      weight_decay_place=place,
+      weight_decay_exclude=exclude,
+      **(optimizer_options or {}),
+    ),
+    learning_rate_fn=learning_rate_fn,
+    gradient_clipping=clipping,
+    layout=layout,
+    loop=loop,
+    collectives=runs_on.collectives._replace(**(replace_collectives or {})),
+    seed=seed,
+  )
+  return Stepper(fns, runs_on)
+
+
+def run(apply_fn, variables, batches, **options):
+  """Makes a Stepper for these batches and runs it; see `make`."""
+  batch_size = len(batches[0]['label'])
+  stepper = make(apply_fn, variables['params'], batch_size, **options)
+  return stepper.run(variables, batches)
+
+
+def largest_difference(a, b):
+  """Returns the largest absolute difference between two trees."""
+  differences = jax.tree.map(
+    lambda x, y: np.max(np.abs(np.asarray(x, np.float64) - y)), a, b
+  )
+  return max(jax.tree.leaves(differences))
+
+
+def update_error(start, actual, expected):
+  """Returns |actual - expected| / |expected - start|, over whole trees.
+
+  Relative to the update: the weights would dominate anything else.
+  """
+
+  def squared(a, b):
+    squares = jax.tree.map(
+      lambda x, y: np.sum((np.asarray(x, np.float64) - y) ** 2), a, b
+    )
+    return sum(jax.tree.leaves(squares))
+
+  return np.sqrt(squared(actual, expected) / squared(expected, start))
