@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sam_jax import lookup
+
 AugmentFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 ImageOp = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -63,14 +65,10 @@ def create(
     >>> augment(jax.random.key(0), images, jnp.arange(2)).shape
     (2, 8, 8, 1)
   """
-  if name not in _RECIPES:
-    raise ValueError(f'unknown augmentation {name!r}; known are {names()}')
+  lookup.check('augmentation', name, names())
   if cutout_length < 0:
     raise ValueError(f'cutout_length is {cutout_length}; it must be >= 0')
-  if cutout_per not in _CENTERS:
-    raise ValueError(
-      f'cutout_per is {cutout_per!r}; it must be one of {sorted(_CENTERS)}'
-    )
+  lookup.check('cutout_per', cutout_per, sorted(_CENTERS))
   if len(mean) != len(std) or min(std) <= 0:
     raise ValueError(
       f'mean is {mean} and std {std}; give one of each per channel, std > 0'

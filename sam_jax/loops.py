@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from sam_jax import types
+from sam_jax import lookup, types
 
 LOOPS = ('auto', 'scan', 'unroll', 'vmap')
 
@@ -27,10 +27,7 @@ def resolve(loop: str, platform: str, num_pieces: int) -> str:
   Raises:
     ValueError: an unknown loop.
   """
-  if loop not in LOOPS:
-    raise ValueError(
-      f'unknown microbatch_loop {loop!r}; known: {", ".join(LOOPS)}'
-    )
+  lookup.check('microbatch_loop', loop, LOOPS)
   if loop != 'auto':
     return loop
   if platform != 'cpu':

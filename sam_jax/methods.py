@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from sam_jax import perturbations, sam, types
+from sam_jax import lookup, perturbations, sam, types
 
 
 class Context(NamedTuple):
@@ -162,9 +162,7 @@ def create(name: str, **options: Any) -> Method:
   Raises:
     ValueError: the name is unknown, or an option is out of range.
   """
-  if name not in _METHODS:
-    known = ', '.join(sorted(_METHODS))
-    raise ValueError(f'unknown method {name!r}; known methods: {known}')
+  lookup.check('method', name, sorted(_METHODS))
   factory = _METHODS[name]
   accepted = inspect.signature(factory).parameters
   return factory(**{k: v for k, v in options.items() if k in accepted})

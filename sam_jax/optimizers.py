@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import optax
 
-from sam_jax import losses, types
+from sam_jax import lookup, losses, types
 
 # What optax's optimizers call the mask of their decoupled weight decay.
 _MASKS = ('mask', 'weight_decay_mask')
@@ -102,10 +102,7 @@ def regularization(
   Raises:
     ValueError: an unknown place, or a mask that matches nothing.
   """
-  if place not in WEIGHT_DECAYS:
-    raise ValueError(
-      f'unknown weight_decay.place {place!r}; known: {", ".join(WEIGHT_DECAYS)}'
-    )
+  lookup.check('weight_decay.place', place, WEIGHT_DECAYS)
   mask = decay_mask(params, exclude)
   penalty = functools.partial(losses.l2_penalty, weight_decay=rate, mask=mask)
   return Regularization(

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from sam_jax import layout as layout_lib
-from sam_jax import types
+from sam_jax import lookup, types
 
 _AXES = ('group', 'member')
 _PMAP_AXIS = 'device'
@@ -202,9 +202,7 @@ def create(
       or pmap in several processes.
   """
   devices = jax.devices() if devices is None else devices
-  if name not in _PARALLEL:
-    known = ', '.join(sorted(_PARALLEL))
-    raise ValueError(f'unknown parallel {name!r}; known: {known}')
+  lookup.check('parallel', name, sorted(_PARALLEL))
   if len(devices) != layout.num_devices:
     raise ValueError(
       f'{len(devices)} devices were given to a layout for {layout.num_devices}'

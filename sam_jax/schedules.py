@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import optax
 
+from sam_jax import lookup
+
 # The official release's exponential schedule ends at this share of its base.
 _EXPONENTIAL_END = 0.012
 
@@ -104,9 +106,7 @@ def create(
   Differs from the official release: its exponential schedule is 0/0 at step 0
   when there is no warm-up, which makes all parameters NaN.
   """
-  if name not in _SCHEDULES:
-    known = ', '.join(sorted(_SCHEDULES))
-    raise ValueError(f'unknown schedule {name!r}; known schedules: {known}')
+  lookup.check('schedule', name, sorted(_SCHEDULES))
   if not 0 <= warmup_steps <= num_steps:
     raise ValueError(
       f'the warm-up takes {warmup_steps} of {num_steps} steps; it must fit '

@@ -104,7 +104,7 @@ def test_options_out_of_range_are_refused_before_anything_runs(
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones():
-  with pytest.raises(ValueError, match="'same'; known methods: .*sam, sgd"):
+  with pytest.raises(ValueError, match="'same'; known: .*sam, sgd"):
     methods.create('same')
 
 

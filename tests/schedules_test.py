@@ -121,7 +121,7 @@ def test_none_means_the_default_and_unknown_options_are_refused():
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
   known = 'constant, cosine, exponential, piecewise'
-  with pytest.raises(ValueError, match=f"'step'; known schedules: {known}"):
+  with pytest.raises(ValueError, match=f"'step'; known: {known}"):
     schedules.create('step', learning_rate=1.0, num_steps=8)
 
 

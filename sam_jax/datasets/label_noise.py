@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sam_jax import lookup
+
 
 def _other_class(
   rng: np.random.Generator, labels: np.ndarray, num_classes: int
@@ -34,10 +36,7 @@ def validate(fraction: float, kind: str) -> None:
       f'label noise is {fraction}; it is the fraction of the training labels '
       f'to corrupt: give a number in [0, 1]'
     )
-  if kind not in _KINDS:
-    raise ValueError(
-      f'unknown kind of label noise {kind!r}; known are {sorted(_KINDS)}'
-    )
+  lookup.check('kind of label noise', kind, sorted(_KINDS))
 
 
 def corrupt(

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sam_jax import lookup
 from sam_jax.datasets import label_noise as label_noise_lib
 
 SPLITS = ('test', 'validation')
@@ -159,8 +160,7 @@ def create(
   and label noise does not exist.
   """
   loader = _loader(name, options)
-  if split not in SPLITS:
-    raise ValueError(f'split is {split!r}; it must be one of {list(SPLITS)}')
+  lookup.check('split', split, SPLITS)
   label_noise_lib.validate(label_noise, label_noise_kind)
   source = loader(directory, seed, **options)
   _check_source(name, source)
@@ -180,8 +180,7 @@ def create(
 
 def _loader(name: str, options: dict[str, object]) -> Loader:
   """Returns the loader of that name; refuses options that it does not have."""
-  if name not in _LOADERS:
-    raise ValueError(f'unknown data set {name!r}; known are {names()}')
+  lookup.check('data set', name, names())
   loader = _LOADERS[name]
   parameters = list(inspect.signature(loader).parameters.values())[2:]
   if any(p.kind is p.VAR_KEYWORD for p in parameters):

@@ -3,6 +3,7 @@
 import jax
 from flax import linen as nn
 
+from sam_jax import lookup
 from sam_jax.models import layers, registry
 
 # Half of He et al.'s variance: seen to stand a larger perturbation (digits with
@@ -41,8 +42,8 @@ class Cnn(nn.Module):
   def __post_init__(self) -> None:
     """Checks the fields."""
     super().__post_init__()
-    layers.check_choice('activation', self.activation, layers.ACTIVATIONS)
-    layers.check_choice('norm', self.norm, layers.NORMS)
+    lookup.check('activation', self.activation, layers.ACTIVATIONS)
+    lookup.check('norm', self.norm, layers.NORMS)
     layers.check_dropout_rate(self.dropout_rate)
 
   @nn.compact

@@ -1,6 +1,6 @@
 """The vocabulary that the models share: layers, initialisers, checks."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -86,12 +86,6 @@ def add_shortcut(residual: jax.Array, shortcut: jax.Array) -> jax.Array:
   if missing > 0:
     shortcut = jnp.pad(shortcut, [(0, 0), (0, 0), (0, 0), (0, missing)])
   return residual + shortcut
-
-
-def check_choice(field: str, value: str, allowed: Collection[str]) -> None:
-  """Raises ValueError unless `value` is among the allowed ones."""
-  if value not in allowed:
-    raise ValueError(f'unknown {field} {value!r}; known: {", ".join(allowed)}')
 
 
 def check_dropout_rate(rate: float) -> None:

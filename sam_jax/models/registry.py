@@ -1,13 +1,14 @@
 """Models by name: `register` puts a factory in, `create` calls it."""
 
 import dataclasses
-import difflib
 import inspect
 import re
 from collections.abc import Callable
 from typing import TypeVar
 
 from flax import linen as nn
+
+from sam_jax import lookup
 
 Factory = Callable[..., nn.Module]
 _F = TypeVar('_F', bound=Factory)
@@ -117,9 +118,7 @@ def _lookup(name: str) -> tuple[_Entry, dict[str, object]]:
     if match and '{' in pattern:
       numbers = {field: int(text) for field, text in match.groupdict().items()}
       return entry, entry.fixed | numbers
-  raise ValueError(
-    f'unknown model {name!r}{_suggestion(name)}; known: {", ".join(names())}'
-  )
+  raise lookup.unknown('model', name, names())
 
 
 def _to_regex(pattern: str) -> str:
@@ -128,13 +127,6 @@ def _to_regex(pattern: str) -> str:
   pieces[::2] = [re.escape(text) for text in pieces[::2]]
   pieces[1::2] = [rf'(?P<{field}>[0-9]+)' for field in pieces[1::2]]
   return ''.join(pieces)
-
-
-def _suggestion(name: str) -> str:
-  """Returns ', did you mean ...?' if a known name is close, else ''."""
-  by_lower_case = {known.lower(): known for known in names()}
-  close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
-  return f', did you mean {by_lower_case[close[0]]!r}?' if close else ''
 
 
 def _check_arguments(

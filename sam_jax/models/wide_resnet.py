@@ -10,6 +10,7 @@ official checkpoint is the identity: renaming one breaks them.
 import jax
 from flax import linen as nn
 
+from sam_jax import lookup
 from sam_jax.models import layers, registry
 
 _GROUP_CHANNELS = (16, 32, 64)
@@ -129,7 +130,7 @@ class WideResnet(nn.Module):
       )
     if self.width < 1:
       raise ValueError(f'WideResNet width must be positive, got {self.width}')
-    layers.check_choice('norm', self.norm, layers.NORMS)
+    lookup.check('norm', self.norm, layers.NORMS)
     layers.check_dropout_rate(self.dropout_rate)
 
   @nn.compact
