@@ -1,0 +1,78 @@
+"""Packaging of sam_jax. requirements.txt holds the tested exact versions."""
+
+import pathlib
+import re
+
+import setuptools
+
+_ROOT = pathlib.Path(__file__).resolve().parent
+
+_REQUIRES = [
+  'absl-py>=2.1',
+  'array_record>=0.8.1; sys_platform != "win32"',
+  'flax>=0.12.8',
+  'grain>=0.2.16',
+  # tensorflow-datasets imports it without listing it.
+  'importlib_resources>=6.4',
+  'jax>=0.10,<0.13',
+  'matplotlib>=3.9',
+  'ml-collections>=1.0',
+  'numpy>=2.0',
+  'optax>=0.2.8',
+  'orbax-checkpoint>=0.12',
+  # tensorflow-datasets decodes PNG with it where TensorFlow is absent.
+  'pillow>=11',
+  'scikit-learn>=1.5',
+  'tensorboard>=2.19',
+  'tensorboardX>=2.6.4',
+  'tensorflow-datasets>=4.9.9',
+  'tqdm>=4.66',
+]
+_EXTRAS = {
+  # CUDA 12 runs on older drivers too; jax[cuda13] can be installed instead.
+  'cuda': ['jax[cuda12]>=0.10,<0.13'],
+  'tpu': ['jax[tpu]>=0.10,<0.13'],
+  'dev': [
+    'packaging>=24',
+    'pytest>=9',
+    'pytest-xdist>=3.8',
+    'ruff>=0.17,<0.18',
+    'setuptools>=77',
+  ],
+}
+
+
+def _version() -> str:
+  """Reads `__version__` without importing the package and, with it, JAX."""
+  source = (_ROOT / 'sam_jax' / '__init__.py').read_text(encoding='utf-8')
+  match = re.search(r"^__version__ = '([^']+)'$", source, re.MULTILINE)
+  if match is None:
+    raise ValueError("sam_jax/__init__.py has no line `__version__ = '...'`.")
+  return match.group(1)
+
+
+def _readme() -> str:
+  return (_ROOT / 'README.md').read_text(encoding='utf-8')
+
+
+setuptools.setup(
+  name='sam_jax',
+  version=_version(),
+  description='Sharpness-Aware Minimization in JAX and Flax',
+  long_description=_readme(),
+  long_description_content_type='text/markdown',
+  author='The sam_jax Authors',
+  license='Apache-2.0',
+  license_files=['LICENSE'],
+  python_requires='>=3.11',
+  packages=setuptools.find_packages(include=['sam_jax', 'sam_jax.*']),
+  package_data={'sam_jax': ['py.typed']},
+  install_requires=_REQUIRES,
+  extras_require=_EXTRAS,
+  classifiers=[
+    'Intended Audience :: Science/Research',
+    'Programming Language :: Python :: 3 :: Only',
+    'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    'Typing :: Typed',
+  ],
+)
