@@ -217,11 +217,11 @@ def test_one_step_of_a_wide_resnet_does_not_depend_on_the_devices(m):
 
 class _AverageState(NamedTuple):
   average: dict
-  keys: jax.Array
+  draws: jax.Array
 
 
 def _ema_method(decay=0.9):
-  """Perturbs along a running average of gradients; remembers its keys."""
+  """Perturbs along a running average of gradients; keeps what its key draws."""
 
   def value_and_grad(fun, ctx, *, ascent_fun, differentiate):
     grad_fn = differentiate(fun, has_aux=True)
@@ -233,7 +233,8 @@ def _ema_method(decay=0.9):
       average = jax.tree.map(
         lambda a, g: decay * a + (1 - decay) * g, state.average, ascent_grads
       )
-      new_state = _AverageState(average, jax.random.uniform(ctx.key, (2,)))
+      draw = jax.random.uniform(ctx.key)
+      new_state = _AverageState(average, jnp.stack([draw, draw**2]))
       info = sam.SamInfo(*perturbed_out, ascent_grads, state.average)
       return out, grads, new_state, info
 
@@ -261,6 +262,10 @@ def test_the_state_of_a_method_is_the_average_over_all_groups(
   alone, *others = [_run(m, d, method='ema') for d in devices]
   for walk in others:
     _assert_same_run(walk, alone, FLOAT32_ATOL)
+  draws = [step.state.method_state.draws for step in alone]
+  assert len({float(mean) for mean, _ in draws}) == len(draws)
+  for mean, square in draws:
+    assert square - mean**2 > 1e-4  # each group has a key of its own
 
 
 def test_the_state_of_a_method_is_built_from_the_mean_gradient(stateful):

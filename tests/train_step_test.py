@@ -267,24 +267,34 @@ def test_statistics_start_from_the_old_ones_in_both_passes():
 
 
 def test_both_passes_of_a_microbatch_draw_the_same_and_others_differ():
-  """Logits are noise: what is lost shows what was drawn."""
+  """The draw of each microbatch makes its loss, and goes out in statistics."""
 
   def apply_fn(variables, images, *, rngs, **kwargs):
     del kwargs
-    # No gradient reaches the noise, so both passes lose the same.
-    noise = jax.random.uniform(rngs['dropout'], (len(images), CLASSES))
-    return noise + 0 * variables['params']['bias'][None], {}
+    draw = jax.random.uniform(rngs['dropout'])
+    logits = draw * jnp.arange(CLASSES) + 0 * variables['params']['bias']
+    logits = jnp.broadcast_to(logits, (len(images), CLASSES))
+    return logits, {'batch_stats': {'mean': draw, 'square': draw**2}}
 
-  def losses(**options):
-    variables = {'params': jax.tree.map(np.float32, START)}
+  variables = {
+    'params': jax.tree.map(np.float32, START),
+    'batch_stats': {'mean': np.float32(0), 'square': np.float32(0)},
+  }
+
+  def draws(**options):
     walked = steps.run(apply_fn, variables, _batches(2), rho=RHO, **options)
     for _, metrics in walked:
       assert metrics['perturbed_loss'] == pytest.approx(metrics['loss'])
-    return [metrics['loss'] for _, metrics in walked]
+    stats = [state.batch_stats for state, _ in walked]
+    return [(float(s['mean']), float(s['square'])) for s in stats]
 
-  whole, halves = losses(m=8, b=8), losses(m=8, b=4)
-  assert len({*whole, *halves, *losses(m=8, b=8, seed=1)}) == 6
-  assert losses(m=8, b=4, devices=2) == pytest.approx(halves, abs=1e-6)
+  whole, parts = draws(m=8, b=8), draws(m=4, b=2)
+  for mean, square in whole:
+    assert square - mean**2 == pytest.approx(0, abs=1e-6)  # one draw
+  for mean, square in parts:
+    assert square - mean**2 > 1e-3  # four that differ
+  assert len({*whole, *parts, *draws(m=8, b=8, seed=1)}) == 6
+  np.testing.assert_allclose(draws(m=4, b=2, devices=2), parts, rtol=1e-6)
 
 
 def test_augmentation_sees_positions_in_the_global_batch_and_a_new_key():

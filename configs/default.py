@@ -1,0 +1,191 @@
+"""Every field of a run, with its meaning, unit and official counterpart.
+
+The other files import this one and override a few fields. On the command line:
+
+    python -m sam_jax.train --config=configs/digits.py --workdir=runs/a \
+        --config.sam.rho=0.1
+
+Where a comment says "official", it means google-research/sam: the value there
+and, in brackets, its flag. A field that is None takes the default of what it
+is handed to. In `model`, `data`, `schedule` and `optimizer`, all fields but
+the name go as they are to the model, data set, schedule or optimizer of that
+name: a config file may add fields that its own needs.
+"""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns the defaults: SAM on the digits, on any machine, in seconds."""
+  config = ml_collections.ConfigDict()
+
+  # --- Seeds and determinism -------------------------------------------------
+  # Initialisation, shuffling, augmentation, dropout. Replicas of an experiment
+  # differ in this one. Official [run_seed]: reaches dropout only.
+  config.seed = 0
+  # GPU: bit-reproducible kernels, somewhat slower. CPU always is.
+  config.deterministic = False
+  # Python modules to import first; they may register models and data sets.
+  config.plugins = ()
+
+  # --- Model [model_name] ----------------------------------------------------
+  config.model = ml_collections.ConfigDict()
+  # 'cnn', 'wide_resnet', 'WideResnet28x10', ...; an unknown name lists all.
+  config.model.name = 'cnn'
+  # 'wide_resnet': 6 n + 4 layers, and the factor on 16, 32, 64 channels.
+  config.model.depth = placeholder(int)
+  config.model.width = placeholder(int)
+  # 'wide_resnet': official [use_additional_skip_connections], False.
+  config.model.use_additional_skip_connections = placeholder(bool)
+  # 'wide_resnet', 'cnn': 'batch' or 'none'.
+  config.model.norm = placeholder(str)
+  # 'wide_resnet', 'cnn': share of activations dropped; official 0.
+  config.model.dropout_rate = placeholder(float)
+  # 'cnn': channels of its convolutions, units of its hidden layer.
+  config.model.features = placeholder(tuple)
+  config.model.hidden = placeholder(int)
+  # 'cnn': 'relu', 'tanh', ...
+  config.model.activation = placeholder(str)
+  # Run directory whose last weights to start from; '' is random.
+  config.init_from = ''
+
+  # --- Data [dataset] --------------------------------------------------------
+  config.data = ml_collections.ConfigDict()
+  # 'digits', 'fashion_mnist', 'cifar10', 'cifar100', 'svhn_cropped'.
+  config.data.name = 'digits'
+  # Where its files are; None looks in the usual places.
+  config.data.directory = placeholder(str)
+  # What to evaluate on: 'test', or 'validation', the last tenth of the training
+  # data, which is then not trained on. Official [use_test_set]: test.
+  config.data.split = 'test'
+  # Of the label noise, and of the digits' split. Fixed over replicas.
+  config.data.seed = 0
+  # Share of the training labels that is corrupted, in [0, 1].
+  config.data.label_noise = 0.0
+  # 'symmetric': each becomes another class, uniformly chosen; 'uniform': each
+  # is redrawn over all classes, so some stay right.
+  config.data.label_noise_kind = 'symmetric'
+
+  # --- Augmentation, on the device -------------------------------------------
+  config.augmentation = ml_collections.ConfigDict()
+  # 'none', or 'basic': flip, reflect-pad 4, crop. Official
+  # [image_level_augmentations]: basic.
+  config.augmentation.name = 'none'
+  # Side of the square that is masked, in pixels; 0 is none. Official
+  # [batch_level_augmentations=cutout]: 16.
+  config.augmentation.cutout_length = 0
+  # One mask for the whole 'batch' (official), or one per 'example'.
+  config.augmentation.cutout_per = 'batch'
+
+  # --- Method ----------------------------------------------------------------
+  # 'sam' or 'sgd'. SGD ignores config.sam, apart from the layout by sam.m.
+  config.method = 'sam'
+  config.sam = ml_collections.ConfigDict()
+  # Radius of the perturbation, in units of the parameters; 0 is SGD.
+  # Official [sam_rho].
+  config.sam.rho = 0.05
+  # m: examples that share one perturbation. It belongs to the algorithm: a
+  # smaller m generalises better (paper, section 4.1). None is the batch per
+  # device at the first start. Official: always the batch per device;
+  # [sync_perturbations] is m = batch_size, [inner_group_size] k is m = k times
+  # the batch per device.
+  config.sam.m = placeholder(int)
+  # Norm of the ball, in [1, inf]; the paper's results have 2.
+  config.sam.p = 2.0
+  # Ascent steps per perturbation; the paper's results have 1.
+  config.sam.ascent_steps = 1
+
+  # --- Batch -----------------------------------------------------------------
+  # Examples per step over all devices. Official [batch_size]: 128.
+  config.batch_size = 50
+  # Examples per forward pass, hence per BatchNorm. None is the smaller of m
+  # and the batch per device at the first start. Official: batch per device.
+  config.microbatch_size = placeholder(int)
+  # Examples per evaluation step over all devices; any number is exact.
+  config.eval_batch_size = 1000
+
+  # --- Length and learning rate ----------------------------------------------
+  # Passes over the training data. Official [num_epochs]: 200.
+  config.num_epochs = 50
+  # Updates; if given, this counts instead of num_epochs.
+  config.num_steps = placeholder(int)
+  # Largest learning rate. Official [learning_rate]: 0.1.
+  config.learning_rate = 0.1
+  config.schedule = ml_collections.ConfigDict()
+  # 'cosine', 'exponential', 'constant', 'piecewise'. Official [lr_schedule].
+  config.schedule.name = 'cosine'
+  # Epochs over which the learning rate rises from 0. Official: 0 for cosine.
+  config.schedule.warmup_epochs = 0.0
+  # 'exponential': share of the learning rate left at the end; official .012.
+  config.schedule.end_fraction = placeholder(float)
+  # 'piecewise': shares of the run after which it is multiplied by the factor.
+  config.schedule.boundaries = placeholder(tuple)
+  config.schedule.factor = placeholder(float)
+
+  # --- Optimizer -------------------------------------------------------------
+  config.optimizer = ml_collections.ConfigDict()
+  # 'sgd', 'adamw', 'lion', or any function of optax with a learning rate.
+  config.optimizer.name = 'sgd'
+  # 'sgd': official .9, True, and so are the defaults.
+  config.optimizer.momentum = placeholder(float)
+  config.optimizer.nesterov = placeholder(bool)
+  # 'adamw', 'lion', ...
+  config.optimizer.b1 = placeholder(float)
+  config.optimizer.b2 = placeholder(float)
+  config.optimizer.eps = placeholder(float)
+  # Largest global norm of the averaged gradient; 0 is no clipping. Official
+  # [gradient_clipping]: 5.
+  config.gradient_clipping = 5.0
+
+  # --- Regularization --------------------------------------------------------
+  config.weight_decay = ml_collections.ConfigDict()
+  # Official [weight_decay]: .001.
+  config.weight_decay.rate = 5e-4
+  # 'loss': 0.5 rate |w|^2 in both losses, the perturbation's too (official);
+  # 'descent': in the second only; 'gradient': added to the clipped gradient;
+  # 'decoupled': left to the optimizer (adamw, lion).
+  config.weight_decay.place = 'loss'
+  # Parameters that are not decayed: a regular expression searched for in their
+  # paths. '' decays all (official); '(scale|bias)$' spares BatchNorm and
+  # biases (official [no_weight_decay_on_bn]).
+  config.weight_decay.exclude = ''
+  # Share of the target spread over all classes. Official [label_smoothing]: 0.
+  config.label_smoothing = 0.0
+
+  # --- Where it runs; results do not depend on it, up to rounding ------------
+  # 'shard_map', or 'pmap' as the official release.
+  config.parallel = 'shard_map'
+  # How a device walks its microbatches: 'scan' (memory of one), 'unroll' (fast
+  # on CPU; compile time grows with their number), 'vmap' (CPU, many), 'auto'.
+  config.microbatch_loop = 'auto'
+
+  # --- Evaluation, checkpoints, log; may change when a run goes on -----------
+  # Epochs between evaluations; the end is always evaluated. Official
+  # [evaluate_every]: 1.
+  config.eval_every_epochs = 1
+  # Whether to evaluate on the (noisy) training set too.
+  config.eval_train = False
+  config.checkpoint = ml_collections.ConfigDict()
+  # Epochs between checkpoints; the end is always saved. Official
+  # [save_ckpt_every_n_epochs]: 20.
+  config.checkpoint.every_epochs = 10
+  # Steps between checkpoints; if given, counts instead of every_epochs.
+  config.checkpoint.every_steps = placeholder(int)
+  # How many of the newest to keep.
+  config.checkpoint.max_to_keep = 2
+  # Whether to keep the one with the lowest error rate too. Costs a copy of the
+  # state on the device while an evaluation is pending.
+  config.checkpoint.keep_best = True
+  # Epochs after which to save a checkpoint that is kept for ever. Official
+  # [additional_checkpoints_at_epochs].
+  config.checkpoint.at_epochs = ()
+  config.log = ml_collections.ConfigDict()
+  # Steps between lines with the metrics of that one step; 0 is none. Means
+  # over each epoch are always logged.
+  config.log.every_steps = 0
+  # Whether to write TensorBoard events beside metrics.jsonl.
+  config.log.tensorboard = True
+  # Seconds between progress lines where there is no terminal.
+  config.log.progress_seconds = 30.0
+  return config

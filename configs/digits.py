@@ -1,0 +1,42 @@
+"""scikit-learn's digits with a small CNN: seconds on a CPU, no download.
+
+1,000 training and 797 test images of 8x8 pixels.
+
+    python -m sam_jax.train --config=configs/digits.py --workdir=runs/digits
+    python -m sam_jax.train --config=configs/digits.py:noisy --workdir=...
+
+On clean labels SAM and SGD differ by less than the spread over seeds. 'noisy'
+is the demo: 40 % of the training labels are replaced by another class, and SAM
+is far ahead, because SGD learns the wrong labels by heart.
+
+rho of 'noisy' was chosen on the validation split
+(`--config.data.split=validation`, 100 images with clean labels), mean accuracy
+at the end over 3 seeds, %:
+
+@@RHO@@
+
+The activation is smooth because SAM at such a large rho kills all units of a
+ReLU network of this size.
+"""
+
+import ml_collections
+
+from configs import default
+
+
+def get_config(variant: str = 'clean') -> ml_collections.ConfigDict:
+  """Returns the config; B/m/b = 50/50/50."""
+  if variant not in ('clean', 'noisy'):
+    raise ValueError(
+      f'configs/digits.py:{variant} is unknown; use digits.py or '
+      'digits.py:noisy'
+    )
+  config = default.get_config()
+  config.model.activation = 'silu'
+  config.batch_size = 50
+  config.sam.m = 50
+  config.microbatch_size = 50
+  if variant == 'noisy':
+    config.data.label_noise = 0.4
+    config.sam.rho = 0.5
+  return config

@@ -1,0 +1,184 @@
+"""Checkpoints of a run: asynchronous, atomic, the newest and the best kept.
+
+Each checkpoint is a point to go on from: the train state, and what the loop
+must remember (`Progress`), so that a resumed run is the uninterrupted one.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from sam_jax import types
+
+
+@dataclasses.dataclass
+class Progress:
+  """What the loop remembers between steps.
+
+  Attributes:
+    step: updates made.
+    metric_sums: sums of the training metrics since the epoch began.
+    metric_count: over how many steps.
+    final_error_rate: at the last evaluation, None before the first.
+    best_error_rate: lowest so far at an evaluation, None before the first.
+    best_step: where that was.
+    elapsed_seconds: of training and evaluation, over all starts.
+  """
+
+  step: int = 0
+  metric_sums: dict[str, float] = dataclasses.field(default_factory=dict)
+  metric_count: int = 0
+  final_error_rate: float | None = None
+  best_error_rate: float | None = None
+  best_step: int | None = None
+  elapsed_seconds: float = 0.0
+
+
+@dataclasses.dataclass
+class _Kept:
+  """What Orbax is not to delete.
+
+  Its own policy for the best one forgets the metrics of earlier starts.
+
+  Attributes:
+    max_to_keep: how many of the newest.
+    steps: that were asked for by name.
+    best_step: None if there is none.
+  """
+
+  max_to_keep: int
+  steps: frozenset[int]
+  best_step: int | None = None
+
+  def should_preserve(
+    self, checkpoints: Sequence[Any], *, context: Any
+  ) -> list[bool]:
+    """Implements Orbax's PreservationPolicy; ascending checkpoints."""
+    del context
+    newest = {saved.step for saved in checkpoints[-self.max_to_keep :]}
+    kept = newest | self.steps | {self.best_step}
+    return [saved.step in kept for saved in checkpoints]
+
+
+class Checkpoints:
+  """The checkpoints in one directory. Close it when done."""
+
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    *,
+    max_to_keep: int = 1,
+    keep_best: bool = False,
+    keep_steps: tuple[int, ...] = (),
+    read_only: bool = False,
+  ) -> None:
+    """Opens the directory; creates it, or clears what a kill left half-written.
+
+    Args:
+      directory: absolute path.
+      max_to_keep: how many of the newest to keep.
+      keep_best: whether to keep that of the progress' `best_step` too.
+      keep_steps: steps that are never deleted.
+      read_only: touch nothing, as beside a run that is still training.
+    """
+    import orbax.checkpoint as ocp  # takes a second: not for every import
+
+    self._keep_best = keep_best
+    self._kept = _Kept(max_to_keep, frozenset(keep_steps))
+    self._args = ocp.args
+    self._manager = ocp.CheckpointManager(
+      directory,
+      item_handlers={
+        'state': ocp.StandardCheckpointHandler(),
+        'progress': ocp.JsonCheckpointHandler(),
+      },
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=self._kept,
+        create=not read_only,
+        cleanup_tmp_directories=not read_only,
+      ),
+    )
+
+  def save(
+    self,
+    state: types.PyTree,
+    progress: Progress,
+    info: dict[str, Any],
+  ) -> None:
+    """Saves in the background; a step that is there already stays as it is.
+
+    Args:
+      state: tree of arrays, one copy of each.
+      progress: of the loop at this state.
+      info: what it takes to rebuild the model, JSON.
+
+    Raises:
+      RuntimeError: the checkpoint was refused.
+    """
+    step = progress.step
+    if step in self._manager.all_steps():
+      return
+    if self._keep_best:
+      self._kept.best_step = progress.best_step
+    content = dataclasses.asdict(progress) | {'info': info}
+    saved = self._manager.save(
+      step,
+      args=self._args.Composite(
+        state=self._args.StandardSave(state),
+        progress=self._args.JsonSave(content),
+      ),
+      force=True,
+    )
+    if not saved:
+      raise RuntimeError(f'the checkpoint of step {step} was not saved')
+
+  def latest_step(self) -> int | None:
+    """Returns the newest step, None if there is no checkpoint."""
+    return self._manager.latest_step()
+
+  def steps(self) -> list[int]:
+    """Returns the steps that can be restored, ascending."""
+    return sorted(self._manager.all_steps())
+
+  def read_progress(self, step: int) -> tuple[Progress, dict[str, Any]]:
+    """Returns what the loop remembered at that step, and the model's info."""
+    restored = self._manager.restore(
+      step, args=self._args.Composite(progress=self._args.JsonRestore())
+    )
+    content = dict(restored.progress)
+    info = content.pop('info')
+    return Progress(**content), info
+
+  def read_state(
+    self, step: int, like: types.PyTree | None = None
+  ) -> types.PyTree:
+    """Returns the arrays saved at that step, on the first device.
+
+    Args:
+      step: one of `steps()`.
+      like: tree of arrays or shapes with the structure that was saved; None
+        reads whatever was saved, as nested dicts.
+    """
+    if like is None:
+      like = self._manager.item_metadata(step)['state'].tree
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    # The sharding is said: that of the file may name devices not here.
+    shapes = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like
+    )
+    restored = self._manager.restore(
+      step,
+      args=self._args.Composite(state=self._args.StandardRestore(shapes)),
+    )
+    return restored.state
+
+  def wait(self) -> None:
+    """Returns when all that was saved is on disk."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits, and gives the directory back."""
+    self._manager.close()

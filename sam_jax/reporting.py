@@ -1,0 +1,91 @@
+"""What a person sees while a run goes on.
+
+A bar on a terminal; elsewhere, plain lines now and then.
+"""
+
+import sys
+import time
+from collections.abc import Mapping
+
+import tqdm
+
+
+class Reporter:
+  """Shows how far a run is. Close it when done."""
+
+  def __init__(
+    self, *, start_step: int, num_steps: int, batch_size: int, seconds: float
+  ) -> None:
+    """Starts to report.
+
+    Args:
+      start_step: updates made before.
+      num_steps: updates at the end of the run.
+      batch_size: examples per update, for the rate.
+      seconds: between lines where there is no terminal.
+    """
+    self._num_steps = num_steps
+    self._batch_size = batch_size
+    self._seconds = seconds
+    self._last = _Moment(start_step)
+    self._begin: _Moment | None = None
+    self._bar = tqdm.tqdm(
+      total=num_steps,
+      initial=start_step,
+      disable=not sys.stderr.isatty(),
+      unit='step',
+      dynamic_ncols=True,
+    )
+
+  def step(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Reports a finished step; shows it if it is time to."""
+    # The first step compiles: the rate is counted from its end.
+    self._begin = self._begin or _Moment(step)
+    rate = self._rate(self._begin, step)
+    loss = f'loss {metrics["loss"]:.4f}, error {metrics["error_rate"]:.2%}'
+    if not self._bar.disable:
+      self._bar.update(step - self._bar.n)
+      self._bar.set_postfix_str(f'{loss}, {rate:.0f} images/s', refresh=False)
+    elif time.monotonic() - self._last.time >= self._seconds:
+      self.line(
+        f'step {step}/{self._num_steps}: {loss}{self._pace(step, rate)}'
+      )
+      self._last = _Moment(step)
+
+  def line(self, text: str) -> None:
+    """Prints a line, above the bar if there is one."""
+    if self._bar.disable:
+      print(text, flush=True)
+    else:
+      self._bar.write(text)
+
+  def close(self) -> None:
+    """Takes the bar away."""
+    self._bar.close()
+
+  def _pace(self, step: int, rate: float) -> str:
+    """Returns rate and time left; nothing before a second step is known."""
+    if not rate:
+      return ''
+    left = (self._num_steps - step) * self._batch_size / rate
+    return f', {rate:.0f} images/s, {duration(left)} left'
+
+  def _rate(self, since: '_Moment', step: int) -> float:
+    """Returns images per second since a moment."""
+    seconds = max(time.monotonic() - since.time, 1e-9)
+    return (step - since.step) * self._batch_size / seconds
+
+
+class _Moment:
+  """A step and when it was."""
+
+  def __init__(self, step: int) -> None:
+    self.step = step
+    self.time = time.monotonic()
+
+
+def duration(seconds: float) -> str:
+  """Returns h:mm:ss."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f'{hours}:{minutes:02}:{seconds:02}'

@@ -1,0 +1,115 @@
+"""A trained model, ready for use: `sam_jax.load(workdir)`."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import flax
+import ml_collections
+
+from sam_jax import checkpoints, experiment, types
+from sam_jax import workdir as workdir_lib
+
+
+class Run(NamedTuple):
+  """A model from a run directory.
+
+  Attributes:
+    model: Flax module; apply it to normalised images with `train=False`.
+    variables: params and batch_stats, arrays on the host or default device.
+    config: of the run.
+  """
+
+  model: flax.linen.Module
+  variables: types.PyTree
+  config: ml_collections.ConfigDict
+
+
+def load(workdir: str | pathlib.Path, checkpoint: str | int = 'last') -> Run:
+  """Loads a trained model.
+
+  Args:
+    workdir: run directory of `sam_jax.train`.
+    checkpoint: 'last', 'best' (lowest error rate at an evaluation), or a step.
+
+  Returns:
+    `(model, variables, config)`.
+
+  Raises:
+    ValueError: there is no such run or checkpoint.
+
+  Example:
+    model, variables, config = sam_jax.load('runs/a', 'best')
+    logits = model.apply(variables, images, train=False)
+  """
+  run, _ = load_with_info(workdir, checkpoint)
+  return run
+
+
+def load_with_info(
+  workdir: str | pathlib.Path, checkpoint: str | int = 'last'
+) -> tuple[Run, dict[str, Any]]:
+  """Loads a trained model and what was saved of its data set.
+
+  Args:
+    workdir: see `load`.
+    checkpoint: see `load`.
+
+  Returns:
+    The run, and step, num_classes, image_shape, mean and std.
+
+  Raises:
+    ValueError: there is no such run or checkpoint.
+  """
+  directory = pathlib.Path(workdir).absolute()
+  config = workdir_lib.read_config(directory)
+  if config is None:
+    raise ValueError(
+      f'{workdir} is no run directory: it has no config.json; give the '
+      '--workdir of a run'
+    )
+  experiment.load_plugins(config)
+  saved = checkpoints.Checkpoints(directory / 'checkpoints', read_only=True)
+  try:
+    step = _pick(saved, checkpoint, str(workdir))
+    progress, info = saved.read_progress(step)
+    state = saved.read_state(step)
+  finally:
+    saved.close()
+  model = experiment.create_model(config, info['num_classes'])
+  run = Run(model, _variables(state, config), config)
+  return run, info | {'step': progress.step}
+
+
+def _variables(
+  state: types.PyTree, config: ml_collections.ConfigDict
+) -> types.PyTree:
+  """Returns what a run evaluates with, from a state as nested dicts."""
+  params = state['params']
+  method = experiment.create_method(config)
+  method_state = flax.serialization.from_state_dict(
+    method.init(params), state.get('method_state', {})
+  )
+  return {
+    'params': method.eval_params(method_state, params),
+    'batch_stats': state.get('batch_stats', {}),
+  }
+
+
+def _pick(
+  saved: checkpoints.Checkpoints, checkpoint: str | int, workdir: str
+) -> int:
+  """Returns the step of a checkpoint."""
+  steps = saved.steps()
+  if not steps:
+    raise ValueError(f'{workdir} holds no checkpoint yet')
+  if checkpoint == 'last':
+    return steps[-1]
+  step = checkpoint
+  if checkpoint == 'best':
+    step = saved.read_progress(steps[-1])[0].best_step
+  if step not in steps:
+    raise ValueError(
+      f'{workdir} has no checkpoint {checkpoint!r}; it has last'
+      f'{", best" if checkpoint != "best" else ""} and the steps {steps}'
+    )
+  return step

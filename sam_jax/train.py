@@ -1,0 +1,101 @@
+r"""Trains a model: the command line.
+
+    python -m sam_jax.train --config=configs/digits.py --workdir=runs/a \
+        --config.sam.rho=0.1
+
+The same command goes on with a run that was interrupted. Exit status: 0 done,
+1 the training failed, 2 something is wrong with the config, data set or
+workdir (nothing was written), 128 + the signal if one stopped it.
+"""
+
+import os
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'Config file, see configs/default.py.', lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Run directory; made if it does not exist.'
+)
+_DRY_RUN = flags.DEFINE_bool(
+  'dry_run', False, 'Print what would run, and its cost; write nothing.'
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs what the flags say."""
+  if len(argv) > 1:
+    _exit(2, f'unknown arguments: {" ".join(argv[1:])}')
+  from sam_jax import dry_run, interrupts, train_loop
+
+  if not logging.get_verbosity():  # the libraries' chatter, unless asked for
+    logging.set_verbosity(logging.WARNING)
+  config = _CONFIG.value
+  _configure_jax(config.deterministic)
+  try:
+    if _DRY_RUN.value:
+      dry_run.run(config, pathlib.Path(_WORKDIR.value))
+    else:
+      train_loop.train_and_evaluate(config, _WORKDIR.value)
+  except (ValueError, FileNotFoundError) as error:
+    _exit(2, error)
+  except train_loop.TrainingFailed as error:
+    _exit(1, error)
+  except interrupts.Interrupted as error:
+    _exit(128 + error.signum, error)
+
+
+def _configure_jax(deterministic: bool) -> None:
+  """Sets what has to be set before JAX starts its backend."""
+  if deterministic:
+    flag = '--xla_gpu_deterministic_ops=true'
+    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'
+  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    cache = pathlib.Path.home() / '.cache' / 'sam_jax'
+    jax.config.update('jax_compilation_cache_dir', str(cache))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+  """Parses the command line; what is wrong with it is one line."""
+  try:
+    rest = flags.FLAGS(argv)
+    if _CONFIG.value is not None:
+      _CONFIG.value.lock()  # a file that is missing is reported here at last
+    return rest
+  except (AttributeError, KeyError) as error:  # of a field; of a section
+    name, *close = re.findall(r'\w+', str(error.args[0]).replace('\\n', ' '))
+    hint = f'did you mean {close[3]!r}? ' if close else ''
+    _exit(
+      2,
+      f'the config has no field {name!r}; {hint}configs/default.py lists them',
+    )
+  except (flags.Error, TypeError, ValueError, OSError) as error:
+    # The error of a config file itself comes wrapped in its traceback.
+    is_wrapped = 'parsing config file' in str(error)
+    _exit(2, _first(error) if is_wrapped else error)
+
+
+def _first(error: BaseException) -> BaseException:
+  """Returns the error in the handling of which the others were raised."""
+  return error if error.__context__ is None else _first(error.__context__)
+
+
+def _exit(status: int, error: Exception | str) -> NoReturn:
+  """Ends the process with one line that says why."""
+  print(f'sam_jax: {" ".join(str(error).split())}', file=sys.stderr)
+  sys.exit(status)
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['config', 'workdir'])
+  app.run(main, flags_parser=parse_flags)

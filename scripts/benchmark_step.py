@@ -1,0 +1,230 @@
+"""Measures a training step: compilation, time, rate, memory, ratio to SGD.
+
+    python scripts/benchmark_step.py --model=WideResnet28x1 --batch_size=128 \
+        --methods=sgd,sam --json=out.json
+
+The methods are timed in turn, A B A B, so that what else the machine does falls
+on all of them; a ratio is the median over the rounds of a method's step to
+SGD's in the same round. Warm-up steps are left out. Memory is what the compiler
+plans for one step: arguments, results and temporaries.
+
+On a GPU the floating-point rate of the step, from the compiler's count of
+operations, is compared with a matrix multiplication's.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from absl import app, flags
+
+# The checkout goes first, installed or not.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from configs import default
+from sam_jax import (
+  datasets,
+  dry_run,
+  provenance,
+  train_step,
+)
+from sam_jax import (
+  experiment as experiment_lib,
+)
+
+_MODEL = flags.DEFINE_string('model', 'WideResnet28x1', 'Name of the model.')
+_METHODS = flags.DEFINE_list('methods', ['sgd', 'sam'], 'Methods to compare.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'B.', lower_bound=1)
+_M = flags.DEFINE_integer('m', None, 'm; default B.')
+_MICROBATCH = flags.DEFINE_integer('microbatch_size', None, 'b; default m.')
+_LOOP = flags.DEFINE_string('microbatch_loop', 'auto', 'scan, unroll, vmap.')
+_IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Height and width.')
+_CHANNELS = flags.DEFINE_integer('channels', 3, 'Channels.')
+_ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds.', lower_bound=1)
+_STEPS = flags.DEFINE_integer('steps', 3, 'Steps per round.', lower_bound=1)
+_JSON = flags.DEFINE_string('json', None, 'File for all figures.')
+
+_NUM_CLASSES = 10
+
+
+@dataclasses.dataclass
+class Candidate:
+  """A method, compiled, and where its training stands."""
+
+  method: str
+  step: object
+  state: train_step.TrainState
+  batch: dict
+  compile_seconds: float
+  memory_bytes: int
+  flops: float
+  seconds: list[float] = dataclasses.field(default_factory=list)
+
+  def run(self, num_steps: int) -> float:
+    """Returns seconds per step; waits for the last."""
+    start = time.perf_counter()
+    for _ in range(num_steps):
+      self.state, metrics = self.step(self.state, self.batch)
+    jax.block_until_ready((self.state, metrics))
+    return (time.perf_counter() - start) / num_steps
+
+
+@datasets.register('benchmark')
+def _noise(directory: str | None, seed: int) -> datasets.Source:
+  """Random images, as many as a batch."""
+  del directory
+  rng = np.random.default_rng(seed)
+  n, size, channels = _BATCH_SIZE.value, _IMAGE_SIZE.value, _CHANNELS.value
+  images = rng.integers(0, 256, (n, size, size, channels), np.uint8)
+  labels = rng.integers(0, _NUM_CLASSES, n).astype(np.int32)
+  examples = datasets.Examples(images, labels)
+  half = (0.5,) * channels
+  return datasets.Source(examples, examples, _NUM_CLASSES, half, half)
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  try:
+    candidates = [_prepare(method) for method in _METHODS.value]
+  except ValueError as error:
+    print(f'benchmark_step: {error}', file=sys.stderr)
+    sys.exit(2)
+  for candidate in candidates:
+    candidate.run(2)  # the first step after a compilation is not typical
+  for done in range(_ROUNDS.value):
+    for candidate in candidates:
+      candidate.seconds.append(candidate.run(_STEPS.value))
+    print(f'round {done + 1}/{_ROUNDS.value}', file=sys.stderr, flush=True)
+  _report(candidates)
+
+
+def _config(method: str):
+  """Returns the config of a method: the recipe of the paper's CIFAR runs."""
+  config = default.get_config()
+  config.method = method
+  config.model.name = _MODEL.value
+  config.data.name = 'benchmark'
+  config.augmentation.name = 'basic'
+  config.batch_size = _BATCH_SIZE.value
+  config.sam.m = _M.value
+  config.microbatch_size = _MICROBATCH.value
+  config.microbatch_loop = _LOOP.value
+  return experiment_lib.resolve(config, jax.device_count())
+
+
+def _prepare(method: str) -> Candidate:
+  """Compiles a method's step and initialises its training."""
+  config = _config(method)
+  experiment = experiment_lib.build(config)
+  image_shape = experiment.dataset.train.images.shape[1:]
+  variables = experiment_lib.init_variables(experiment.model, image_shape, 0)
+  state = experiment.parallel.replicate(
+    train_step.init_state(variables, experiment.fns)
+  )
+  stream = datasets.train_batches(
+    experiment.dataset.train, config.batch_size, seed=0
+  )
+  batch = experiment.parallel.shard(next(stream))
+  start = time.perf_counter()
+  compiled = experiment.compile_train_step().lower(state, batch).compile()
+  seconds = time.perf_counter() - start
+  return Candidate(
+    method=method,
+    step=compiled,
+    state=state,
+    batch=batch,
+    compile_seconds=seconds,
+    memory_bytes=dry_run.peak_bytes(compiled),
+    flops=compiled.cost_analysis()['flops'],
+  )
+
+
+def _report(candidates: Sequence[Candidate]) -> None:
+  """Prints the table; writes the figures if asked to."""
+  base = next((c for c in candidates if c.method == 'sgd'), candidates[0])
+  rows = [_figures(candidate, base) for candidate in candidates]
+  parameters = provenance.count_parameters(base.state.params)
+  print(
+    f'{_MODEL.value}, {parameters:,} parameters, batch {_BATCH_SIZE.value}, '
+    f'{_ROUNDS.value} rounds of {_STEPS.value} steps, '
+    f'{jax.device_count()} x {jax.devices()[0].device_kind}, '
+    f'jax {jax.__version__}'
+  )
+  print(
+    f'{"method":8}{"compile, s":>12}{"step, ms":>11}{"[min-max]":>20}'
+    f'{"images/s":>10}{"memory, MiB":>13}{"/ " + base.method:>9}'
+    f'{"[min-max]":>16}'
+  )
+  for row in rows:
+    step, ratio = row['step_ms'], row['ratio']
+    print(
+      f'{row["method"]:8}{row["compile_s"]:>12.1f}{step["median"]:>11.2f}'
+      f'{"[{min:.2f}-{max:.2f}]".format(**step):>20}'
+      f'{row["images_per_second"]:>10.0f}{row["memory_mib"]:>13.0f}'
+      f'{ratio["median"]:>9.2f}{"[{min:.2f}-{max:.2f}]".format(**ratio):>16}'
+    )
+  copies = [
+    (c.memory_bytes - base.memory_bytes) / (4 * parameters) for c in candidates
+  ]
+  for candidate, extra in zip(candidates, copies, strict=True):
+    if candidate is not base:
+      print(
+        f'{candidate.method}: {extra:.1f} copies of the parameters more memory '
+        f'than {base.method}'
+      )
+  if jax.default_backend() != 'cpu':
+    _print_utilization(rows)
+  if _JSON.value:
+    content = {
+      'model': _MODEL.value,
+      'parameters': parameters,
+      'batch_size': _BATCH_SIZE.value,
+      **provenance.describe(),
+      'methods': rows,
+    }
+    with open(_JSON.value, 'w', encoding='utf-8') as stream:
+      json.dump(content, stream, indent=2)
+
+
+def _figures(candidate: Candidate, base: Candidate) -> dict:
+  """Returns the figures of one method."""
+  seconds = np.array(candidate.seconds)
+  return {
+    'method': candidate.method,
+    'compile_s': candidate.compile_seconds,
+    'step_ms': _spread(1e3 * seconds),
+    'images_per_second': _BATCH_SIZE.value / float(np.median(seconds)),
+    'memory_mib': candidate.memory_bytes / 2**20,
+    'flops': candidate.flops,
+    'ratio': _spread(seconds / np.array(base.seconds)),
+  }
+
+
+def _spread(values: np.ndarray) -> dict[str, float]:
+  """Returns median, minimum and maximum."""
+  return {
+    'median': float(np.median(values)),
+    'min': float(values.min()),
+    'max': float(values.max()),
+  }
+
+
+def _print_utilization(rows: Sequence[dict]) -> None:
+  """Prints the share of the matrix-multiplication rate that a step reaches."""
+  peak = dry_run.matmul_rate(8192)
+  for row in rows:
+    rate = row['flops'] / (row['step_ms']['median'] / 1e3)
+    row['matmul_share'] = rate / peak
+    print(
+      f'{row["method"]}: {rate / 1e12:.1f} TFLOP/s of {peak / 1e12:.1f} '
+      f'({rate / peak:.0%} of a float32 matrix multiplication)'
+    )
+
+
+if __name__ == '__main__':
+  app.run(main)

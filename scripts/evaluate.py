@@ -1,0 +1,133 @@
+"""Evaluates a trained model and writes its predictions.
+
+    python scripts/evaluate.py --workdir=runs/a --checkpoint=best --split=test
+
+Prints the metrics as one JSON object. The predictions go to a CSV file (one row
+per example: index, label, prediction, probability of the prediction) or, if
+the name ends in .npz, to arrays: label, prediction, logits.
+"""
+
+import functools
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.special
+import tqdm
+from absl import app, flags
+
+# The checkout goes first, installed or not.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from sam_jax import augmentation, datasets, evaluate, experiment, runs
+
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Run directory.', required=True)
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', 'last', "'last', 'best', or a step."
+)
+_SPLIT = flags.DEFINE_enum(
+  'split',
+  'test',
+  ['test', 'validation', 'train'],
+  'What to evaluate on; train is what it trained on, label noise included.',
+)
+_OUTPUT = flags.DEFINE_string(
+  'output',
+  None,
+  'File for the predictions, .csv or .npz. Default: predictions_SPLIT_STEP.csv '
+  'in the run directory.',
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', 256, 'Examples at once; the result does not depend on it.'
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  try:
+    _run(argv)
+  except (ValueError, OSError) as error:
+    print(f'evaluate: {error}', file=sys.stderr)
+    sys.exit(2)
+
+
+def _run(argv: Sequence[str]) -> None:
+  """Does what the flags say; raises if it cannot be done."""
+  if len(argv) > 1:
+    raise ValueError(f'unknown arguments: {" ".join(argv[1:])}')
+  name = _CHECKPOINT.value
+  checkpoint = int(name) if name.isdigit() else name
+  run, info = runs.load_with_info(_WORKDIR.value, checkpoint)
+  output = _output_path(info['step'])
+  examples = _examples(run.config)
+  logits = _predict(run, info, examples)
+  metrics = evaluate.example_metrics(logits, examples.labels)
+  means = {key: float(np.mean(value)) for key, value in metrics.items()}
+  _write(output, logits, examples.labels)
+  summary = {
+    'checkpoint': info['step'],
+    'split': _SPLIT.value,
+    'examples': len(examples.labels),
+    **means,
+    'predictions': str(output),
+  }
+  print(json.dumps(summary, indent=2))
+
+
+def _output_path(step: int) -> pathlib.Path:
+  """Returns where the predictions go."""
+  default = f'{_WORKDIR.value}/predictions_{_SPLIT.value}_{step}.csv'
+  path = pathlib.Path(_OUTPUT.value or default)
+  if path.suffix not in ('.csv', '.npz'):
+    raise ValueError(f'--output is {path}; it must end in .csv or .npz')
+  return path
+
+
+def _examples(config) -> datasets.Examples:
+  """Returns the examples of the split."""
+  data = experiment.factory_kwargs(config.data)
+  if _SPLIT.value != 'train':
+    data['split'] = _SPLIT.value
+  dataset = datasets.create(**data)
+  return dataset.train if _SPLIT.value == 'train' else dataset.evaluation
+
+
+def _predict(
+  run: runs.Run, info: dict, examples: datasets.Examples
+) -> np.ndarray:
+  """Returns the logits of all examples."""
+  normalize = functools.partial(
+    augmentation.normalize, mean=info['mean'], std=info['std']
+  )
+  batches = datasets.eval_batches(examples, _BATCH_SIZE.value)
+  with tqdm.tqdm(total=len(examples.labels), disable=None) as bar:
+    parts = []
+    for part in evaluate.predict(
+      run.model.apply, run.variables, normalize, batches
+    ):
+      parts.append(part)
+      bar.update(len(part))
+  return np.concatenate(parts)
+
+
+def _write(path: pathlib.Path, logits: np.ndarray, labels: np.ndarray) -> None:
+  """Writes the predictions."""
+  prediction = np.argmax(logits, axis=-1)
+  if path.suffix == '.npz':
+    np.savez(path, label=labels, prediction=prediction, logits=logits)
+    return
+  probability = np.max(scipy.special.softmax(logits, axis=-1), axis=-1)
+  rows = np.stack([np.arange(len(labels)), labels, prediction, probability], 1)
+  np.savetxt(
+    path,
+    rows,
+    fmt=('%d', '%d', '%d', '%.6f'),
+    delimiter=',',
+    header='index,label,prediction,probability',
+    comments='',
+  )
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,253 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from sam_jax import experiment, train_loop
+
+
+@pytest.fixture(scope='module')
+def built():
+  return experiment.build(tiny.config())
+
+
+def test_steps_follow_from_data_and_batch_size(built):
+  assert (built.steps_per_epoch, built.num_steps) == (5, 10)
+  assert experiment.build(tiny.config(num_steps=7)).num_steps == 7
+  # 80 examples in batches of 24: the remainder is dropped.
+  fields = {'batch_size': 24, 'sam.m': 24, 'microbatch_size': 3}
+  assert experiment.build(tiny.config(**fields)).num_steps == 6
+
+
+@pytest.mark.parametrize(('asked', 'got'), [(1, 8), (64, 64), (100, 104)])
+def test_the_evaluation_batch_is_rounded_up_to_the_devices(asked, got):
+  built = experiment.build(tiny.config(eval_batch_size=asked))
+  assert built.eval_batch_size == got
+
+
+def test_the_layout_is_that_of_the_config(built):
+  layout = built.layout
+  assert (layout.batch_size, layout.m, layout.microbatch_size) == (16, 4, 2)
+  assert layout.num_devices == jax.device_count()
+
+
+def test_state_shapes_are_those_of_a_state(built):
+  state = train_loop.initial_state(tiny.config(), built)
+  shapes = built.state_shapes()
+  assert jax.tree.structure(shapes) == jax.tree.structure(state)
+  for shape, leaf in zip(
+    jax.tree.leaves(shapes), jax.tree.leaves(state), strict=True
+  ):
+    assert (shape.shape, shape.dtype) == (leaf.shape, leaf.dtype)
+
+
+def test_initial_weights_follow_from_the_seed_alone(built):
+  def init(seed):
+    return experiment.init_variables(built.model, (8, 8, 1), seed)['params']
+
+  jax.tree.map(np.testing.assert_array_equal, init(3), init(3))
+  kernels = [np.asarray(init(s)['Dense_0']['kernel']) for s in (3, 4)]
+  assert not np.any(kernels[0] == kernels[1])
+
+
+@pytest.mark.parametrize('split', ['test', 'validation'])
+def test_data_seed_fixes_split_and_noise_while_the_seed_varies(split):
+  def dataset(**fields):
+    noisy = {'data.label_noise': 0.4, 'data.split': split}
+    return experiment.build(tiny.config(**noisy, **fields)).dataset
+
+  def arrays(data):
+    return [*data.train, *data.evaluation]
+
+  first = dataset(seed=0)
+  for a, b in zip(arrays(first), arrays(dataset(seed=1)), strict=True):
+    np.testing.assert_array_equal(a, b)
+  other = dataset(**{'data.seed': 1})
+  assert np.any(first.train.images != other.train.images)
+  clean = experiment.build(tiny.config(**{'data.split': split})).dataset
+  assert np.mean(first.train.labels != clean.train.labels) == pytest.approx(
+    0.4, abs=0.01
+  )
+  np.testing.assert_array_equal(
+    first.evaluation.labels, clean.evaluation.labels
+  )
+
+
+def test_the_info_is_what_it_takes_to_use_the_model(built):
+  assert built.info == {
+    'num_classes': 10,
+    'image_shape': [8, 8, 1],
+    'mean': [0.3053],
+    'std': [0.3759],
+  }
+
+
+@pytest.mark.parametrize(
+  ('devices', 'asked', 'settled'),
+  [
+    (8, (None, None), (2, 2)),
+    (2, (None, None), (8, 8)),
+    (2, (4, None), (4, 4)),
+    (2, (None, 2), (8, 2)),
+    (4, (16, None), (16, 4)),
+    (4, (4, 2), (4, 2)),
+  ],
+)
+def test_unset_sizes_become_the_batch_per_device(devices, asked, settled):
+  config = tiny.config(**{'sam.m': asked[0], 'microbatch_size': asked[1]})
+  resolved = experiment.resolve(config, devices)
+  assert (resolved.sam.m, resolved.microbatch_size) == settled
+  assert (config.sam.m, config.microbatch_size) == asked
+
+
+def test_only_fields_that_are_set_reach_a_factory():
+  section = tiny.config().model
+  assert experiment.factory_kwargs(section) == {
+    'name': 'cnn',
+    'features': (4,),
+    'hidden': 8,
+    'norm': 'batch',
+    'activation': 'tanh',
+    'dropout_rate': 0.3,
+  }
+
+
+# --- Every field that says how to train does something -----------------------
+
+_EFFECTS = (
+  {'seed': 1},
+  {'method': 'sgd'},
+  {'sam.rho': 0.5},
+  {'sam.p': float('inf')},
+  {'sam.m': 8},
+  {'sam.ascent_steps': 2},
+  {'microbatch_size': 1},
+  {'learning_rate': 0.05},
+  {'schedule.name': 'exponential'},
+  {'schedule.warmup_epochs': 0.2},
+  {'optimizer.name': 'lion'},
+  {'optimizer.momentum': 0.5},
+  {'optimizer.nesterov': False},
+  {'gradient_clipping': 0.1},
+  {'weight_decay.rate': 0.1},
+  {'label_smoothing': 0.2},
+  {'augmentation.name': 'none'},
+  {'augmentation.cutout_length': 4},
+  {'augmentation.cutout_per': 'example'},
+  {'model.dropout_rate': 0.0},
+  {'data.seed': 1},
+  {'data.label_noise': 0.9},
+)
+_DECAYED = {'weight_decay.rate': 0.5}
+_EFFECTS_ON_DECAY = (
+  {'weight_decay.place': 'descent', **_DECAYED},
+  {'weight_decay.place': 'gradient', **_DECAYED},
+  {'weight_decay.exclude': '(scale|bias)$', **_DECAYED},
+)
+
+
+def _two_steps(directory, **fields):
+  """Returns the parameters after two steps."""
+  tiny.train(directory, num_steps=2, **fields)
+  return tiny.state(directory)['params']
+
+
+@pytest.fixture(scope='module')
+def baselines(tmp_path_factory):
+  return {
+    bool(fields): _two_steps(tmp_path_factory.mktemp('baseline'), **fields)
+    for fields in ({}, _DECAYED)
+  }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('fields', _EFFECTS + _EFFECTS_ON_DECAY, ids=str)
+def test_a_field_that_says_how_to_train_changes_the_weights(
+  baselines, tmp_path, fields
+):
+  baseline = baselines[_DECAYED.items() <= fields.items()]
+  params = _two_steps(tmp_path, **fields)
+  largest = max(
+    np.max(np.abs(a - b))
+    for a, b in zip(
+      jax.tree.leaves(params), jax.tree.leaves(baseline), strict=True
+    )
+  )
+  # Ten times what rounding makes of two steps.
+  assert largest > 1e-5
+
+
+# --- Bad values --------------------------------------------------------------
+
+BAD = (
+  ({'seed': -1}, r'seed is -1; it must be in \[0'),
+  ({'learning_rate': -0.1}, r'learning_rate is -0\.1'),
+  ({'learning_rate': float('nan')}, 'learning_rate is nan'),
+  ({'label_smoothing': 1.5}, r'label_smoothing is 1\.5'),
+  ({'weight_decay.rate': -1.0}, r'weight_decay\.rate is -1'),
+  ({'eval_batch_size': 0}, 'eval_batch_size is 0'),
+  ({'eval_every_epochs': 0}, 'eval_every_epochs is 0'),
+  ({'checkpoint.every_epochs': -1}, r'checkpoint\.every_epochs is -1'),
+  ({'checkpoint.max_to_keep': 0}, r'checkpoint\.max_to_keep is 0'),
+  ({'checkpoint.every_steps': -3}, r'checkpoint\.every_steps is -3'),
+  ({'log.every_steps': -1}, r'log\.every_steps is -1'),
+  ({'num_epochs': 0}, 'the run is 0 steps long'),
+  ({'num_steps': 0}, 'the run is 0 steps long'),
+  ({'num_epochs': -1}, 'the run is -5 steps long'),
+  ({'model.name': 'resnet'}, r"unknown model 'resnet'.*known: .*cnn"),
+  ({'model.depth': 28}, r"'cnn' takes no argument 'depth'"),
+  ({'model.norm': 'layer'}, 'batch'),
+  ({'model.features': (4,) * 4}, 'images of at least 16x16'),
+  ({'data.name': 'mnist'}, r"unknown data set 'mnist'.*digits"),
+  ({'data.split': 'train'}, "split 'train'.*validation"),
+  ({'data.label_noise': 1.5}, r'label noise is 1\.5'),
+  ({'data.label_noise_kind': 'pairs'}, 'symmetric'),
+  ({'data.train_size': 1797}, 'train_size is 1797'),
+  ({'data.train_size': 12}, 'only 12 training'),
+  ({'method': 'asam2'}, r"unknown method 'asam2'.*sam.*sgd"),
+  ({'sam.rho': -0.1}, r'rho is -0\.1'),
+  ({'sam.rho': float('inf')}, 'rho is inf'),
+  ({'sam.p': 0.5}, r'p is 0\.5'),
+  ({'sam.ascent_steps': 0}, 'ascent_steps is 0'),
+  ({'schedule.name': 'step'}, r"unknown schedule 'step'.*cosine"),
+  ({'schedule.factor': 0.5}, r"'cosine' takes no"),
+  ({'schedule.warmup_epochs': 3.0}, 'warm-up takes 15 of 10'),
+  ({'schedule.warmup_epochs': -1.0}, 'warm-up takes -5'),
+  ({'optimizer.name': 'sdg'}, "unknown optimizer 'sdg'"),
+  ({'optimizer.b1': 0.5}, r"'sgd' takes no.* b1"),
+  ({'gradient_clipping': -5.0}, r'gradient_clipping is -5'),
+  ({'weight_decay.place': 'before'}, r"place 'before'.*descent"),
+  ({'weight_decay.place': 'decoupled'}, "'sgd' has no decoupled"),
+  ({'weight_decay.exclude': 'bn1'}, 'matches no parameter'),
+  ({'weight_decay.exclude': '('}, 'no regular expression'),
+  ({'augmentation.name': 'autoaugment'}, r'autoaugment.*basic'),
+  ({'augmentation.cutout_length': -1}, 'cutout_length is -1'),
+  ({'augmentation.cutout_per': 'image'}, 'cutout_per'),
+  ({'parallel': 'pjit'}, r"unknown parallel 'pjit'.*shard_map"),
+  ({'microbatch_loop': 'for'}, r"microbatch_loop 'for'.*unroll"),
+  ({'batch_size': 0}, 'batch_size is 0'),
+  ({'batch_size': 12}, '12 is not divisible by 8 devices'),
+  ({'batch_size': 24}, r'microbatch_size|perturbations'),
+  ({'sam.m': 3}, r'm 3 does not divide batch_size 16'),
+  ({'sam.m': 0}, 'm is 0'),
+  ({'microbatch_size': 3}, 'microbatch_size 3 does not divide'),
+  ({'microbatch_size': 4}, 'no multiple of microbatch_size 4'),
+  ({'microbatch_size': 0}, 'microbatch_size is 0'),
+)
+
+
+@pytest.mark.parametrize(('fields', 'message'), BAD, ids=lambda x: str(x)[:50])
+def test_a_bad_value_is_one_line_before_anything_is_written(
+  tmp_path, fields, message
+):
+  with pytest.raises(ValueError, match=message) as raised:
+    tiny.train(tmp_path / 'run', **fields)
+  assert '\n' not in str(raised.value)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_an_experiment_is_not_changed_by_accident(built):
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    built.num_steps = 3
