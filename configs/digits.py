@@ -10,13 +10,16 @@ is the demo: 40 % of the training labels are replaced by another class, and SAM
 is far ahead, because SGD learns the wrong labels by heart.
 
 rho of 'noisy' was chosen on the validation split
-(`--config.data.split=validation`, 100 images with clean labels), mean accuracy
-at the end over 3 seeds, %:
+(`--config.data.split=validation`, 100 images with clean labels). Mean accuracy
+over 3 seeds, %:
 
-@@RHO@@
+| rho               | 0 (SGD) | .05  | .1   | .2   | .5   | .7   | 1.0  |
+|-------------------|---------|------|------|------|------|------|------|
+| at the end        | 61.3    | 60.0 | 62.7 | 74.7 | 93.7 | 94.3 | 94.0 |
+| at the best epoch | 94.7    | 95.7 | 95.7 | 95.3 | 96.7 | 96.0 | 94.3 |
 
-The activation is smooth because SAM at such a large rho kills all units of a
-ReLU network of this size.
+The activation is smooth because SAM with so large a rho kills all units of a
+ReLU network of this size: from rho = .5 on it stays at 10 %.
 """
 
 import ml_collections
@@ -25,7 +28,7 @@ from configs import default
 
 
 def get_config(variant: str = 'clean') -> ml_collections.ConfigDict:
-  """Returns the config; B/m/b = 50/50/50."""
+  """Returns the config; B/m/b = 25/25/25."""
   if variant not in ('clean', 'noisy'):
     raise ValueError(
       f'configs/digits.py:{variant} is unknown; use digits.py or '
@@ -33,10 +36,10 @@ def get_config(variant: str = 'clean') -> ml_collections.ConfigDict:
     )
   config = default.get_config()
   config.model.activation = 'silu'
-  config.batch_size = 50
-  config.sam.m = 50
-  config.microbatch_size = 50
+  config.batch_size = 25
+  config.sam.m = 25
+  config.microbatch_size = 25
   if variant == 'noisy':
     config.data.label_noise = 0.4
-    config.sam.rho = 0.5
+    config.sam.rho = 0.7
   return config

@@ -39,11 +39,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   """
   experiment_lib.load_plugins(config)
   config = train_loop.resolve(config, workdir.absolute())
+  as_asked = json.dumps(config.to_dict(), indent=2)
   # The program is the same under pmap, which cannot be lowered from shapes.
   with config.unlocked():
     config.parallel = 'shard_map'
   experiment = experiment_lib.build(config)
-  print(json.dumps(config.to_dict(), indent=2))
+  print(as_asked)
   print(experiment.layout.describe())
   for name, value in describe(config, experiment).items():
     print(f'{name}: {value}')
@@ -57,7 +58,7 @@ def describe(
   state = experiment.state_shapes()
   compiled = _compile(experiment, state)
   # The analysis is of one device's program, and so is the rate.
-  flops = compiled.cost_analysis()['flops']
+  flops = compiled.cost_analysis()['flops'] * _loop_length(experiment)
   seconds = flops / (_EFFICIENCY * matmul_rate()) * experiment.num_steps
   return {
     'data': (
@@ -69,7 +70,7 @@ def describe(
       f'{experiment.num_steps:,} ({experiment.steps_per_epoch:,} per epoch)'
     ),
     'memory of a step': f'{peak_bytes(compiled) / 2**20:,.0f} MiB per device',
-    'arithmetic of a step': f'{flops / 1e9:,.1f} GFLOP per device',
+    'arithmetic of a step': f'{flops / 1e9:,.2f} GFLOP per device',
     'estimated time': (
       f'{reporting.duration(seconds)} (h:mm:ss; if steps reach '
       f"{_EFFICIENCY:.0%} of this device's matrix-multiplication rate)"
@@ -90,6 +91,13 @@ def peak_bytes(compiled: Any) -> int:
     + memory.temp_size_in_bytes
     - memory.alias_size_in_bytes
   )
+
+
+def _loop_length(experiment: experiment_lib.Experiment) -> int:
+  """Returns how often the step runs what XLA counts once, a loop's body."""
+  layout = experiment.layout
+  is_loop = experiment.fns.loop == 'scan'
+  return layout.device_groups * layout.device_microbatches if is_loop else 1
 
 
 def _compile(

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.special
 import tqdm
-from absl import app, flags
+from absl import app, flags, logging
 
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -45,6 +45,8 @@ _BATCH_SIZE = flags.DEFINE_integer(
 
 
 def main(argv: Sequence[str]) -> None:
+  if not logging.get_verbosity():  # the libraries' chatter, unless asked for
+    logging.set_verbosity(logging.WARNING)
   try:
     _run(argv)
   except (ValueError, OSError) as error:
@@ -81,6 +83,8 @@ def _output_path(step: int) -> pathlib.Path:
   path = pathlib.Path(_OUTPUT.value or default)
   if path.suffix not in ('.csv', '.npz'):
     raise ValueError(f'--output is {path}; it must end in .csv or .npz')
+  if not path.parent.is_dir():
+    raise ValueError(f'--output is {path}; there is no such directory')
   return path
 
 

@@ -382,7 +382,6 @@ def test_sigkill_at_random_moments_changes_nothing(tmp_path):
   while None not in killed_at and len(killed_at) < 5:
     moment = rng.uniform(0, 1)
     killed_at.append(_kill_after(_start(*command), tmp_path / 'killed', moment))
-  print(killed_at)
   assert len({step for step in killed_at if step}) >= 2, killed_at
   for name in ('killed', 'whole'):
     done = tiny.cli(f'--config={path}', f'--workdir={tmp_path / name}')
