@@ -23,8 +23,8 @@ _REQUIRES = [
   # tensorflow-datasets decodes PNG with it where TensorFlow is absent.
   'pillow>=11',
   'scikit-learn>=1.5',
+  'scipy>=1.14',
   'tensorboard>=2.19',
-  'tensorboardX>=2.6.4',
   'tensorflow-datasets>=4.9.9',
   'tqdm>=4.66',
 ]

@@ -1,5 +1,6 @@
 """What a run would do and cost, without training or writing anything."""
 
+import dataclasses
 import json
 import pathlib
 import time
@@ -12,11 +13,10 @@ import numpy as np
 
 from sam_jax import (
   experiment as experiment_lib,
-)
-from sam_jax import (
+  parallel as parallel_lib,
+  preparation,
   provenance,
   reporting,
-  train_loop,
   train_step,
 )
 
@@ -38,16 +38,21 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     FileNotFoundError: the data set is not there.
   """
   experiment_lib.load_plugins(config)
-  config = train_loop.resolve(config, workdir.absolute())
-  as_asked = json.dumps(config.to_dict(), indent=2)
-  # The program is the same under pmap, which cannot be lowered from shapes.
-  with config.unlocked():
-    config.parallel = 'shard_map'
-  experiment = experiment_lib.build(config)
-  print(as_asked)
+  config = preparation.resolve(config, workdir.absolute())
+  experiment = _lowerable(experiment_lib.build(config))
+  print(json.dumps(config.to_dict(), indent=2))
   print(experiment.layout.describe())
   for name, value in describe(config, experiment).items():
     print(f'{name}: {value}')
+
+
+def _lowerable(
+  experiment: experiment_lib.Experiment,
+) -> experiment_lib.Experiment:
+  """Returns the same program under shard_map: pmap takes no shapes."""
+  parallel = parallel_lib.create('shard_map', experiment.layout)
+  fns = dataclasses.replace(experiment.fns, collectives=parallel.collectives)
+  return dataclasses.replace(experiment, parallel=parallel, fns=fns)
 
 
 def describe(
@@ -57,8 +62,8 @@ def describe(
   dataset = experiment.dataset
   state = experiment.state_shapes()
   compiled = _compile(experiment, state)
-  # The analysis is of one device's program, and so is the rate.
-  flops = compiled.cost_analysis()['flops'] * _loop_length(experiment)
+  # Of one device's program, and so is the rate.
+  flops = count_flops(compiled, experiment.fns)
   seconds = flops / (_EFFICIENCY * matmul_rate()) * experiment.num_steps
   return {
     'data': (
@@ -93,11 +98,18 @@ def peak_bytes(compiled: Any) -> int:
   )
 
 
-def _loop_length(experiment: experiment_lib.Experiment) -> int:
-  """Returns how often the step runs what XLA counts once, a loop's body."""
-  layout = experiment.layout
-  is_loop = experiment.fns.loop == 'scan'
-  return layout.device_groups * layout.device_microbatches if is_loop else 1
+def count_flops(compiled: Any, fns: train_step.StepFns) -> float:
+  """Returns the floating-point operations of a compiled training step.
+
+  Args:
+    compiled: the step, on one device.
+    fns: what it is made of.
+  """
+  layout = fns.layout
+  pieces = layout.device_groups * layout.device_microbatches
+  # XLA counts the body of a loop once.
+  repeats = pieces if fns.loop == 'scan' else 1
+  return compiled.cost_analysis()['flops'] * repeats
 
 
 def _compile(

@@ -16,25 +16,22 @@ import flax
 import jax
 import jax.numpy as jnp
 import ml_collections
+import optax
 
 from sam_jax import (
   augmentation,
   datasets,
   evaluate,
+  layout as layout_lib,
   loops,
   losses,
   methods,
   models,
   optimizers,
+  parallel as parallel_lib,
   schedules,
   train_step,
   types,
-)
-from sam_jax import (
-  layout as layout_lib,
-)
-from sam_jax import (
-  parallel as parallel_lib,
 )
 
 
@@ -205,6 +202,11 @@ def _check_ranges(config: ml_collections.ConfigDict) -> None:
     value = functools.reduce(operator.getitem, name.split('.'), config)
     if value is not None and not low <= value <= high:
       raise ValueError(f'{name} is {value}; it must be in [{low}, {high}]')
+  wrong = [epoch for epoch in config.checkpoint.at_epochs if epoch < 1]
+  if wrong:
+    raise ValueError(
+      f'checkpoint.at_epochs has {wrong[0]}; epochs are counted from 1'
+    )
 
 
 def build(config: ml_collections.ConfigDict) -> Experiment:
@@ -239,7 +241,8 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     collectives=parallel.collectives,
     schedule=_schedule(config, num_steps, steps_per_epoch),
   )
-  # Images that do not fit the augmentation are found here, not in the step.
+  # What does not fit is found here, not in the step.
+  _check_optimizer(config.optimizer.name, fns.optimizer, shapes['params'])
   jax.eval_shape(
     fns.augment,
     jax.random.key(0),
@@ -289,6 +292,19 @@ def _schedule(
     warmup_steps=round(warmup_epochs * steps_per_epoch),
     **options,
   )
+
+
+def _check_optimizer(
+  name: str, optimizer: optax.GradientTransformation, params: types.Params
+) -> None:
+  """Refuses an optimizer that wants more than gradients and parameters."""
+  try:
+    state = jax.eval_shape(optimizer.init, params)
+    jax.eval_shape(optimizer.update, params, state, params)
+  except TypeError as error:
+    raise ValueError(
+      f'optimizer {name!r} cannot be used here: {error}'
+    ) from error
 
 
 def _step_fns(

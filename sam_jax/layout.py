@@ -91,10 +91,10 @@ device, in turn; 4 microbatch(es) of 8 per device and perturbation
   """
   _check_positive(batch_size=batch_size, m=m, microbatch_size=microbatch_size)
   if batch_size % num_devices:
+    fitting = _device_counts(batch_size, m or 1, microbatch_size or 1)
     raise ValueError(
       f'batch_size {batch_size} is not divisible by {num_devices} devices; '
-      f'use a multiple of {num_devices}, or one of {_divisors(batch_size)} '
-      'devices'
+      f'use a multiple of {num_devices}, or one of {fitting} devices'
     )
   per_device = batch_size // num_devices
   m = per_device if m is None else m
@@ -122,12 +122,8 @@ def _check_positive(**sizes: int | None) -> None:
 
 def _check_devices(batch_size: int, m: int, b: int, num_devices: int) -> None:
   """Refuses a number of devices over which the batch cannot be spread."""
-  microbatches, groups = batch_size // b, batch_size // m
-
-  def fits(devices: int) -> bool:
-    return groups % devices == 0 or devices % groups == 0
-
-  allowed = [d for d in _divisors(microbatches) if fits(d)]
+  groups = batch_size // m
+  allowed = _device_counts(batch_size, m, b)
   if num_devices in allowed:
     return
   per_device = batch_size // num_devices
@@ -141,6 +137,14 @@ def _check_devices(batch_size: int, m: int, b: int, num_devices: int) -> None:
     f'{groups} perturbations (batch_size {batch_size} / sam.m {m}) cannot be '
     f'spread evenly over {num_devices} devices; use one of {allowed} devices'
   )
+
+
+def _device_counts(batch_size: int, m: int, b: int) -> list[int]:
+  """Returns the numbers of devices over which groups and microbatches fit."""
+  groups = batch_size // m
+  return [
+    d for d in _divisors(batch_size // b) if groups % d == 0 or d % groups == 0
+  ]
 
 
 def _divisors(n: int) -> list[int]:

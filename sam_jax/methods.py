@@ -140,15 +140,33 @@ def sam_method(rho: float, p: float = 2.0, ascent_steps: int = 1) -> Method:
 _METHODS: dict[str, Callable[..., Method]] = {'sgd': sgd, 'sam': sam_method}
 
 
-def register(name: str, factory: Callable[..., Method]) -> None:
-  """Makes `create(name, **options)` call `factory(**options)`.
+def register(
+  name: str,
+) -> Callable[[Callable[..., Method]], Callable[..., Method]]:
+  """Makes a method known to `create`; a decorator.
+
+  Args:
+    name: what a config calls it.
+
+  Returns:
+    A decorator for a factory `(**options) -> Method`.
 
   Raises:
     ValueError: the name is taken.
   """
-  if name in _METHODS:
-    raise ValueError(f'method {name!r} is registered already; choose another')
-  _METHODS[name] = factory
+
+  def add(factory: Callable[..., Method]) -> Callable[..., Method]:
+    if name in _METHODS:
+      raise ValueError(f'method {name!r} is registered already; choose another')
+    _METHODS[name] = factory
+    return factory
+
+  return add
+
+
+def _options(factory: Callable[..., Method]) -> set[str]:
+  """Returns the names of a factory's arguments."""
+  return set(inspect.signature(factory).parameters)
 
 
 def create(name: str, **options: Any) -> Method:
@@ -160,9 +178,13 @@ def create(name: str, **options: Any) -> Method:
       config serves every method.
 
   Raises:
-    ValueError: the name is unknown, or an option is out of range.
+    ValueError: the name is unknown, no method has such an option, or an option
+      is out of range.
   """
   lookup.check('method', name, sorted(_METHODS))
   factory = _METHODS[name]
-  accepted = inspect.signature(factory).parameters
+  accepted = _options(factory)
+  all_options = {o for f in _METHODS.values() for o in _options(f)}
+  for option in options:
+    lookup.check('option of a method', option, sorted(all_options))
   return factory(**{k: v for k, v in options.items() if k in accepted})

@@ -152,15 +152,16 @@ def create(
     ValueError: an unknown optimizer or argument, a negative clipping, or an
       optimizer without decoupled weight decay.
   """
+  lookup.check('weight_decay.place', weight_decay_place, WEIGHT_DECAYS)
   factory = _factory(name)
   accepted = set(inspect.signature(factory).parameters)
   given = {k: v for k, v in options.items() if v is not None}
-  unknown = sorted(set(given) - accepted)
-  if unknown:
-    raise ValueError(
-      f'optimizer {name!r} takes no {", ".join(unknown)}; it takes '
-      f'{", ".join(sorted(accepted - {"learning_rate", "weight_decay"}))}'
-    )
+  lookup.check_options(
+    f'optimizer {name!r}',
+    factory,
+    given,
+    ('learning_rate', 'weight_decay', *_MASKS),
+  )
   if gradient_clipping < 0:
     raise ValueError(
       f'gradient_clipping is {gradient_clipping}; give a norm, or 0 for none'

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sam_jax import layout as layout_lib
-from sam_jax import lookup, types
+from sam_jax import layout as layout_lib, lookup, types
 
 _AXES = ('group', 'member')
 _PMAP_AXIS = 'device'

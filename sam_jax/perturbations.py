@@ -2,7 +2,8 @@ r"""Perturbations: how far, and in which direction, SAM climbs.
 
 A perturbation is a pure function `(grads, params) -> epsilon`. All here are
 homogeneous of degree zero in the gradient: its length does not matter, only
-its direction. They share these guarantees:
+its direction, as long as its squares are float32 numbers. They share these
+guarantees:
 
 | gradient                  | epsilon                                       |
 |---------------------------|-----------------------------------------------|

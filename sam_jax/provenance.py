@@ -30,10 +30,17 @@ def count_parameters(params: types.Params) -> int:
 
 def _git_commit() -> str | None:
   """Returns the commit of the code, '-dirty' if it was changed since."""
-  command = ['git', 'describe', '--always', '--dirty', '--abbrev=40']
+  # An installed copy may lie inside somebody else's repository.
+  if _git('ls-files', '--error-unmatch', '__init__.py') is None:
+    return None
+  return _git('describe', '--always', '--dirty', '--abbrev=40')
+
+
+def _git(*arguments: str) -> str | None:
+  """Returns what git prints where the code is, None if it fails."""
   try:
     done = subprocess.run(
-      command,
+      ['git', *arguments],
       cwd=pathlib.Path(__file__).parent,
       capture_output=True,
       text=True,

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import flax
 import ml_collections
 
-from sam_jax import checkpoints, experiment, types
-from sam_jax import workdir as workdir_lib
+from sam_jax import checkpoints, experiment, types, workdir as workdir_lib
 
 
 class Run(NamedTuple):

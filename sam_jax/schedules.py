@@ -1,6 +1,5 @@
 """Learning-rate schedules: functions from the step to the learning rate."""
 
-import inspect
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -65,7 +64,10 @@ def piecewise(
       f'schedule.boundaries are {tuple(boundaries)}; they are shares of the '
       'run, increasing, between 0 and 1'
     )
-  steps = {round(b * num_steps): factor for b in boundaries}
+  steps: dict[int, float] = {}
+  for boundary in boundaries:  # in a short run, two may be the same step
+    step = round(boundary * num_steps)
+    steps[step] = steps.get(step, 1.0) * factor
   return optax.piecewise_constant_schedule(learning_rate, steps)
 
 
@@ -114,9 +116,9 @@ def create(
     )
   factory = _SCHEDULES[name]
   given = {k: v for k, v in options.items() if v is not None}
-  unknown = set(given) - set(inspect.signature(factory).parameters)
-  if unknown:
-    raise ValueError(f'schedule {name!r} takes no {", ".join(sorted(unknown))}')
+  lookup.check_options(
+    f'schedule {name!r}', factory, given, ('learning_rate', 'num_steps')
+  )
   schedule = factory(learning_rate, num_steps, **given)
   if warmup_steps == 0:
     return schedule

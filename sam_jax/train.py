@@ -11,6 +11,7 @@ workdir (nothing was written), 128 + the signal if one stopped it.
 import os
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -34,23 +35,29 @@ def main(argv: Sequence[str]) -> None:
   """Runs what the flags say."""
   if len(argv) > 1:
     _exit(2, f'unknown arguments: {" ".join(argv[1:])}')
-  from sam_jax import dry_run, interrupts, train_loop
+  from sam_jax import dry_run, interrupts, preparation, train_loop
 
-  if not logging.get_verbosity():  # the libraries' chatter, unless asked for
+  if not flags.FLAGS['verbosity'].present:  # the libraries' chatter
     logging.set_verbosity(logging.WARNING)
   config = _CONFIG.value
   _configure_jax(config.deterministic)
+  workdir = pathlib.Path(_WORKDIR.value)
   try:
     if _DRY_RUN.value:
-      dry_run.run(config, pathlib.Path(_WORKDIR.value))
-    else:
-      train_loop.train_and_evaluate(config, _WORKDIR.value)
+      return dry_run.run(config, workdir)
+    prepared = preparation.prepare(config, workdir)
   except (ValueError, FileNotFoundError) as error:
     _exit(2, error)
+  except KeyboardInterrupt:
+    _exit(128 + signal.SIGINT, 'stopped before the first step')
+  # From here on a ValueError is a fault of the program, and shows where.
+  try:
+    train_loop.train(prepared)
   except train_loop.TrainingFailed as error:
     _exit(1, error)
   except interrupts.Interrupted as error:
     _exit(128 + error.signum, error)
+  return None
 
 
 def _configure_jax(deterministic: bool) -> None:
@@ -72,17 +79,28 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     if _CONFIG.value is not None:
       _CONFIG.value.lock()  # a file that is missing is reported here at last
     return rest
-  except (AttributeError, KeyError) as error:  # of a field; of a section
-    name, *close = re.findall(r'\w+', str(error.args[0]).replace('\\n', ' '))
-    hint = f'did you mean {close[3]!r}? ' if close else ''
-    _exit(
-      2,
-      f'the config has no field {name!r}; {hint}configs/default.py lists them',
+  except Exception as error:  # the config file is a program of the user's
+    _exit(2, _describe(error))
+
+
+def _describe(error: Exception) -> str:
+  """Returns what is wrong with a config file, or with a field of it."""
+  # The error of a file comes wrapped in its traceback.
+  error = _first(error) if 'parsing config file' in str(error) else error
+  # ml_collections' words for a field, or a section, that does not exist.
+  words = ' '.join(str(error).replace('\\n', ' ').split())
+  field = re.fullmatch(
+    r'(\w+)(?:\W+Did you mean \W*(\w+).*)?', words.strip('\'"\\')
+  )
+  if field and isinstance(error, AttributeError | KeyError):
+    name, close = field.groups()
+    hint = f'did you mean {close!r}? ' if close else ''
+    return (
+      f'the config has no field {name!r}; {hint}configs/default.py lists them'
     )
-  except (flags.Error, TypeError, ValueError, OSError) as error:
-    # The error of a config file itself comes wrapped in its traceback.
-    is_wrapped = 'parsing config file' in str(error)
-    _exit(2, _first(error) if is_wrapped else error)
+  if isinstance(error, flags.Error | ValueError | OSError):
+    return str(error)
+  return f'{type(error).__name__} in the config: {words}'
 
 
 def _first(error: BaseException) -> BaseException:

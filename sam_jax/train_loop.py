@@ -6,10 +6,8 @@ while training goes on.
 """
 
 import collections
-import json
 import math
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -20,23 +18,17 @@ import ml_collections
 
 from sam_jax import (
   checkpoints as checkpoints_lib,
-)
-from sam_jax import (
   datasets,
   evaluate,
+  experiment as experiment_lib,
   interrupts,
+  preparation,
   provenance,
   reporting,
-  runs,
   train_step,
   types,
-  writers,
-)
-from sam_jax import (
-  experiment as experiment_lib,
-)
-from sam_jax import (
   workdir as workdir_lib,
+  writers,
 )
 
 # Steps that may be under way before the metrics of the oldest are read.
@@ -66,109 +58,19 @@ def train_and_evaluate(
     TrainingFailed: the loss is not finite; the last checkpoint is kept.
     interrupts.Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
   """
-  workdir = pathlib.Path(workdir).absolute()
-  experiment_lib.load_plugins(config)
-  config = resolve(config, workdir)
-  experiment = experiment_lib.build(config)
-  result = _finished_result(workdir, experiment.num_steps)
-  if result is not None:
-    print(f'{workdir} is finished: {_summary(result)}')
-    return result
-  if _has_checkpoint(workdir):
-    state = experiment.state_shapes()
-  else:
-    state = initial_state(config, experiment)
-  workdir_lib.write_config(workdir, config)
-  loop = _Loop(config, experiment, workdir)
+  return train(preparation.prepare(config, pathlib.Path(workdir)))
+
+
+def train(prepared: preparation.Prepared) -> dict[str, Any]:
+  """Makes the steps of a prepared run that are left, see above."""
+  if prepared.result is not None:
+    print(f'{prepared.workdir} is finished: {_summary(prepared.result)}')
+    return prepared.result
+  loop = _Loop(prepared.config, prepared.experiment, prepared.workdir)
   try:
-    return loop.run(state)
+    return loop.run(prepared.state)
   finally:
     loop.close()
-
-
-def _has_checkpoint(workdir: pathlib.Path) -> bool:
-  """Whether there is anything to go on from."""
-  saved = checkpoints_lib.Checkpoints(workdir / 'checkpoints', read_only=True)
-  try:
-    return saved.latest_step() is not None
-  finally:
-    saved.close()
-
-
-def _finished_result(
-  workdir: pathlib.Path, num_steps: int
-) -> dict[str, Any] | None:
-  """Returns the result of a run that has made all its steps, else None."""
-  path = workdir / 'result.json'
-  if not path.exists():
-    return None
-  result = json.loads(path.read_text('utf-8'))
-  return result if result['steps'] >= num_steps else None
-
-
-def resolve(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> ml_collections.ConfigDict:
-  """Returns the config of the run: that in the directory, or a resolved one.
-
-  Raises:
-    ValueError: the directory holds another run, or the batch does not fit.
-  """
-  saved = workdir_lib.read_config(workdir)
-  if saved is not None:
-    return workdir_lib.adopt(config, saved)
-  resolved = experiment_lib.resolve(config, jax.device_count())
-  if config.sam.m is None or config.microbatch_size is None:
-    print(
-      f'warning: sam.m = {resolved.sam.m} and microbatch_size = '
-      f'{resolved.microbatch_size} come from the number of devices, '
-      f'{jax.device_count()}; they are part of the run from now on. Set them, '
-      'and the run depends on the config alone.',
-      file=sys.stderr,
-    )
-  return resolved
-
-
-def initial_state(
-  config: ml_collections.ConfigDict, experiment: experiment_lib.Experiment
-) -> train_step.TrainState:
-  """Returns the state before step 0, on the host or one device.
-
-  Raises:
-    ValueError: `config.init_from` does not fit the model.
-  """
-  image_shape = experiment.dataset.train.images.shape[1:]
-  variables = experiment_lib.init_variables(
-    experiment.model, image_shape, config.seed
-  )
-  if config.init_from:
-    variables = _pretrained(config.init_from, variables)
-  return train_step.init_state(variables, experiment.fns)
-
-
-def _pretrained(
-  source: str, variables: Mapping[str, types.PyTree]
-) -> types.PyTree:
-  """Returns another run's variables, if they fit."""
-  _, loaded, _ = runs.load(source)
-  ours = jax.tree_util.tree_leaves_with_path(variables)
-  theirs = dict(
-    jax.tree_util.tree_leaves_with_path({k: loaded[k] for k in variables})
-  )
-  for path, leaf in ours:
-    found = theirs.pop(path, None)
-    if found is None or found.shape != leaf.shape:
-      got = 'nothing' if found is None else list(found.shape)
-      raise ValueError(
-        f'init_from {source!r} does not fit the model: '
-        f'{jax.tree_util.keystr(path)} needs {list(leaf.shape)}, found {got}'
-      )
-  if theirs:
-    raise ValueError(
-      f'init_from {source!r} has more than the model: '
-      f'{jax.tree_util.keystr(next(iter(theirs)))}'
-    )
-  return {k: loaded[k] for k in variables}
 
 
 class _Loop:
@@ -216,7 +118,7 @@ class _Loop:
     state = self._parallel.replicate(state)
     with interrupts.Listener() as listener:
       state = self._train(state, listener)
-    return self._finish(state)
+      return self._finish(state)
 
   def close(self) -> None:
     """Finishes writing what is under way."""

@@ -14,8 +14,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sam_jax import layout as layout_lib
-from sam_jax import loops, methods, parallel, sam, tree, types
+from sam_jax import (
+  layout as layout_lib,
+  loops,
+  methods,
+  parallel,
+  sam,
+  tree,
+  types,
+)
 
 Batch = Mapping[str, jax.Array]
 

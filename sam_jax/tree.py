@@ -33,6 +33,12 @@ def norm(tree: types.PyTree) -> jax.Array:
 
 def cosine(a: types.PyTree, b: types.PyTree) -> jax.Array:
   """Returns the cosine of the angle between two trees; 0 if one is zero."""
-  squares = vdot(a, a) * vdot(b, b)
-  scale = jax.lax.rsqrt(jnp.where(squares == 0, 1, squares))
-  return jnp.where(squares == 0, 0, vdot(a, b) * scale)
+  # One after the other: the product of two squares is soon out of range.
+  return vdot(a, b) * _inverse_norm(a) * _inverse_norm(b)
+
+
+def _inverse_norm(tree: types.PyTree) -> jax.Array:
+  """Returns 1 / norm; 0 for zero, where the derivative is 0 too."""
+  squared = vdot(tree, tree)
+  is_zero = squared == 0
+  return jnp.where(is_zero, 0, jax.lax.rsqrt(jnp.where(is_zero, 1, squared)))

@@ -40,7 +40,22 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict | None:
     raise ValueError(
       f'{path} cannot be read ({error}); use another workdir'
     ) from error
-  return ml_collections.ConfigDict(content)
+  return ml_collections.ConfigDict(_tuples(content))
+
+
+def _tuples(value: Any) -> Any:
+  """Turns the lists of JSON into the tuples that they were."""
+  if isinstance(value, dict):
+    return {key: _tuples(child) for key, child in value.items()}
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def has_begun(workdir: pathlib.Path) -> bool:
+  """Whether a run has left anything in the directory that would be lost."""
+  metrics = workdir / 'metrics.jsonl'
+  has_logged = metrics.exists() and metrics.stat().st_size > 0
+  checkpoints = (workdir / 'checkpoints').glob('*')
+  return has_logged or any(path.name.isdigit() for path in checkpoints)
 
 
 def adopt(

@@ -30,18 +30,18 @@ from configs import default
 from sam_jax import (
   datasets,
   dry_run,
+  experiment as experiment_lib,
   provenance,
   train_step,
-)
-from sam_jax import (
-  experiment as experiment_lib,
 )
 
 _MODEL = flags.DEFINE_string('model', 'WideResnet28x1', 'Name of the model.')
 _METHODS = flags.DEFINE_list('methods', ['sgd', 'sam'], 'Methods to compare.')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'B.', lower_bound=1)
-_M = flags.DEFINE_integer('m', None, 'm; default B.')
-_MICROBATCH = flags.DEFINE_integer('microbatch_size', None, 'b; default m.')
+_M = flags.DEFINE_integer('m', None, 'm; default B / devices.')
+_MICROBATCH = flags.DEFINE_integer(
+  'microbatch_size', None, 'b; default the smaller of m and B / devices.'
+)
 _LOOP = flags.DEFINE_string('microbatch_loop', 'auto', 'scan, unroll, vmap.')
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Height and width.')
 _CHANNELS = flags.DEFINE_integer('channels', 3, 'Channels.')
@@ -140,7 +140,7 @@ def _prepare(method: str) -> Candidate:
     batch=batch,
     compile_seconds=seconds,
     memory_bytes=dry_run.peak_bytes(compiled),
-    flops=compiled.cost_analysis()['flops'],
+    flops=dry_run.count_flops(compiled, experiment.fns),
   )
 
 

@@ -94,7 +94,13 @@ class Run:
       f'--workdir={self.workdir}',
     ]
     done = subprocess.run(
-      command, cwd=_ROOT, capture_output=True, text=True, check=False
+      command,
+      cwd=_ROOT,
+      # The network is small, and B = m = b asks for one device.
+      env={'JAX_PLATFORMS': 'cpu', **os.environ},
+      capture_output=True,
+      text=True,
+      check=False,
     )
     if done.returncode:
       raise RuntimeError(f'{" ".join(command)}\n{done.stdout}{done.stderr}')
@@ -147,14 +153,17 @@ def _train_all(runs: Sequence[Run], num_epochs: int) -> None:
   start = time.monotonic()
   with concurrent.futures.ThreadPoolExecutor(_WORKERS.value) as pool, bar:
     futures = {pool.submit(run.train, num_epochs): run for run in runs}
-    for finished in _as_completed(list(futures)):
-      done = sum(run.epochs_done() for run in runs)
-      bar.update(done - bar.n)
-      left = (time.monotonic() - start) * (total - done) / max(done, 1)
-      for future in finished:
-        future.result()
-        run = futures[future]
-        bar.write(f'  {run.describe()} ({left:.0f} s left)')
+    try:
+      for finished in _as_completed(list(futures)):
+        done = sum(run.epochs_done() for run in runs)
+        bar.update(done - bar.n)
+        left = (time.monotonic() - start) * (total - done) / max(done, 1)
+        for future in finished:
+          future.result()
+          bar.write(f'  {futures[future].describe()} ({left:.0f} s left)')
+    except BaseException:
+      pool.shutdown(wait=False, cancel_futures=True)
+      raise
 
 
 def _as_completed(

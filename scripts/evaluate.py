@@ -91,6 +91,11 @@ def _output_path(step: int) -> pathlib.Path:
 def _examples(config) -> datasets.Examples:
   """Returns the examples of the split."""
   data = experiment.factory_kwargs(config.data)
+  if _SPLIT.value == 'validation' and config.data.split != 'validation':
+    raise ValueError(
+      'the run was trained on the validation examples too (its data.split is '
+      f'{config.data.split!r}); evaluate on --split=test'
+    )
   if _SPLIT.value != 'train':
     data['split'] = _SPLIT.value
   dataset = datasets.create(**data)

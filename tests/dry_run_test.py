@@ -5,7 +5,7 @@ import jax
 import pytest
 import tiny
 
-from sam_jax import dry_run, experiment, train_loop
+from sam_jax import dry_run, experiment, preparation
 
 
 @pytest.fixture(scope='module')
@@ -117,7 +117,7 @@ def test_it_describes_a_run_that_exists_and_leaves_it_alone(tmp_path, capsys):
 
 def test_it_makes_no_step(monkeypatch, tmp_path):
   monkeypatch.setattr(
-    train_loop, 'initial_state', lambda *args: pytest.fail('initialised')
+    preparation, 'initial_state', lambda *args: pytest.fail('initialised')
   )
   dry_run.run(tiny.config(), tmp_path)
   assert jax.device_count() == 8

@@ -37,7 +37,7 @@ def _evaluate(*arguments, cwd=tiny.ROOT):
     env=tiny.environment(1),
     capture_output=True,
     text=True,
-    timeout=120,
+    timeout=240,
     check=False,
   )
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
-from sam_jax import experiment, train_loop
+from sam_jax import experiment, preparation
 
 
 @pytest.fixture(scope='module')
@@ -34,7 +34,7 @@ def test_the_layout_is_that_of_the_config(built):
 
 
 def test_state_shapes_are_those_of_a_state(built):
-  state = train_loop.initial_state(tiny.config(), built)
+  state = preparation.initial_state(tiny.config(), built)
   shapes = built.state_shapes()
   assert jax.tree.structure(shapes) == jax.tree.structure(state)
   for shape, leaf in zip(

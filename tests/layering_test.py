@@ -31,6 +31,7 @@ _LAYERS = (
   },
   {'experiment'},
   {'runs'},
+  {'preparation'},
   {'train_loop'},
   {'dry_run'},
   {'train'},

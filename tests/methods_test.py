@@ -83,9 +83,16 @@ def test_a_method_knows_what_a_step_costs():
 
 
 def test_one_config_serves_every_method():
-  options = {'rho': 0.1, 'p': 3.0, 'ascent_steps': 2, 'of_another_method': 1}
+  options = {'rho': 0.1, 'p': 3.0, 'ascent_steps': 2}
   methods.create('sgd', **options)
   methods.create('sam', **options)
+
+
+def test_an_option_that_no_method_has_is_refused():
+  with pytest.raises(
+    ValueError, match="option of a method 'roh'; known: .*rho"
+  ):
+    methods.create('sgd', roh=0.1)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +118,9 @@ def test_an_unknown_method_is_refused_with_the_known_ones():
 def test_a_method_can_be_registered_once(monkeypatch):
   monkeypatch.setattr(methods, '_METHODS', dict(methods._METHODS))
   made = []
-  methods.register('mine', lambda rho: made.append(rho) or methods.sgd())
+  methods.register('mine')(lambda rho: made.append(rho) or methods.sgd())
   methods.create('mine', rho=0.7, p=2.0)
   assert made == [0.7]
   for name in ('mine', 'sam'):
     with pytest.raises(ValueError, match=f'{name!r} is registered already'):
-      methods.register(name, methods.sgd)
+      methods.register(name)(methods.sgd)

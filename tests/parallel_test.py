@@ -3,8 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sam_jax import layout as layout_lib
-from sam_jax import parallel
+from sam_jax import layout as layout_lib, parallel
 
 NAMES = ('shard_map', 'pmap')
 # Devices, and how many of them share a group.

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from sam_jax import layout as layout_lib
 from sam_jax import (
+  layout as layout_lib,
   losses,
   methods,
   optimizers,

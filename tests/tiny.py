@@ -82,7 +82,7 @@ def environment(num_devices):
   return os.environ | {'XLA_FLAGS': count}
 
 
-def cli(*arguments, num_devices=1, timeout=120):
+def cli(*arguments, num_devices=1, timeout=240):
   """Runs the command line in a process of its own."""
   return subprocess.run(
     command(*arguments),

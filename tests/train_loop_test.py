@@ -14,6 +14,7 @@ from sam_jax import (
   evaluate,
   experiment,
   interrupts,
+  preparation,
   train_loop,
   workdir,
   writers,
@@ -655,7 +656,7 @@ def _first_update(directory, **fields):
   )
   config = tiny.config(**fields)
   built = experiment.build(config)
-  start = train_loop.initial_state(config, built).params
+  start = preparation.initial_state(config, built).params
   end = tiny.state(directory)['params']
   return [
     np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])

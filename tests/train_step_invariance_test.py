@@ -249,7 +249,7 @@ def _ema_method(decay=0.9):
 @pytest.fixture
 def stateful(monkeypatch):
   monkeypatch.setattr(methods, '_METHODS', dict(methods._METHODS))
-  methods.register('ema', _ema_method)
+  methods.register('ema')(_ema_method)
 
 
 @pytest.mark.parametrize(

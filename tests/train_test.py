@@ -21,6 +21,8 @@ from absl import flags
 from sam_jax import train, writers
 
 DIGITS = 'configs/digits.py'
+# One program for runs of any length, with few pieces: it compiles once.
+QUICK = {'schedule.name': 'constant', 'microbatch_size': 4}
 
 # How ml_collections loads a config file on Python 3.11.
 pytestmark = pytest.mark.filterwarnings(
@@ -261,26 +263,22 @@ def test_a_loss_that_is_not_finite_is_status_1(main, finished, tmp_path):
 def test_a_signal_saves_and_the_same_command_goes_on_with_more_devices(
   tmp_path,
 ):
-  """SIGTERM on one device, SIGINT on four, the end on two."""
-  fields = {
-    'num_epochs': 40,
-    'checkpoint.every_steps': None,
-    'checkpoint.max_to_keep': 3,
-  }
-  path = tiny.config_file(tmp_path, **fields)
+  """SIGTERM on one device, SIGINT on four."""
+  fields = {'num_epochs': 40, 'checkpoint.every_steps': None}
+  path = tiny.config_file(tmp_path, **QUICK, **fields)
   arguments = (f'--config={path}', f'--workdir={tmp_path}/run')
   for signum, num_devices in ((signal.SIGTERM, 1), (signal.SIGINT, 4)):
     made = tiny.steps(tmp_path / 'run')[-1:] or [0]
     process = _start(*arguments, num_devices=num_devices)
     _wait_for_step(tmp_path / 'run', made[0] + 7)
     process.send_signal(signum)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 128 + signum
     step = tiny.steps(tmp_path / 'run')[-1]
     assert step >= made[0] + 7
     assert f'sam_jax: stopped at step {step} by {signum.name}' in err
     assert 'Traceback' not in err
-  done = tiny.cli(*arguments, num_devices=2)
+  done = tiny.cli(*arguments, num_devices=4)
   assert done.returncode == 0, done.stderr
   assert f'200 steps of which {step} are made' in done.stdout
   steps = [
@@ -302,7 +300,7 @@ def _start(*arguments, num_devices=1, **options):
   )
 
 
-def _wait_for_step(run, step, seconds=90):
+def _wait_for_step(run, step, seconds=240):
   """Waits until a step is logged."""
   end = time.monotonic() + seconds
   while time.monotonic() < end:
@@ -330,6 +328,7 @@ def test_a_second_signal_stops_at_once(monkeypatch, tmp_path):
   monkeypatch.setenv('PYTHONPATH', str(tmp_path))
   path = tiny.config_file(
     tmp_path,
+    **QUICK,
     **{
       'num_epochs': 10_000,
       'checkpoint.every_steps': None,
@@ -345,7 +344,7 @@ def test_a_second_signal_stops_at_once(monkeypatch, tmp_path):
     assert process.poll() is None
   process.send_signal(signal.SIGINT)
   start = time.monotonic()
-  process.communicate(timeout=30)
+  process.communicate(timeout=60)
   assert process.returncode == -signal.SIGINT
   assert time.monotonic() - start < 10
 
@@ -375,7 +374,8 @@ def _kill_after(process, run, seconds):
 
 @pytest.mark.slow
 def test_sigkill_at_random_moments_changes_nothing(tmp_path):
-  path = tiny.config_file(tmp_path, num_epochs=20, **{'log.tensorboard': True})
+  fields = {'num_epochs': 20, 'log.tensorboard': True}
+  path = tiny.config_file(tmp_path, **QUICK, **fields)
   command = (f'--config={path}', f'--workdir={tmp_path}/killed')
   rng = random.Random(0)
   killed_at = []
@@ -394,7 +394,7 @@ def test_sigkill_at_random_moments_changes_nothing(tmp_path):
 
 
 def test_a_terminal_gets_a_bar(tmp_path):
-  path = tiny.config_file(tmp_path, num_epochs=2)
+  path = tiny.config_file(tmp_path, **QUICK)
   master, slave = pty.openpty()
   termios.tcsetwinsize(slave, (24, 150))
   process = subprocess.Popen(
@@ -406,7 +406,7 @@ def test_a_terminal_gets_a_bar(tmp_path):
   )
   os.close(slave)
   shown = _read_all(master)
-  assert process.wait(timeout=60) == 0, shown
+  assert process.wait(timeout=240) == 0, shown
   assert re.search(r'100%.*10/10 \[.*loss \d\.\d+, error \d+\.\d+%', shown)
   assert 'images/s' in shown
   assert re.search(r'finished: test error', shown)

@@ -5,10 +5,12 @@ the images themselves happens on the device (`sam_jax.augmentation`).
 """
 
 # Each of these modules registers its data sets.
-from sam_jax.datasets import cifar as cifar
-from sam_jax.datasets import digits as digits
-from sam_jax.datasets import fashion_mnist as fashion_mnist
-from sam_jax.datasets import svhn as svhn
+from sam_jax.datasets import (
+  cifar as cifar,
+  digits as digits,
+  fashion_mnist as fashion_mnist,
+  svhn as svhn,
+)
 from sam_jax.datasets.batches import (
   eval_batches,
   steps_per_epoch,

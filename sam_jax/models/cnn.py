@@ -45,6 +45,9 @@ class Cnn(nn.Module):
     lookup.check('activation', self.activation, layers.ACTIVATIONS)
     lookup.check('norm', self.norm, layers.NORMS)
     layers.check_dropout_rate(self.dropout_rate)
+    for size in (*self.features, self.hidden):
+      if size < 1:
+        raise ValueError(f'features and hidden must be at least 1, got {size}')
 
   @nn.compact
   def __call__(
