@@ -176,9 +176,9 @@ def test_init_from_is_not_needed_to_go_on(finished, tmp_path):
   source = tmp_path / 'source'
   source.symlink_to(finished)
   fields = {'init_from': str(source), 'schedule.name': 'constant'}
-  tiny.train(tmp_path / 'run', **fields, num_steps=1)
+  tiny.train(tmp_path / 'run', **fields, num_epochs=1)
   source.unlink()
-  assert tiny.train(tmp_path / 'run', **fields, num_steps=2)['steps'] == 2
+  assert tiny.train(tmp_path / 'run', **fields, num_epochs=2)['steps'] == 10
 
 
 @pytest.mark.parametrize(
