@@ -32,17 +32,17 @@ def example_metrics(
   against `[n]` and can be negative; its evaluation loss is smoothed like the
   training loss.
   """
-  errors = jnp.argmax(logits, axis=-1) != labels
+  own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+  # A NaN compares as neither larger nor smaller: count it as an error.
+  is_finite = jnp.isfinite(own[:, 0])
+  is_right = (jnp.argmax(logits, axis=-1) == labels) & is_finite
   metrics = {
     'loss': losses.cross_entropy(logits, labels),
-    'error_rate': errors.astype(jnp.float32),
+    'error_rate': 1 - is_right.astype(jnp.float32),
   }
   if logits.shape[-1] > _TOP_K:
-    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    rank = jnp.sum(logits > own, axis=-1)
-    # A NaN compares as not larger: count it as an error, not as a hit.
-    hit = (rank < _TOP_K) & jnp.isfinite(own[:, 0])
-    metrics['top5_error_rate'] = 1 - hit.astype(jnp.float32)
+    is_near = (jnp.sum(logits > own, axis=-1) < _TOP_K) & is_finite
+    metrics['top5_error_rate'] = 1 - is_near.astype(jnp.float32)
   return metrics
 
 

@@ -44,6 +44,7 @@ def test_five_classes_or_fewer_have_no_top5_error():
 
 def test_logits_that_are_nan_are_no_hit():
   metrics = evaluate.example_metrics(jnp.full((2, 6), jnp.nan), jnp.arange(2))
+  np.testing.assert_array_equal(metrics['error_rate'], 1)
   np.testing.assert_array_equal(metrics['top5_error_rate'], 1)
 
 

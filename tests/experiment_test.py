@@ -45,11 +45,16 @@ def test_state_shapes_are_those_of_a_state(built):
 
 def test_initial_weights_follow_from_the_seed_alone(built):
   def init(seed):
-    return experiment.init_variables(built.model, (8, 8, 1), seed)['params']
+    return preparation.initial_state(tiny.config(seed=seed), built).params
 
   jax.tree.map(np.testing.assert_array_equal, init(3), init(3))
   kernels = [np.asarray(init(s)['Dense_0']['kernel']) for s in (3, 4)]
   assert not np.any(kernels[0] == kernels[1])
+
+
+def test_the_seed_reaches_augmentation_dropout_and_method():
+  """`train_step` draws all of them from this one."""
+  assert experiment.build(tiny.config(seed=3)).fns.seed == 3
 
 
 @pytest.mark.parametrize('split', ['test', 'validation'])

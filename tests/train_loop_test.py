@@ -265,6 +265,23 @@ def test_another_seed_gives_another_run(tmp_path, whole):
   assert mine[-1]['test/loss'] != other[-1]['test/loss']
 
 
+def test_the_seed_reaches_the_order_of_the_examples(tmp_path, whole):
+  """With the same weights and nothing random, the first loss tells."""
+  quiet = {
+    'init_from': str(whole),
+    'method': 'sgd',
+    'num_steps': 1,
+    'augmentation.name': 'none',
+    'augmentation.cutout_length': 0,
+    'model.dropout_rate': 0.0,
+  }
+  losses = []
+  for seed in (0, 1):
+    tiny.train(tmp_path / str(seed), **quiet, seed=seed)
+    losses.append(tiny.log(tmp_path / str(seed))[0]['step/loss'])
+  assert losses[0] != losses[1]
+
+
 # --- What is logged ----------------------------------------------------------
 
 
