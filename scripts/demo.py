@@ -204,8 +204,8 @@ def _table(runs: Sequence[Run]) -> str:
     gradients = result['gradient_evaluations']
     lines.append(f'{arm.name:16}{cells[0]:>18}{cells[1]:>18}{gradients:>12g}')
   lines.append(
-    'The best epoch is picked by looking at the test set, which flatters it; '
-    'rho was chosen\nbeforehand, on a validation split (see configs/digits.py).'
+    'The best epoch is picked by looking at the test set, which flatters it. '
+    'rho was\nchosen beforehand, on a validation split: configs/digits.py.'
   )
   return '\n'.join(lines) + '\n'
 
