@@ -18,9 +18,10 @@ over 3 seeds, %:
 | at the end        | 61.3    | 60.0 | 62.7 | 74.7 | 93.7 | 94.3 | 94.0 |
 | at the best epoch | 94.7    | 95.7 | 95.7 | 95.3 | 96.7 | 96.0 | 94.3 |
 
-Network, batch size and learning rate were settled while looking at test accuracy
-too; rho alone was not. The activation is smooth because SAM with so large a rho kills all units of a
-ReLU network of this size: from rho = .5 on it stays at 10 %.
+Network, batch size and learning rate were settled while looking at test
+accuracy too; rho alone was not. The activation is smooth because SAM with so
+large a rho kills all units of a ReLU network of this size: from rho = .5 on it
+stays at 10 %.
 """
 
 import ml_collections
