@@ -114,11 +114,12 @@ class _Loop:
       self._logged_step = step
       state = self._checkpoints.read_state(step, state)
     self._open_logs()
-    self._announce(state)
+    num_parameters = provenance.count_parameters(state.params)
+    self._announce(num_parameters)
     state = self._parallel.replicate(state)
     with interrupts.Listener() as listener:
-      state = self._train(state, listener)
-      return self._finish(state)
+      self._train(state, listener)
+      return self._finish(num_parameters)
 
   def close(self) -> None:
     """Finishes writing what is under way."""
@@ -142,20 +143,19 @@ class _Loop:
       seconds=self._config.log.progress_seconds,
     )
 
-  def _announce(self, state: train_step.TrainState) -> None:
+  def _announce(self, num_parameters: int) -> None:
     """Prints what is about to run."""
-    count = provenance.count_parameters(state.params)
     step = self._progress.step
     self._reporter.line(
       f'{self._config.method} on {self._config.data.name}: '
-      f'{self._config.model.name} with {count:,} parameters, '
+      f'{self._config.model.name} with {num_parameters:,} parameters, '
       f'{self._experiment.num_steps} steps of which {step} are made'
     )
     self._reporter.line(self._experiment.layout.describe())
 
   def _train(
     self, state: train_step.TrainState, listener: interrupts.Listener
-  ) -> train_step.TrainState:
+  ) -> None:
     """Makes all steps that are left."""
     train_step_fn = self._experiment.compile_train_step()
     batches = self._batches()
@@ -170,7 +170,6 @@ class _Loop:
         self._save(step, state)
       if stops:
         raise interrupts.Interrupted(listener.signum, step)
-    return state
 
   def _batches(self) -> Iterator[train_step.Batch]:
     """Yields the batches that are left, on the devices."""
@@ -363,13 +362,12 @@ class _Loop:
     self._progress.elapsed_seconds += now - self._started
     self._started = now
 
-  def _finish(self, state: train_step.TrainState) -> dict[str, Any]:
+  def _finish(self, num_parameters: int) -> dict[str, Any]:
     """Writes result.json when everything else is on disk."""
     self._checkpoints.wait()
     self._count_time()
     progress, experiment = self._progress, self._experiment
     per_step = experiment.fns.method.gradient_evaluations
-    params = self._parallel.unreplicate(state).params
     result = {
       'steps': experiment.num_steps,
       'epochs': self._epoch(experiment.num_steps),
@@ -380,7 +378,7 @@ class _Loop:
       'wall_seconds': progress.elapsed_seconds,
       # Examples put through a forward and backward pass, per batch size.
       'gradient_evaluations': per_step * experiment.num_steps,
-      'parameters': provenance.count_parameters(params),
+      'parameters': num_parameters,
       **provenance.describe(),
     }
     workdir_lib.write_json(self._workdir / 'result.json', result)

@@ -84,8 +84,8 @@ def test_a_method_knows_what_a_step_costs():
 
 def test_one_config_serves_every_method():
   options = {'rho': 0.1, 'p': 3.0, 'ascent_steps': 2}
-  methods.create('sgd', **options)
-  methods.create('sam', **options)
+  assert methods.create('sgd', **options).gradient_evaluations == 1
+  assert methods.create('sam', **options).gradient_evaluations == 3
 
 
 def test_an_option_that_no_method_has_is_refused():
