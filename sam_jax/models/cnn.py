@@ -12,7 +12,7 @@ _kernel_init = jax.nn.initializers.lecun_normal()
 
 
 @registry.register('cnn')
-class Cnn(nn.Module):
+class Cnn(layers.Classifier):
   """3x3 convolutions with 2x2 average pooling, then one hidden dense layer.
 
   With a smooth activation the whole network is smooth, as tests that compare
@@ -23,7 +23,9 @@ class Cnn(nn.Module):
     features: channels of each convolution; each halves height and width.
     hidden: units of the hidden dense layer.
     activation: one of `layers.ACTIVATIONS`.
-    norm: 'none', or 'batch' for BatchNorm after each convolution.
+    norm: 'none', or see `layers.Classifier` for BatchNorm after each
+      convolution.
+    norm_axes: see `layers.Classifier`.
     dropout_rate: of the hidden units.
 
   Example:
@@ -32,18 +34,18 @@ class Cnn(nn.Module):
     (32, 64)
   """
 
-  num_classes: int
   features: tuple[int, ...] = (32, 64)
   hidden: int = 128
   activation: str = 'relu'
   norm: str = 'none'
   dropout_rate: float = 0.0
 
+  norms = layers.NORMS
+
   def __post_init__(self) -> None:
     """Checks the fields."""
     super().__post_init__()
     lookup.check('activation', self.activation, layers.ACTIVATIONS)
-    lookup.check('norm', self.norm, layers.NORMS)
     layers.check_dropout_rate(self.dropout_rate)
     for size in (*self.features, self.hidden):
       if size < 1:
@@ -82,11 +84,9 @@ class Cnn(nn.Module):
 
   def _convolve(self, x: jax.Array, features: int, *, train: bool) -> jax.Array:
     """A convolution, with BatchNorm in place of its bias if asked for."""
-    normalise = self.norm == 'batch'
-    x = layers.conv(features, use_bias=not normalise, kernel_init=_kernel_init)(
-      x
-    )
-    return layers.batch_norm(train=train)(x) if normalise else x
+    use_bias = self.norm == 'none'
+    x = layers.conv(features, use_bias=use_bias, kernel_init=_kernel_init)(x)
+    return x if use_bias else self.batch_norm(train=train)()(x)
 
   def _check_size(self, shape: tuple[int, ...]) -> None:
     """Refuses images that the poolings would shrink to nothing."""

@@ -1,12 +1,17 @@
 """The vocabulary that the models share: layers, initialisers, checks."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from sam_jax import lookup
+
 Initializer = jax.nn.initializers.Initializer
+# `(name=...) -> layer`; what differs between the passes is settled.
+NormFactory = Callable[..., nn.Module]
 
 # He et al. 2015, normal (not truncated), scaled by the outgoing connections.
 he_fan_out = jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
@@ -19,7 +24,70 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'softplus': nn.softplus,
 }
 
-NORMS = ('batch', 'none')
+# BatchNorm over the examples of a microbatch, over those of all devices, or by
+# the running statistics in training too.
+BATCH_NORMS = ('batch', 'synced', 'frozen')
+NORMS = (*BATCH_NORMS, 'none')
+
+
+class Classifier(nn.Module, kw_only=True):
+  """What the models have in common: classes, and how BatchNorm works.
+
+  Attributes:
+    num_classes: number of logits.
+    norm: what BatchNorm normalises by in training: 'batch', the statistics of
+      this call's examples; 'synced', those of all devices, as the official
+      release does for EfficientNets from scratch; 'frozen', the running
+      statistics, which then stay as they are, for fine-tuning.
+    norm_axes: mapped axes over which 'synced' averages.
+  """
+
+  num_classes: int
+  norm: str = 'batch'
+  norm_axes: tuple[str, ...] = ()
+
+  # The values of `norm` that a model knows.
+  norms = BATCH_NORMS
+
+  def __post_init__(self) -> None:
+    """Checks the fields."""
+    super().__post_init__()
+    lookup.check('norm', self.norm, self.norms)
+
+  def batch_norm(
+    self, *, train: bool, momentum: float = 0.9, epsilon: float = 1e-5
+  ) -> NormFactory:
+    """Returns the model's BatchNorm, as a factory that takes a name.
+
+    Args:
+      train: whether to normalise by a batch, and update 'batch_stats'.
+      momentum: of the running statistics.
+      epsilon: added to the variance.
+
+    Raises:
+      ValueError: norm is 'synced' and there are no axes to do so.
+    """
+    is_synced = train and self.norm == 'synced'
+    if is_synced and not self.norm_axes:
+      raise ValueError(
+        "norm='synced' needs norm_axes, the names of the mapped axes over "
+        'which to average, e.g. that of jax.pmap'
+      )
+    return functools.partial(
+      nn.BatchNorm,
+      use_running_average=not train or self.norm == 'frozen',
+      momentum=momentum,
+      epsilon=epsilon,
+      axis_name=self.norm_axes if is_synced else None,
+    )
+
+
+def maybe_remat(block: type[nn.Module], remat: bool) -> type[nn.Module]:
+  """Returns the block, or one that recomputes its inside in the backward pass.
+
+  It then keeps its input only: less memory, about a third more arithmetic.
+  """
+  return nn.remat(block) if remat else block
 
 
 def uniform_by_classes(
@@ -38,15 +106,16 @@ def uniform_by_classes(
 def conv(
   features: int,
   *,
+  size: int = 3,
   strides: int = 1,
   use_bias: bool = False,
   kernel_init: Initializer = he_fan_out,
   name: str | None = None,
 ) -> nn.Conv:
-  """Returns a 3x3 convolution with 'SAME' padding."""
+  """Returns a size x size convolution with 'SAME' padding."""
   return nn.Conv(
     features,
-    kernel_size=(3, 3),
+    kernel_size=(size, size),
     strides=(strides, strides),
     padding='SAME',
     use_bias=use_bias,
@@ -55,33 +124,31 @@ def conv(
   )
 
 
-def batch_norm(*, train: bool, name: str | None = None) -> nn.BatchNorm:
-  """Returns BatchNorm over the examples of this call, never over devices."""
-  return nn.BatchNorm(
-    use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name
-  )
-
-
 def classifier(num_classes: int, *, name: str | None = None) -> nn.Dense:
   """Returns the last dense layer, initialised by `uniform_by_classes`."""
   return nn.Dense(num_classes, kernel_init=uniform_by_classes, name=name)
 
 
-def add_shortcut(residual: jax.Array, shortcut: jax.Array) -> jax.Array:
-  """Adds a shortcut without parameters: average pooling, zero channels.
+def add_shortcut(
+  residual: jax.Array, shortcut: jax.Array, *, average: bool = True
+) -> jax.Array:
+  """Adds a shortcut without parameters: pooling, and zero channels.
 
   Args:
     residual: [batch, height, width, channels], the output of some layers.
     shortcut: [batch, s * height, s * width, fewer or equal channels], their
-      input. It is averaged over s x s windows, and zero channels are appended.
+      input. It is reduced over s x s windows, and zero channels are appended.
+    average: whether to take the mean of a window, else its first pixel.
 
   Returns:
     The sum, of the shape of `residual`.
   """
-  stride = shortcut.shape[1] // residual.shape[1]
-  if stride > 1:
+  stride = -(-shortcut.shape[1] // residual.shape[1])
+  if stride > 1 and average:
     window = (stride, stride)
     shortcut = nn.avg_pool(shortcut, window, strides=window)
+  elif stride > 1:
+    shortcut = shortcut[:, ::stride, ::stride]
   missing = residual.shape[-1] - shortcut.shape[-1]
   if missing > 0:
     shortcut = jnp.pad(shortcut, [(0, 0), (0, 0), (0, 0), (0, missing)])
@@ -92,3 +159,21 @@ def check_dropout_rate(rate: float) -> None:
   """Raises ValueError unless a dropout rate is in [0, 1)."""
   if not 0 <= rate < 1:
     raise ValueError(f'dropout_rate must be in [0, 1), got {rate}')
+
+
+def check_quarters(model: str, shape: tuple[int, ...]) -> None:
+  """Refuses images that two averages over 2 x 2 windows would not divide."""
+  if len(shape) != 4 or shape[1] % 4 or shape[2] % 4:
+    raise ValueError(
+      f'{model} needs images [batch, height, width, channels] with height '
+      f'and width multiples of 4, got {list(shape)}'
+    )
+
+
+def check_stages(model: str, stage_sizes: tuple[int, ...]) -> None:
+  """Refuses a network without stages, or with an empty one."""
+  if not stage_sizes or min(stage_sizes) < 1:
+    raise ValueError(
+      f'{model} stage_sizes must be positive numbers of blocks, got '
+      f'{tuple(stage_sizes)}'
+    )

@@ -10,7 +10,6 @@ official checkpoint is the identity: renaming one breaks them.
 import jax
 from flax import linen as nn
 
-from sam_jax import lookup
 from sam_jax.models import layers, registry
 
 _GROUP_CHANNELS = (16, 32, 64)
@@ -22,20 +21,21 @@ class _Block(nn.Module):
   channels: int
   strides: int
   activate_before_shortcut: bool
-  norm: str
+  norm: layers.NormFactory | None
   branch_scale: float
   dropout_rate: float
+  train: bool
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    use_bias = self.norm == 'none'
-    y = _activation(x, norm=self.norm, train=train, name='init_bn')
+  def __call__(self, x: jax.Array) -> jax.Array:
+    use_bias = self.norm is None
+    y = _activation(x, self.norm, 'init_bn')
     shortcut = y if self.activate_before_shortcut else x
     y = layers.conv(
       self.channels, strides=self.strides, use_bias=use_bias, name='conv1'
     )(y)
-    y = _activation(y, norm=self.norm, train=train, name='bn_2')
-    y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
+    y = _activation(y, self.norm, 'bn_2')
+    y = nn.Dropout(self.dropout_rate, deterministic=not self.train)(y)
     y = layers.conv(self.channels, use_bias=use_bias, name='conv2')(y)
     return layers.add_shortcut(self.branch_scale * y, shortcut)
 
@@ -48,23 +48,27 @@ class _Group(nn.Module):
   strides: int
   activate_before_shortcut: bool
   use_additional_skip_connection: bool
-  norm: str
+  norm: layers.NormFactory | None
   branch_scale: float
   dropout_rate: float
+  train: bool
+  remat: bool
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(self, x: jax.Array) -> jax.Array:
     first = x
+    block = layers.maybe_remat(_Block, self.remat)
     for i in range(self.num_blocks):
-      x = _Block(
+      x = block(
         self.channels,
         strides=self.strides if i == 0 else 1,
         activate_before_shortcut=self.activate_before_shortcut and i == 0,
         norm=self.norm,
         branch_scale=self.branch_scale,
         dropout_rate=self.dropout_rate,
+        train=self.train,
         name=f'WideResnetBlock_{i}',
-      )(x, train=train)
+      )(x)
     if self.use_additional_skip_connection:
       x = layers.add_shortcut(x, first)
     return x
@@ -73,7 +77,7 @@ class _Group(nn.Module):
 @registry.register('wide_resnet')
 @registry.register('WideResnet{depth}x{width}')
 @registry.register('WideResnet_mini', depth=16, width=1)
-class WideResnet(nn.Module):
+class WideResnet(layers.Classifier):
   """WideResNet for images whose height and width are multiples of 4.
 
   Registered as 'wide_resnet', with depth and width as arguments; under the
@@ -95,7 +99,9 @@ class WideResnet(nn.Module):
     use_additional_skip_connections: adds shortcuts around each group and
       around all of them, from the images on, as AutoAugment's model has
       (official flag of the same name; off in the paper).
-    norm: 'batch' or 'none'.
+    norm: see `layers.Classifier`; and 'none'.
+    norm_axes: see `layers.Classifier`.
+    remat: whether to recompute the blocks in the backward pass.
     dropout_rate: between the two convolutions of each block; 0 in the paper.
 
   Source: official models/wide_resnet.py. Differs from the official release:
@@ -113,12 +119,13 @@ class WideResnet(nn.Module):
     36220634
   """
 
-  num_classes: int
   depth: int
   width: int
   use_additional_skip_connections: bool = False
-  norm: str = 'batch'
   dropout_rate: float = 0.0
+  remat: bool = False
+
+  norms = layers.NORMS
 
   def __post_init__(self) -> None:
     """Checks the fields."""
@@ -130,7 +137,6 @@ class WideResnet(nn.Module):
       )
     if self.width < 1:
       raise ValueError(f'WideResNet width must be positive, got {self.width}')
-    lookup.check('norm', self.norm, layers.NORMS)
     layers.check_dropout_rate(self.dropout_rate)
 
   @nn.compact
@@ -153,17 +159,20 @@ class WideResnet(nn.Module):
       ValueError: if height or width is no multiple of 4.
     """
     del true_gradient
-    _check_image_shape(images.shape)
-    x = layers.conv(16, use_bias=self.norm == 'none', name='init_conv')(images)
+    layers.check_quarters('WideResnet', images.shape)
+    norm = None if self.norm == 'none' else self.batch_norm(train=train)
+    x = layers.conv(16, use_bias=norm is None, name='init_conv')(images)
     for index in range(len(_GROUP_CHANNELS)):
-      x = self._group(index)(x, train=train)
+      x = self._group(index, norm, train)(x)
     if self.use_additional_skip_connections:
       x = layers.add_shortcut(x, images)
-    x = _activation(x, norm=self.norm, train=train, name='pre-pool-bn')
+    x = _activation(x, norm, 'pre-pool-bn')
     # flax.nn counted this layer among its siblings, the three groups.
     return layers.classifier(self.num_classes, name='Dense_3')(x.mean((1, 2)))
 
-  def _group(self, index: int) -> _Group:
+  def _group(
+    self, index: int, norm: layers.NormFactory | None, train: bool
+  ) -> _Group:
     """Returns one of the three groups; only the first keeps the size."""
     num_blocks = (self.depth - 4) // 6
     num_branches = num_blocks * len(_GROUP_CHANNELS)
@@ -173,26 +182,17 @@ class WideResnet(nn.Module):
       strides=1 if index == 0 else 2,
       activate_before_shortcut=index == 0,
       use_additional_skip_connection=self.use_additional_skip_connections,
-      norm=self.norm,
-      branch_scale=1.0 if self.norm == 'batch' else num_branches**-0.5,
+      norm=norm,
+      branch_scale=num_branches**-0.5 if norm is None else 1.0,
       dropout_rate=self.dropout_rate,
+      train=train,
+      remat=self.remat,
       name=f'WideResnetGroup_{index}',
     )
 
 
 def _activation(
-  x: jax.Array, *, norm: str, train: bool, name: str
+  x: jax.Array, norm: layers.NormFactory | None, name: str
 ) -> jax.Array:
-  """BatchNorm, unless the norm is 'none', then ReLU."""
-  if norm == 'batch':
-    x = layers.batch_norm(train=train, name=name)(x)
-  return nn.relu(x)
-
-
-def _check_image_shape(shape: tuple[int, ...]) -> None:
-  """Refuses images whose shortcuts would not fit their branches."""
-  if len(shape) != 4 or shape[1] % 4 or shape[2] % 4:
-    raise ValueError(
-      'WideResnet needs images [batch, height, width, channels] with height '
-      f'and width multiples of 4, got {list(shape)}'
-    )
+  """BatchNorm, if there is any, then ReLU."""
+  return nn.relu(x if norm is None else norm(name=name)(x))
