@@ -47,7 +47,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.hidden = placeholder(int)
   # 'cnn': 'relu', 'tanh', ...
   config.model.activation = placeholder(str)
-  # Run directory whose last weights to start from; '' is random.
+  # What to start from: a run directory, of whose last checkpoint counts what it
+  # was evaluated with, or an official checkpoint; '' is random.
   config.init_from = ''
 
   # --- Data [dataset] --------------------------------------------------------
@@ -125,18 +126,32 @@ def get_config() -> ml_collections.ConfigDict:
 
   # --- Optimizer -------------------------------------------------------------
   config.optimizer = ml_collections.ConfigDict()
-  # 'sgd', 'adamw', 'lion', or any function of optax with a learning rate.
+  # 'sgd', 'rmsprop_tf' (official [use_rmsprop]), 'adamw', 'lion', or any
+  # function of optax with a learning rate.
   config.optimizer.name = 'sgd'
-  # 'sgd': official .9, True, and so are the defaults.
+  # 'sgd', 'rmsprop_tf': official .9, and so is the default.
   config.optimizer.momentum = placeholder(float)
+  # 'sgd': official True, and so is the default.
   config.optimizer.nesterov = placeholder(bool)
+  # 'rmsprop_tf': of the mean of squares; official .9, and so is the default.
+  config.optimizer.decay = placeholder(float)
+  # 'rmsprop_tf': whether the momentum sums learning rate times direction, as
+  # TensorFlow 1 does and the default is, or the directions (official).
+  config.optimizer.lr_in_momentum = placeholder(bool)
   # 'adamw', 'lion', ...
   config.optimizer.b1 = placeholder(float)
   config.optimizer.b2 = placeholder(float)
+  # 'adamw', 'rmsprop_tf', ...: 'rmsprop_tf' has the official .001.
   config.optimizer.eps = placeholder(float)
   # Largest global norm of the averaged gradient; 0 is no clipping. Official
   # [gradient_clipping]: 5.
   config.gradient_clipping = 5.0
+  config.ema = ml_collections.ConfigDict()
+  # Decay of the moving average of parameters and BatchNorm statistics, which is
+  # then evaluated, in [0, 1); 0 keeps none. Official [ema_decay]: 0.
+  config.ema.decay = 0.0
+  # Updates before it begins. Official: 1560, five epochs of ImageNet.
+  config.ema.warmup_steps = 0
 
   # --- Regularization --------------------------------------------------------
   config.weight_decay = ml_collections.ConfigDict()

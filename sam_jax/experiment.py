@@ -21,6 +21,7 @@ import optax
 from sam_jax import (
   augmentation,
   datasets,
+  ema,
   evaluate,
   layout as layout_lib,
   loops,
@@ -103,8 +104,7 @@ class Experiment:
 
   def variables(self, state: train_step.TrainState) -> types.PyTree:
     """Returns what the model is evaluated with."""
-    params = self.fns.method.eval_params(state.method_state, state.params)
-    return {'params': params, 'batch_stats': state.batch_stats}
+    return train_step.eval_variables(state, self.fns)
 
 
 def factory_kwargs(section: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -345,6 +345,7 @@ def _step_fns(
       weight_decay_exclude=decay.exclude,
       **factory_kwargs(config.optimizer),
     ),
+    ema_fn=ema.create(**config.ema),
     learning_rate_fn=schedule,
     gradient_clipping=config.gradient_clipping,
     layout=layout,

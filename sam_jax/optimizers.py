@@ -48,6 +48,40 @@ def sgd(
   return optax.sgd(learning_rate, momentum or None, nesterov)
 
 
+def rmsprop_tf(
+  learning_rate: optax.ScalarOrSchedule,
+  decay: float = 0.9,
+  momentum: float = 0.9,
+  eps: float = 1e-3,
+  lr_in_momentum: bool = True,
+) -> optax.GradientTransformation:
+  """Returns RMSProp as TensorFlow 1 has it, on which EfficientNets rest.
+
+  `v = decay * v + (1 - decay) * g^2`, from v = 1 on, and the momentum of
+  `g / sqrt(v + eps)`.
+
+  Args:
+    learning_rate: a number or a schedule.
+    decay: of the mean of squares.
+    momentum: decay of the velocity; 0 is none.
+    eps: added to the mean of squares, inside the root.
+    lr_in_momentum: whether the velocity sums steps, each with the learning
+      rate of its time, or directions, all multiplied by that of the update.
+      The same unless the learning rate changes.
+
+  Source: efficientnet/optim.py:81-87.
+
+  Differs from the official release: that one has lr_in_momentum=False, unlike
+  TensorFlow 1, which it means to follow.
+  """
+  scaling = optax.scale_by_learning_rate(learning_rate)
+  velocity = optax.trace(momentum)
+  return optax.chain(
+    optax.scale_by_rms(decay, eps, initial_scale=1.0, eps_in_sqrt=True),
+    *((scaling, velocity) if lr_in_momentum else (velocity, scaling)),
+  )
+
+
 def decay_mask(params: types.Params, exclude: str) -> types.PyTree:
   """Returns which parameters are decayed, a tree of bools like `params`.
 
@@ -111,14 +145,18 @@ def regularization(
   )
 
 
+# Found before optax's of the same name.
+_OURS = {'sgd': sgd, 'rmsprop_tf': rmsprop_tf}
+
+
 def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
   """Returns the optimizer of that name, ours or optax's."""
-  factory = sgd if name == 'sgd' else getattr(optax, name, None)
+  factory = _OURS.get(name) or getattr(optax, name, None)
   accepted = inspect.signature(factory).parameters if callable(factory) else ()
   if 'learning_rate' not in accepted:
     raise ValueError(
-      f'unknown optimizer {name!r}; use sgd, adamw, lion or another function '
-      'of optax that takes a learning_rate'
+      f'unknown optimizer {name!r}; use {", ".join(_OURS)}, adamw, lion or '
+      'another function of optax that takes a learning_rate'
     )
   return factory
 
@@ -136,8 +174,8 @@ def create(
   """Returns clipping, weight decay on the gradient, and the optimizer.
 
   Args:
-    name: 'sgd' (see `sgd`), or any function of optax that takes a learning
-      rate: 'adamw', 'lion', 'adam', ...
+    name: 'sgd' or 'rmsprop_tf' (see there), or any function of optax that
+      takes a learning rate: 'adamw', 'lion', 'adam', ...
     learning_rate: a number or a schedule.
     gradient_clipping: largest global norm of the averaged gradient; 0 is no
       clipping. The official default is 5.

@@ -14,7 +14,8 @@ class Run(NamedTuple):
 
   Attributes:
     model: Flax module; apply it to normalised images with `train=False`.
-    variables: params and batch_stats, arrays on the host or default device.
+    variables: params and batch_stats that the run is evaluated with, arrays
+      on the host or default device.
     config: of the run.
   """
 
@@ -83,6 +84,8 @@ def _variables(
   state: types.PyTree, config: ml_collections.ConfigDict
 ) -> types.PyTree:
   """Returns what a run evaluates with, from a state as nested dicts."""
+  if average := state.get('ema'):
+    return average
   params = state['params']
   method = experiment.create_method(config)
   method_state = flax.serialization.from_state_dict(

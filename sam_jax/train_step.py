@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from sam_jax import (
+  ema,
   layout as layout_lib,
   loops,
   methods,
@@ -41,6 +42,7 @@ class TrainState:
     batch_stats: BatchNorm statistics, averaged over all microbatches.
     opt_state: of the optimizer.
     method_state: of the method.
+    ema: average of what the run is evaluated with, `()` if none is kept.
   """
 
   step: jax.Array
@@ -48,6 +50,7 @@ class TrainState:
   batch_stats: types.PyTree
   opt_state: optax.OptState
   method_state: types.PyTree
+  ema: types.PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,7 @@ class StepFns:
     augment: `(key, uint8 images, positions) -> float32 images`.
     method: how a group's gradient is obtained.
     optimizer: from the averaged gradient to the update, clipping included.
+    ema_fn: updates the average that the run is evaluated with; None keeps none.
     learning_rate_fn: what the optimizer uses, for the log and the method.
     gradient_clipping: of the optimizer, for the log.
     layout: how the batch is cut.
@@ -74,6 +78,7 @@ class StepFns:
   augment: Callable[..., jax.Array]
   method: methods.Method
   optimizer: optax.GradientTransformation
+  ema_fn: ema.EmaFn | None
   learning_rate_fn: Callable[[jax.Array], Any]
   gradient_clipping: float
   layout: layout_lib.Layout
@@ -97,13 +102,34 @@ def init_state(
     fns: the optimizer and the method whose state it holds.
   """
   params = variables['params']
-  return TrainState(
+  state = TrainState(
     step=jnp.int32(0),
     params=params,
     batch_stats=variables.get('batch_stats', {}),
     opt_state=fns.optimizer.init(params),
     method_state=fns.method.init(params),
+    ema=(),
   )
+  if fns.ema_fn is None:
+    return state
+  # The state is donated, and no buffer can be donated twice.
+  return state.replace(ema=jax.tree.map(jnp.copy, _newest(state, fns)))
+
+
+def eval_variables(state: TrainState, fns: StepFns) -> types.PyTree:
+  """Returns what the model is evaluated with: params and batch_stats.
+
+  Args:
+    state: between two steps.
+    fns: what the steps are made of.
+  """
+  return _newest(state, fns) if fns.ema_fn is None else state.ema
+
+
+def _newest(state: TrainState, fns: StepFns) -> types.PyTree:
+  """Returns what is evaluated where no average is kept."""
+  params = fns.method.eval_params(state.method_state, state.params)
+  return {'params': params, 'batch_stats': state.batch_stats}
 
 
 def train_step(
@@ -164,7 +190,11 @@ def train_step(
     batch_stats=batch_stats,
     opt_state=opt_state,
     method_state=method_state,
+    ema=(),
   )
+  if fns.ema_fn is not None:
+    average = fns.ema_fn(state.ema, _newest(new_state, fns), new_state.step)
+    new_state = new_state.replace(ema=average)
   return new_state, metrics
 
 

@@ -57,6 +57,15 @@ def test_the_seed_reaches_augmentation_dropout_and_method():
   assert experiment.build(tiny.config(seed=3)).fns.seed == 3
 
 
+def test_the_average_is_the_configs(built):
+  assert built.fns.ema_fn is None
+  fields = {'ema.decay': 0.2, 'ema.warmup_steps': 3}
+  ema_fn = experiment.build(tiny.config(**fields)).fns.ema_fn
+  # From 1 to 0: the decay, a tenth at first and then 2/11, 3/12, ...
+  decays = [ema_fn(1.0, 0.0, step) for step in (2, 3, 4, 5)]
+  np.testing.assert_allclose(decays, [0, 1 / 10, 2 / 11, 0.2], rtol=1e-6)
+
+
 @pytest.mark.parametrize('split', ['test', 'validation'])
 def test_data_seed_fixes_split_and_noise_while_the_seed_varies(split):
   def dataset(**fields):
@@ -133,6 +142,7 @@ _EFFECTS = (
   {'schedule.name': 'exponential'},
   {'schedule.warmup_epochs': 0.2},
   {'optimizer.name': 'lion'},
+  {'optimizer.name': 'rmsprop_tf'},
   {'optimizer.momentum': 0.5},
   {'optimizer.nesterov': False},
   {'gradient_clipping': 0.1},
@@ -146,10 +156,16 @@ _EFFECTS = (
   {'data.label_noise': 0.9},
 )
 _DECAYED = {'weight_decay.rate': 0.5}
+_RMSPROP = {'optimizer.name': 'rmsprop_tf'}
+_EFFECTS_ON_RMSPROP = (
+  {'optimizer.decay': 0.5},
+  {'optimizer.eps': 0.1},
+  {'optimizer.lr_in_momentum': False},
+)
 _EFFECTS_ON_DECAY = (
-  {'weight_decay.place': 'descent', **_DECAYED},
-  {'weight_decay.place': 'gradient', **_DECAYED},
-  {'weight_decay.exclude': '(scale|bias)$', **_DECAYED},
+  {'weight_decay.place': 'descent'},
+  {'weight_decay.place': 'gradient'},
+  {'weight_decay.exclude': '(scale|bias)$'},
 )
 
 
@@ -162,18 +178,26 @@ def _two_steps(directory, **fields):
 @pytest.fixture(scope='module')
 def baselines(tmp_path_factory):
   return {
-    bool(fields): _two_steps(tmp_path_factory.mktemp('baseline'), **fields)
-    for fields in ({}, _DECAYED)
+    tuple(fields): _two_steps(tmp_path_factory.mktemp('baseline'), **fields)
+    for fields in ({}, _DECAYED, _RMSPROP)
   }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('fields', _EFFECTS + _EFFECTS_ON_DECAY, ids=str)
+@pytest.mark.parametrize(
+  ('fields', 'base'),
+  [
+    *[(fields, {}) for fields in _EFFECTS],
+    *[(fields, _DECAYED) for fields in _EFFECTS_ON_DECAY],
+    *[(fields, _RMSPROP) for fields in _EFFECTS_ON_RMSPROP],
+  ],
+  ids=str,
+)
 def test_a_field_that_says_how_to_train_changes_the_weights(
-  baselines, tmp_path, fields
+  baselines, tmp_path, fields, base
 ):
-  baseline = baselines[_DECAYED.items() <= fields.items()]
-  params = _two_steps(tmp_path, **fields)
+  baseline = baselines[tuple(base)]
+  params = _two_steps(tmp_path, **base | fields)
   largest = max(
     np.max(np.abs(a - b))
     for a, b in zip(
@@ -201,7 +225,7 @@ BAD = (
   ({'num_epochs': 0}, 'the run is 0 steps long'),
   ({'num_steps': 0}, 'the run is 0 steps long'),
   ({'num_epochs': -1}, 'the run is -5 steps long'),
-  ({'model.name': 'resnet'}, r"unknown model 'resnet'.*known: .*cnn"),
+  ({'model.name': 'lenet'}, r"unknown model 'lenet'.*known: .*cnn"),
   ({'model.depth': 28}, r"'cnn' takes no argument 'depth'"),
   ({'model.norm': 'layer'}, 'batch'),
   ({'model.features': (4,) * 4}, 'images of at least 16x16'),
@@ -222,6 +246,10 @@ BAD = (
   ({'schedule.warmup_epochs': -1.0}, 'warm-up takes -5'),
   ({'optimizer.name': 'sdg'}, "unknown optimizer 'sdg'"),
   ({'optimizer.b1': 0.5}, r"'sgd' takes no.* b1"),
+  ({'optimizer.decay': 0.9}, r"'sgd' takes no.* decay"),
+  ({'ema.decay': 1.0}, r'ema\.decay is 1\.0; it must be in \[0, 1\)'),
+  ({'ema.decay': -0.1}, r'ema\.decay is -0\.1'),
+  ({'ema.warmup_steps': -1}, r'ema\.warmup_steps is -1'),
   ({'gradient_clipping': -5.0}, r'gradient_clipping is -5'),
   ({'weight_decay.place': 'before'}, r"place 'before'.*descent"),
   ({'weight_decay.place': 'decoupled'}, "'sgd' has no decoupled"),

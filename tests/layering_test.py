@@ -15,7 +15,7 @@ _PACKAGE = _ROOT / 'sam_jax'
 # everything.
 _LAYERS = (
   {'lookup', 'types'},
-  {'datasets', 'layout', 'tree'},
+  {'datasets', 'ema', 'layout', 'tree'},
   {'augmentation', 'losses', 'models'},
   {'perturbations', 'sam'},
   {'loops', 'methods', 'optimizers', 'parallel', 'schedules'},
@@ -24,6 +24,7 @@ _LAYERS = (
     'checkpoints',
     'evaluate',
     'interrupts',
+    'legacy',
     'provenance',
     'reporting',
     'workdir',
@@ -31,6 +32,7 @@ _LAYERS = (
   },
   {'experiment'},
   {'runs'},
+  {'pretrained'},
   {'preparation'},
   {'train_loop'},
   {'dry_run'},

@@ -44,6 +44,78 @@ def test_nesterov_momentum_is_that_of_the_release():
     np.testing.assert_allclose(params, expected, rtol=1e-6, atol=1e-7)
 
 
+def _walk(optimizer, params, grads):
+  """Parameters after each of the gradients."""
+  params, walked = jnp.asarray(params), []
+  state = optimizer.init(params)
+  for g in grads:
+    updates, state = optimizer.update(g, state, params)
+    params = optax.apply_updates(params, updates)
+    walked.append(params)
+  return walked
+
+
+def _rmsprop(name, lr_in_momentum, rates=None):
+  """Our steps of a walk of the release, and what is stored of it."""
+  stored = reference.select(reference.load('misc.npz'), f'rmsprop/{name}')
+  _, momentum, decay, eps = map(float, stored['hp_lr_beta_beta2_eps'])
+  rates = jnp.asarray(stored['lrs'] if rates is None else rates)
+  optimizer = optimizers.create(
+    'rmsprop_tf',
+    learning_rate=lambda step: rates[step],
+    decay=decay,
+    momentum=momentum,
+    eps=eps,
+    lr_in_momentum=lr_in_momentum,
+  )
+  return _walk(optimizer, stored['w0'], stored['grads']), stored
+
+
+@pytest.mark.parametrize('name', 'ab')
+def test_rmsprop_with_the_rate_outside_the_momentum_is_the_releases(name):
+  walked, stored = _rmsprop(name, lr_in_momentum=False)
+  # Relative to the largest weight, which is of order one: some cross zero.
+  np.testing.assert_allclose(walked, stored['trajectory'], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', 'ab')
+def test_rmsprop_with_the_rate_in_the_momentum_is_tensorflows(name):
+  """ApplyRMSProp of TensorFlow 1, in float64."""
+  walked, stored = _rmsprop(name, lr_in_momentum=True)
+  _, momentum, rho, epsilon = stored['hp_lr_beta_beta2_eps'].astype(float)
+  var = stored['w0'].astype(float)
+  ms, mom = np.ones_like(var), np.zeros_like(var)
+  for lr, grad, actual in zip(
+    stored['lrs'], stored['grads'].astype(float), walked, strict=True
+  ):
+    ms += (grad**2 - ms) * (1 - rho)
+    mom = momentum * mom + lr * grad / np.sqrt(ms + epsilon)
+    var -= mom
+    # Ten steps of float32 rounding, on values of order one.
+    np.testing.assert_allclose(actual, var, rtol=1e-6, atol=1e-6)
+
+
+def test_where_the_rate_is_matters_only_if_it_changes():
+  constant = np.full(10, 0.1, np.float32)
+  same = [_rmsprop('a', inside, constant)[0] for inside in (True, False)]
+  np.testing.assert_allclose(*same, rtol=1e-6, atol=1e-6)
+  first, *others = zip(
+    *[_rmsprop('a', inside)[0] for inside in (True, False)], strict=True
+  )
+  np.testing.assert_allclose(*first, rtol=1e-6)
+  for inside, outside in others:
+    assert jnp.abs(inside - outside).max() > 1e-3
+
+
+def test_rmsprop_has_the_releases_constants_and_tensorflows_order():
+  grads = np.array([[1.0, -0.02], [0.1, 3.0], [0.5, 0.5]], np.float32)
+  rate = optax.linear_schedule(0.1, 0.0, 4)
+  ours = optimizers.create('rmsprop_tf', learning_rate=rate)
+  stated = optimizers.rmsprop_tf(rate, 0.9, 0.9, 1e-3, lr_in_momentum=True)
+  walk = lambda optimizer: _walk(optimizer, np.zeros(2, np.float32), grads)
+  np.testing.assert_array_equal(walk(ours), walk(stated))
+
+
 @pytest.mark.parametrize('limit', [0, 0.5, 1000])
 def test_clipping_is_that_of_the_release(limit):
   misc = reference.load('misc.npz')
@@ -174,7 +246,7 @@ def test_decoupled_decay_without_an_optimizer_for_it_is_refused():
   'name', ['adamm', 'chain', 'clip', 'constant_schedule', '__name__', 'contrib']
 )
 def test_an_unknown_optimizer_is_refused(name):
-  with pytest.raises(ValueError, match=f'{name!r}; use sgd, adamw, lion'):
+  with pytest.raises(ValueError, match=f'{name!r}; use sgd, rmsprop_tf, ad'):
     optimizers.create(name, learning_rate=0.1)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from sam_jax import (
+  ema,
   layout as layout_lib,
   losses,
   methods,
@@ -79,7 +80,9 @@ def make(
   parallel_name='shard_map',
   method='sam',
   optimizer='sgd',
-  optimizer_options=None,
+  optimizer_options=(),
+  ema_decay=0.0,
+  ema_warmup_steps=0,
   learning_rate=0.1,
   schedule='constant',
   num_steps=10,
@@ -93,7 +96,10 @@ def make(
   replace_collectives=None,
   **method_options,
 ):
-  """Returns a Stepper; `m` and `b` as in `layout.create`."""
+  """Returns a Stepper; `m` and `b` as in `layout.create`.
+
+  `optimizer_options` is a dict, or its items.
+  """
   layout = layout_lib.create(batch_size, devices, m, b)
   runs_on = parallel.create(parallel_name, layout, jax.devices()[:devices])
   learning_rate_fn = schedules.create(
@@ -117,8 +123,9 @@ def make(
       weight_decay=weight_decay,
       weight_decay_place=place,
       weight_decay_exclude=exclude,
-      **(optimizer_options or {}),
+      **dict(optimizer_options),
     ),
+    ema_fn=ema.create(ema_decay, ema_warmup_steps),
     learning_rate_fn=learning_rate_fn,
     gradient_clipping=clipping,
     layout=layout,

@@ -46,13 +46,18 @@ def compile_once(monkeypatch, _compiled):
 
   Sharing is right for pure steps only, so every other test checks it.
   """
+  _share_programs(monkeypatch, _compiled)
+
+
+def _share_programs(monkeypatch, compiled):
+  """Compiles a step only if `compiled` does not hold it."""
   for name in ('compile_train_step', 'compile_eval_step'):
     original = getattr(experiment.Experiment, name)
 
     def shared(self, name=name, original=original):
-      if name not in _compiled:
-        _compiled[name] = original(self)
-      return _compiled[name]
+      if name not in compiled:
+        compiled[name] = original(self)
+      return compiled[name]
 
     monkeypatch.setattr(experiment.Experiment, name, shared)
 
@@ -211,6 +216,32 @@ def test_a_run_with_m_set_goes_on_with_any_devices(
   tiny.use_devices(monkeypatch, then)
   tiny.train(tmp_path)
   _assert_close(tmp_path, whole)
+
+
+@pytest.mark.parametrize('devices', [1, 4])
+def test_a_run_with_an_average_goes_on_bit_for_bit(
+  monkeypatch, tmp_path, devices
+):
+  tiny.use_devices(monkeypatch, devices)
+  _share_programs(monkeypatch, {})
+  fields = {
+    'method': 'sgd',
+    'ema.decay': 0.9,
+    'ema.warmup_steps': 2,
+    'sam.m': 16,
+    'microbatch_size': 4,
+  }
+  tiny.train(tmp_path / 'whole', **fields)
+  _crash_at(monkeypatch, tmp_path / 'crashed', 5, **fields)
+  tiny.train(tmp_path / 'crashed', **fields)
+  tiny.assert_same_run(tmp_path / 'crashed', tmp_path / 'whole')
+  state = tiny.state(tmp_path / 'whole')
+  assert state['ema'].keys() == {'params', 'batch_stats'}
+  for name, average in state['ema'].items():
+    for a, newest in zip(
+      jax.tree.leaves(average), jax.tree.leaves(state[name]), strict=True
+    ):
+      assert np.any(a != newest)
 
 
 def test_wall_time_adds_up_over_starts(monkeypatch, compile_once, tmp_path):

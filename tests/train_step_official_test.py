@@ -21,7 +21,7 @@ LAUNCHES = (
 
 
 def _configs(file):
-  """Names in a file of configurations, without those of the next issue."""
+  """Names in a file of configurations."""
   try:
     names = reference.load_json(file)
   except pytest.skip.Exception:
@@ -31,7 +31,6 @@ def _configs(file):
   return [
     pytest.param(name, marks=slow if name.endswith('_wd0.0005') else [])
     for name in names
-    if 'rmsprop' not in name
   ]
 
 
@@ -55,7 +54,12 @@ def _variables(arrays, prefix=''):
 def _options(config, release_devices):
   """Our options for flags of the release, on 16 examples per step."""
   shared = config['inner_group_size'] or release_devices
+  optimizer = {
+    'optimizer': 'rmsprop_tf',
+    'optimizer_options': (('lr_in_momentum', False),),
+  }
   return {
+    **(optimizer if config['use_rmsprop'] else {}),
     'm': 16
     // release_devices
     * (shared if config['sync_perturbations'] else 1),

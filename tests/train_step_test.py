@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import steps
 
+from sam_jax import train_step
+
 RATE, RHO = 0.5, 0.3
 EXAMPLES, FEATURES, CLASSES = 8, 3, 4
 START = {
@@ -346,6 +348,85 @@ def test_a_zero_gradient_moves_nothing_and_gives_no_nan():
   for state, metrics in walked:
     assert steps.largest_difference(state.params, variables['params']) == 0
     assert np.isfinite(list(metrics.values())).all()
+
+
+@pytest.mark.parametrize('warmup_steps', [0, 2])
+@pytest.mark.parametrize(
+  'devices, parallel_name', [(1, 'shard_map'), (4, 'shard_map'), (4, 'pmap')]
+)
+def test_the_average_is_that_of_parameters_and_statistics(
+  devices, parallel_name, warmup_steps
+):
+  variables = steps.Mlp().init(
+    jax.random.key(0), jnp.ones((1, FEATURES)), train=False
+  )
+  start = {name: variables[name] for name in ('params', 'batch_stats')}
+  walked = steps.run(
+    steps.Mlp().apply,
+    jax.device_get(variables),
+    _batches(5),
+    devices=devices,
+    parallel_name=parallel_name,
+    learning_rate=RATE,
+    rho=RHO,
+    ema_decay=0.25,
+    ema_warmup_steps=warmup_steps,
+  )
+  expected = jax.device_get(start)
+  for step, (state, _) in enumerate(walked, start=1):
+    elapsed = step - warmup_steps
+    decay = min(0.25, (1 + elapsed) / (10 + elapsed)) if elapsed >= 0 else 0
+    new = {'params': state.params, 'batch_stats': state.batch_stats}
+    expected = jax.tree.map(
+      lambda a, n, d=decay: d * np.float64(a) + (1 - d) * n, expected, new
+    )
+    # Rounding of float32 values of order one.
+    assert steps.largest_difference(state.ema, expected) < 1e-6
+    if elapsed >= 0:
+      for name in new:
+        assert steps.largest_difference(state.ema[name], new[name]) > 1e-3
+
+
+def test_an_average_changes_no_step_and_none_is_kept_unasked():
+  averaged, plain = _run(ema_decay=0.9), _run()
+  for (with_average, metrics), (without, same_metrics) in zip(
+    averaged, plain, strict=True
+  ):
+    assert metrics == same_metrics
+    assert without.ema == ()
+    assert len(jax.tree.leaves(with_average.ema)) == len(START)
+    jax.tree.map(
+      np.testing.assert_array_equal, with_average.replace(ema=()), without
+    )
+
+
+def test_the_average_is_of_what_the_method_is_evaluated_with():
+  """As with a method that trains at other parameters than it wants."""
+  variables = {'params': jax.tree.map(np.float32, START)}
+  stepper = steps.make(
+    _apply, variables['params'], EXAMPLES, rho=RHO, ema_decay=0.5
+  )
+  shifted = stepper.fns.method._replace(
+    eval_params=lambda state, params: jax.tree.map(lambda p: p + 7, params)
+  )
+  fns = dataclasses.replace(stepper.fns, method=shifted)
+  start = train_step.init_state(variables, fns)
+  (state, _), *_ = steps.Stepper(fns, stepper.parallel).run(
+    variables, _batches(1)
+  )
+  decay = 2 / 11  # after one update
+  expected = jax.tree.map(
+    lambda a, p: decay * (a + 7) + (1 - decay) * (p + 7),
+    start.params,
+    state.params,
+  )
+  average = train_step.eval_variables(state, fns)
+  assert average is state.ema
+  assert steps.largest_difference(average['params'], expected) < 1e-5
+  without = dataclasses.replace(fns, ema_fn=None)
+  newest = train_step.eval_variables(state, without)
+  seven = jax.tree.map(lambda p: p + 7, state.params)
+  assert steps.largest_difference(newest['params'], seven) == 0
 
 
 def test_the_step_is_compiled_once_and_counts():
