@@ -35,11 +35,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   Raises:
     ValueError: a value of the config is not allowed, or the directory holds
       another run.
-    FileNotFoundError: the data set is not there.
+    FileNotFoundError: the data set, or `config.init_from`, is not there.
   """
   experiment_lib.load_plugins(config)
   config = preparation.resolve(config, workdir.absolute())
   experiment = _lowerable(experiment_lib.build(config))
+  preparation.check_init_from(config, experiment, workdir.absolute())
   print(json.dumps(config.to_dict(), indent=2))
   print(experiment.layout.describe())
   for name, value in describe(config, experiment).items():

@@ -7,7 +7,6 @@ here, before anything is written.
 import json
 import pathlib
 import sys
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +15,8 @@ import ml_collections
 from sam_jax import (
   checkpoints as checkpoints_lib,
   experiment as experiment_lib,
-  runs,
+  pretrained,
   train_step,
-  types,
   workdir as workdir_lib,
 )
 
@@ -53,7 +51,7 @@ def prepare(
   Raises:
     ValueError: a value of the config is not allowed, or the directory holds
       another run or cannot be written to.
-    FileNotFoundError: the data set is not there.
+    FileNotFoundError: the data set, or `config.init_from`, is not there.
   """
   workdir = workdir.absolute()
   experiment_lib.load_plugins(config)
@@ -136,36 +134,38 @@ def initial_state(
 
   Raises:
     ValueError: `config.init_from` does not fit the model.
+    FileNotFoundError: `config.init_from` is not there.
   """
   image_shape = experiment.dataset.train.images.shape[1:]
   variables = experiment_lib.init_variables(
     experiment.model, image_shape, config.seed
   )
   if config.init_from:
-    variables = _pretrained(config.init_from, variables)
+    variables = pretrained.load(
+      config.init_from, variables, experiment.dataset.num_classes
+    )
   return train_step.init_state(variables, experiment.fns)
 
 
-def _pretrained(
-  source: str, variables: Mapping[str, types.PyTree]
-) -> types.PyTree:
-  """Returns another run's variables, if they fit."""
-  _, loaded, _ = runs.load(source)
-  ours = jax.tree_util.tree_leaves_with_path(variables)
-  theirs = dict(
-    jax.tree_util.tree_leaves_with_path({k: loaded[k] for k in variables})
-  )
-  for path, leaf in ours:
-    found = theirs.pop(path, None)
-    if found is None or found.shape != leaf.shape:
-      got = 'nothing' if found is None else list(found.shape)
-      raise ValueError(
-        f'init_from {source!r} does not fit the model: '
-        f'{jax.tree_util.keystr(path)} needs {list(leaf.shape)}, found {got}'
-      )
-  if theirs:
-    raise ValueError(
-      f'init_from {source!r} has more than the model: '
-      f'{jax.tree_util.keystr(next(iter(theirs)))}'
-    )
-  return {k: loaded[k] for k in variables}
+def check_init_from(
+  config: ml_collections.ConfigDict,
+  experiment: experiment_lib.Experiment,
+  workdir: pathlib.Path,
+) -> None:
+  """Refuses an `init_from` that a run would refuse; initialises nothing.
+
+  Args:
+    config: resolved.
+    experiment: its objects.
+    workdir: run directory, absolute; one that holds a checkpoint goes on from
+      there and needs no other weights.
+
+  Raises:
+    ValueError: `config.init_from` does not fit the model.
+    FileNotFoundError: `config.init_from` is not there.
+  """
+  if not config.init_from or _has_checkpoint(workdir):
+    return
+  state = experiment.state_shapes()
+  variables = {'params': state.params, 'batch_stats': state.batch_stats}
+  pretrained.load(config.init_from, variables, experiment.dataset.num_classes)

@@ -1,0 +1,206 @@
+"""Turns a checkpoint of the official 2020 release into a run directory.
+
+    python scripts/convert_checkpoint.py --input=checkpoint_200 \
+        --model=WideResnet28x10 --output=runs/official
+
+`sam_jax.load('runs/official')` and `--config.init_from=runs/official` take the
+result. Prints what the file holds, which is all that it does without --model
+and --output. The file says nothing of its data set: its name, for
+scripts/evaluate.py, the size of the images, mean and standard deviation are
+those of the flags.
+"""
+
+import collections
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from flax import traverse_util
+
+# The checkout goes first, installed or not.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from configs import default
+from sam_jax import (
+  checkpoints,
+  datasets,
+  experiment,
+  legacy,
+  lookup,
+  models,
+  pretrained,
+  workdir,
+)
+
+_INPUT = flags.DEFINE_string(
+  'input',
+  None,
+  'File, or a directory with files checkpoint_<N> or one named checkpoint.',
+  required=True,
+)
+_MODEL = flags.DEFINE_string('model', None, 'Name of the model.')
+_OUTPUT = flags.DEFINE_string(
+  'output', None, 'Run directory to write: a new one, or empty.'
+)
+_INVENTORY_ONLY = flags.DEFINE_bool(
+  'inventory_only', False, 'Print what the file holds, write nothing.'
+)
+_DATA = flags.DEFINE_string(
+  'data',
+  '',
+  'Name of the data set that it was trained on, if it is one of ours.',
+)
+_IMAGE_SIZE = flags.DEFINE_integer(
+  'image_size',
+  None,
+  "Height and width of the images. Default: the model's resolution if it has "
+  'one, else 32.',
+  lower_bound=1,
+)
+_CHANNELS = flags.DEFINE_integer('channels', 3, 'Of the images.', lower_bound=1)
+_MEAN = flags.DEFINE_list(
+  'mean',
+  ['.485', '.456', '.406'],
+  "Of the training images, per channel, in [0, 1]; default ImageNet's.",
+)
+_STD = flags.DEFINE_list(
+  'std', ['.229', '.224', '.225'], 'Standard deviation, likewise.'
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  if not logging.get_verbosity():  # the libraries' chatter, unless asked for
+    logging.set_verbosity(logging.WARNING)
+  try:
+    _run(argv)
+  except (ValueError, OSError) as error:
+    print(f'convert_checkpoint: {error}', file=sys.stderr)
+    sys.exit(2)
+
+
+def _run(argv: Sequence[str]) -> None:
+  """Does what the flags say; raises if it cannot be done."""
+  if len(argv) > 1:
+    raise ValueError(f'unknown arguments: {" ".join(argv[1:])}')
+  if bool(_MODEL.value) != bool(_OUTPUT.value):
+    raise ValueError('give both --model and --output, or neither')
+  converts = bool(_MODEL.value) and not _INVENTORY_ONLY.value
+  mean, std = _per_channel(_MEAN), _per_channel(_STD)
+  output = pathlib.Path(_OUTPUT.value or '').absolute()
+  if converts:
+    _check_free(output)
+    if _DATA.value:
+      lookup.check('data set', _DATA.value, datasets.names())
+  loaded = legacy.read(_INPUT.value)
+  if not converts:
+    print(_inventory(loaded))
+    return
+  num_classes, image_size = _sizes(_MODEL.value, loaded['params'])
+  fitted = pretrained.fit(
+    _shapes(_MODEL.value, num_classes, image_size),
+    loaded,
+    source=_INPUT.value,
+    num_classes=num_classes,
+  )
+  info = {
+    'num_classes': num_classes,
+    'image_shape': [image_size, image_size, _CHANNELS.value],
+    'mean': mean,
+    'std': std,
+  }
+  _write(output, _MODEL.value, fitted.variables, info)
+  print(_inventory(loaded))
+  print(
+    f'{output}: {_MODEL.value}, {num_classes} classes; names and shapes fit'
+  )
+
+
+def _per_channel(flag: flags.FlagHolder) -> list[float]:
+  """Returns the numbers of a flag."""
+  try:
+    values = [float(text) for text in flag.value]
+  except ValueError:
+    values = []
+  if len(values) != _CHANNELS.value:
+    raise ValueError(
+      f'--{flag.name} is {",".join(flag.value)}; it must be '
+      f'{_CHANNELS.value} numbers, one per channel'
+    )
+  return values
+
+
+def _check_free(output: pathlib.Path) -> None:
+  """Refuses to write over anything."""
+  if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    raise ValueError(f'--output {output} is there already; give a new one')
+
+
+def _sizes(name: str, params: Mapping) -> tuple[int, int]:
+  """Returns the classes that a file has, and the model's image size."""
+  # Of a model with a single class, the classifier is what has one output.
+  model = models.create(name, num_classes=1)
+  image_size = _IMAGE_SIZE.value or getattr(model, 'resolution', None) or 32
+  ours = _flatten(_shapes(name, 1, image_size)['params'])
+  theirs = _flatten(params)
+  heads = [k for k, v in ours.items() if v.ndim == 2 and v.shape[-1] == 1]
+  classes = [theirs[k].shape[-1] for k in heads if k in theirs]
+  return (classes or [1])[0], image_size
+
+
+def _shapes(name: str, num_classes: int, image_size: int) -> dict:
+  """Returns the shapes of a model's variables."""
+  model = models.create(name, num_classes=num_classes)
+  image_shape = (image_size, image_size, _CHANNELS.value)
+  return jax.eval_shape(
+    lambda: experiment.init_variables(model, image_shape, 0)
+  )
+
+
+def _write(
+  output: pathlib.Path, name: str, variables: Mapping, info: dict
+) -> None:
+  """Writes a run directory with one checkpoint, before step 0."""
+  config = default.get_config()
+  config.model.name = name
+  config.method = 'sgd'
+  config.data.name = _DATA.value
+  workdir.write_config(output, config)
+  saved = checkpoints.Checkpoints(output / 'checkpoints')
+  try:
+    saved.save(dict(variables), checkpoints.Progress(), info)
+  finally:
+    saved.close()
+
+
+def _inventory(loaded: Mapping) -> str:
+  """Returns a table of what a file holds."""
+  modules = collections.defaultdict(list)
+  for path, array in _flatten(loaded['params']).items():
+    modules[path.partition('/')[0]].append(array)
+  statistics = list(_flatten(loaded['batch_stats']).values())
+  everything = [array for arrays in modules.values() for array in arrays]
+  width = max(map(len, [*modules, 'batch statistics']))
+  lines = [f'{"module":{width}}  arrays   parameters       MiB']
+  lines += [_row(k, modules[k], width) for k in sorted(modules)]
+  lines.append(_row('total', everything, width))
+  lines.append(_row('batch statistics', statistics, width))
+  return '\n'.join(lines)
+
+
+def _row(name: str, arrays: Sequence[np.ndarray], width: int) -> str:
+  """Returns a line of the table."""
+  count = sum(array.size for array in arrays)
+  size = sum(array.nbytes for array in arrays) / 2**20
+  return f'{name:{width}}  {len(arrays):6}  {count:11,}  {size:8.2f}'
+
+
+def _flatten(tree: Mapping) -> dict:
+  """Returns {'Dense_0/kernel': array}."""
+  return traverse_util.flatten_dict(tree, sep='/')
+
+
+if __name__ == '__main__':
+  app.run(main)
