@@ -8,65 +8,72 @@ import zoo
 
 from sam_jax.models import shake
 
-_SHAPE = (3, 2, 2, 1)
+_BATCH = 4000
 
 
-def _inputs():
-  keys = jax.random.split(jax.random.key(0))
-  return [jax.random.normal(key, _SHAPE) for key in keys]
+def _through(function, *inputs):
+  """Returns the output, and what it multiplies each input by backward."""
+  output, vjp_fn = jax.vjp(function, *inputs)
+  return output, [np.ravel(g) for g in vjp_fn(jnp.ones_like(output))]
 
 
-def _run(layer, *inputs, seed=7):
-  return layer.apply({}, *inputs, rngs={'dropout': jax.random.key(seed)})
-
-
-def _coefficients(layer, *inputs, seed=7):
-  """Returns (forward, backward) coefficients of the inputs, per example."""
-  output, vjp_fn = jax.vjp(lambda *x: _run(layer, *x, seed=seed), *inputs)
-  ones = jnp.ones(_SHAPE)
-  backward = [np.asarray(g) for g in vjp_fn(ones)]
-  return output, backward
-
-
-def test_shake_shake_mixes_with_other_weights_backward():
-  a, b = _inputs()
-  output, (from_a, from_b) = _coefficients(shake.ShakeShake(True), a, b)
-  # One weight per example, and the two branches' add up to 1.
-  for weights in (from_a, from_b):
-    assert np.ptp(weights, axis=(1, 2, 3)).max() == 0
-  np.testing.assert_allclose(from_a + from_b, 1, atol=1e-6)
-  assert len(np.unique(from_a)) == 3
-  forward = np.asarray((output - b) / (a - b))
-  np.testing.assert_allclose(
-    forward, np.broadcast_to(forward[:, :1, :1, :1], _SHAPE), rtol=1e-4
+def _weights(true_gradient, seed=7):
+  return shake.shake_shake_coefficients(
+    jax.random.key(seed), 2, _BATCH, true_gradient=true_gradient
   )
-  assert np.all((forward > 0) & (forward < 1))
-  assert np.abs(forward - from_a).min() > 1e-3
 
 
-def test_shake_shakes_true_gradient_is_that_of_what_it_computes():
-  a, b = _inputs()
-  output, (from_a, from_b) = _coefficients(shake.ShakeShake(True, True), a, b)
-  np.testing.assert_allclose(output, a * from_a + b * from_b, rtol=1e-5)
-  plain = _run(shake.ShakeShake(True), a, b)
-  np.testing.assert_allclose(output, plain, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize('true_gradient', [False, True])
+def test_shake_shake_mixes_with_other_weights_backward(true_gradient):
+  weights = _weights(true_gradient).of_block(1)
+  # The first branch is 1 and the second 0: the output is the first's weight.
+  a, b = jnp.ones((_BATCH, 1, 1, 1)), jnp.zeros((_BATCH, 1, 1, 1))
+  output, (from_a, from_b) = _through(
+    lambda a, b: shake.shake_shake(a, b, weights), a, b
+  )
+  forward = np.ravel(output)
+  np.testing.assert_allclose(from_a + from_b, 1, atol=1e-6)
+  for sample in (forward, from_a):
+    assert 0 <= sample.min() < 0.01 and 0.99 < sample.max() <= 1
+    # Five standard deviations of the mean of a uniform distribution.
+    assert abs(sample.mean() - 0.5) < 5 * (1 / 12 / _BATCH) ** 0.5
+  if true_gradient:
+    np.testing.assert_allclose(from_a, forward, rtol=1e-6)
+  else:
+    assert abs(np.corrcoef(forward, from_a)[0, 1]) < 5 / _BATCH**0.5
+
+
+def test_blocks_draw_independently_and_both_passes_the_same():
+  first, second = (np.asarray(_weights(False).of_block(i)) for i in (0, 1))
+  samples = np.concatenate([first, second])
+  assert np.abs(np.corrcoef(samples) - np.eye(4)).max() < 5 / _BATCH**0.5
+  ascent = _weights(True)
+  np.testing.assert_array_equal(ascent.forward, _weights(False).forward)
+  assert np.any(_weights(False, seed=8).forward != ascent.forward)
 
 
 def test_shake_shake_evaluates_to_the_mean():
-  a, b = _inputs()
-  output = shake.ShakeShake(False).apply({}, a, b)
-  np.testing.assert_array_equal(output, (a + b) / 2)
+  a, b = jnp.full((1, 1, 1, 1), 3.0), jnp.full((1, 1, 1, 1), 5.0)
+  assert float(shake.shake_shake(a, b, None)[0, 0, 0, 0]) == 4
 
 
 @pytest.mark.parametrize('true_gradient', [False, True])
 def test_shake_drop_keeps_or_multiplies(true_gradient):
-  x = jnp.ones((4000, 1, 1, 1))
-  layer = shake.ShakeDrop(0.7, train=True, true_gradient=true_gradient)
-  output, vjp_fn = jax.vjp(lambda x: _run(layer, x), x)
-  forward, backward = (np.ravel(v) for v in (output, *vjp_fn(x)))
+  keep = 0.7
+  coefficients = shake.shake_drop_coefficients(
+    jax.random.key(7),
+    jnp.array([0.2, keep]),
+    _BATCH,
+    true_gradient=true_gradient,
+  ).of_block(1)
+  output, (backward,) = _through(
+    lambda x: shake.shake_drop(x, coefficients, keep),
+    jnp.ones((_BATCH, 1, 1, 1)),
+  )
+  forward = np.ravel(output)
   kept = forward == 1
   # Five standard deviations of a Bernoulli mean.
-  assert abs(kept.mean() - 0.7) < 5 * (0.7 * 0.3 / 4000) ** 0.5
+  assert abs(kept.mean() - keep) < 5 * (keep * (1 - keep) / _BATCH) ** 0.5
   assert np.all(backward[kept] == 1)
   alpha, beta = forward[~kept], backward[~kept]
   assert -1 <= alpha.min() < -0.95 and 0.95 < alpha.max() <= 1
@@ -79,8 +86,7 @@ def test_shake_drop_keeps_or_multiplies(true_gradient):
 
 
 def test_shake_drop_evaluates_to_the_expectation():
-  x = jnp.ones((2, 1, 1, 1))
-  output = shake.ShakeDrop(0.7, train=False).apply({}, x)
+  output = shake.shake_drop(jnp.ones((2, 1, 1, 1)), None, 0.7)
   np.testing.assert_allclose(output, 0.7, rtol=1e-6)
 
 

@@ -1,7 +1,6 @@
 """What the tests of the models share: variables, fixtures, comparisons."""
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -170,21 +169,20 @@ def assert_close(actual, expected, relative):
 def inject_gates(monkeypatch, gates):
   """Replaces the draws of Shake-Shake and ShakeDrop by a fixture's.
 
-  Blocks are traced in the order of execution; each pass starts anew.
+  The fixtures' rows are in the order of execution, as the blocks are.
   """
-  rows = {name: itertools.cycle(values) for name, values in gates.items()}
 
-  def next_rows(*names):
-    return tuple(jnp.asarray(next(rows[name])) for name in names)
+  def draw_weights(key, num_blocks, batch_size):
+    del key
+    draws = gates['gate_forward'], gates['gate_backward']
+    assert draws[0].shape == (num_blocks, batch_size)
+    return tuple(map(jnp.asarray, draws))
 
-  def draw_gates(key, batch_size):
-    del key, batch_size
-    return next_rows('gate_forward', 'gate_backward')
+  def draw_drops(key, keep_probabilities, batch_size):
+    del key
+    assert gates['mask'].shape == (len(keep_probabilities), batch_size)
+    kept, alpha, beta = (gates[name] for name in ('mask', 'alpha', 'beta'))
+    return jnp.asarray(kept > 0), jnp.asarray(alpha), jnp.asarray(beta)
 
-  def draw_drops(key, keep_probability, batch_size):
-    del key, keep_probability, batch_size
-    kept, alpha, beta = next_rows('mask', 'alpha', 'beta')
-    return kept > 0, alpha, beta
-
-  monkeypatch.setattr(shake, 'shake_shake_gates', draw_gates)
+  monkeypatch.setattr(shake, 'shake_shake_draws', draw_weights)
   monkeypatch.setattr(shake, 'shake_drop_draws', draw_drops)

@@ -39,12 +39,13 @@ class Classifier(nn.Module, kw_only=True):
       this call's examples; 'synced', those of all devices, as the official
       release does for EfficientNets from scratch; 'frozen', the running
       statistics, which then stay as they are, for fine-tuning.
-    norm_axes: mapped axes over which 'synced' averages.
+    norm_axes: mapped axes over which 'synced' averages; none of them on a
+      single device.
   """
 
   num_classes: int
   norm: str = 'batch'
-  norm_axes: tuple[str, ...] = ()
+  norm_axes: tuple[str, ...] | None = None
 
   # The values of `norm` that a model knows.
   norms = BATCH_NORMS
@@ -68,7 +69,7 @@ class Classifier(nn.Module, kw_only=True):
       ValueError: norm is 'synced' and there are no axes to do so.
     """
     is_synced = train and self.norm == 'synced'
-    if is_synced and not self.norm_axes:
+    if is_synced and self.norm_axes is None:
       raise ValueError(
         "norm='synced' needs norm_axes, the names of the mapped axes over "
         'which to average, e.g. that of jax.pmap'
@@ -78,7 +79,7 @@ class Classifier(nn.Module, kw_only=True):
       use_running_average=not train or self.norm == 'frozen',
       momentum=momentum,
       epsilon=epsilon,
-      axis_name=self.norm_axes if is_synced else None,
+      axis_name=(self.norm_axes or None) if is_synced else None,
     )
 
 

@@ -5,10 +5,8 @@ to the next. Variables carry the official names, so that the name map to an
 official checkpoint is the identity: renaming one breaks them.
 """
 
-import functools
-from collections.abc import Callable
-
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from sam_jax.models import layers, registry, shake
@@ -25,10 +23,12 @@ class _Bottleneck(nn.Module):
   channels: int
   strides: int
   norm: layers.NormFactory
-  shake_drop: Callable[[], shake.ShakeDrop] | None
+  keep_probability: float | None
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, coefficients: shake.Coefficients | None
+  ) -> jax.Array:
     y = self.norm(name='bn_1_pre')(x)
     y = layers.conv(self.channels, size=1, name='1x1_conv_contract')(y)
     y = nn.relu(self.norm(name='bn_1_post')(y))
@@ -38,8 +38,8 @@ class _Bottleneck(nn.Module):
       y
     )
     y = self.norm(name='bn_3')(y)
-    if self.shake_drop is not None:
-      y = self.shake_drop()(y)
+    if self.keep_probability is not None:
+      y = shake.shake_drop(y, coefficients, self.keep_probability)
     return layers.add_shortcut(y, x)
 
 
@@ -118,6 +118,9 @@ class PyramidNet(layers.Classifier):
     block = layers.maybe_remat(_Bottleneck, self.remat)
     per_group = (self.depth - 2) // 9
     num_blocks = 3 * per_group
+    keep, coefficients = self._shake_drop(
+      num_blocks, len(images), train, true_gradient
+    )
     x = layers.conv(_STEM_CHANNELS, name='init_conv')(images)
     x = norm(name='init_bn')(x)
     for i in range(num_blocks):
@@ -125,20 +128,30 @@ class PyramidNet(layers.Classifier):
         round(_STEM_CHANNELS + self.alpha * (i + 1) / num_blocks),
         strides=2 if i in (per_group, 2 * per_group) else 1,
         norm=norm,
-        shake_drop=self._shake_drop(i, num_blocks, train, true_gradient),
+        keep_probability=keep[i],
         name=f'BottleneckShakeDrop_{i}',
-      )(x)
+      )(x, coefficients[i])
     x = nn.relu(norm(name='final_bn')(x)).mean((1, 2))
     # flax.nn counted this layer among its siblings, the blocks.
     return layers.classifier(self.num_classes, name=f'Dense_{num_blocks}')(x)
 
   def _shake_drop(
-    self, index: int, num_blocks: int, train: bool, true_gradient: bool
-  ) -> Callable[[], shake.ShakeDrop] | None:
-    """Returns the layer that drops the branch of a block, to be made in it."""
+    self, num_blocks: int, batch_size: int, train: bool, true_gradient: bool
+  ) -> tuple[list[float | None], list[shake.Coefficients | None]]:
+    """Returns keep probability and coefficients of each block, or None."""
+    nothing = [None] * num_blocks
     if not self.shake_drop:
-      return None
-    drop_probability = _LAST_DROP_PROBABILITY * (index + 1) / num_blocks
-    return functools.partial(
-      shake.ShakeDrop, 1 - drop_probability, train, true_gradient
+      return nothing, nothing
+    keep = [
+      1 - _LAST_DROP_PROBABILITY * (i + 1) / num_blocks
+      for i in range(num_blocks)
+    ]
+    if not train:
+      return keep, nothing
+    drawn = shake.shake_drop_coefficients(
+      self.make_rng('dropout'),
+      jnp.array(keep),
+      batch_size,
+      true_gradient=true_gradient,
     )
+    return keep, [drawn.of_block(i) for i in range(num_blocks)]

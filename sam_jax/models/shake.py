@@ -11,91 +11,126 @@ command line replaced `jax.random.bernoulli` by a generator without key, so that
 ShakeDrop's two passes dropped different blocks.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 # Of what a dropped branch is multiplied by, forward and backward.
 _ALPHA = (-1.0, 1.0)
 _BETA = (0.0, 1.0)
 
 
-class ShakeShake(nn.Module):
-  """Mixes two branches: a g + b (1 - g), g in U(0, 1) for each example.
+class Coefficients(NamedTuple):
+  """What branches are multiplied by, float32 [blocks, batch] or [batch].
 
-  In evaluation g is 1/2. Draws from the rng stream 'dropout'.
-
-  Attributes:
-    train: whether to draw.
-    true_gradient: whether the backward pass has the forward coefficients.
-  """
-
-  train: bool
-  true_gradient: bool = False
-
-  @nn.compact
-  def __call__(self, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Returns the mixture; a and b are [batch, height, width, channels]."""
-    if not self.train:
-      return (a + b) / 2
-    forward, backward = shake_shake_gates(self.make_rng('dropout'), a.shape[0])
-    if self.true_gradient:
-      backward = forward
-    # b + (a - b) g: one multiplication, and one place for the two gradients.
-    return b + scale(a - b, forward, backward)
-
-
-class ShakeDrop(nn.Module):
-  """Multiplies a dropped branch by alpha in U(-1, 1), an undropped one by 1.
-
-  Backward it is beta in U(0, 1), independent of alpha. In evaluation all are
-  multiplied by their expectation. Draws from the rng stream 'dropout'.
+  A whole network's are drawn at once: a draw for each block would take longer
+  to compile than the block itself.
 
   Attributes:
-    keep_probability: that the branch of an example is not dropped.
-    train: whether to draw.
-    true_gradient: whether the backward pass has the forward coefficients.
+    forward: in the forward pass.
+    backward: in the backward pass; the very object `forward` makes the
+      gradient the true one.
   """
 
-  keep_probability: float
-  train: bool
-  true_gradient: bool = False
+  forward: jax.Array
+  backward: jax.Array
 
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Returns x [batch, height, width, channels] times its coefficients."""
-    p = self.keep_probability
-    if not self.train:
-      return x * (p + (1 - p) * sum(_ALPHA) / 2)
-    kept, alpha, beta = shake_drop_draws(
-      self.make_rng('dropout'), p, x.shape[0]
-    )
-    forward, backward = jnp.where(kept, 1, alpha), jnp.where(kept, 1, beta)
-    return scale(x, forward, forward if self.true_gradient else backward)
+  def of_block(self, index: int) -> 'Coefficients':
+    """Returns those of one block."""
+    forward = self.forward[index]
+    is_true = self.backward is self.forward
+    return Coefficients(forward, forward if is_true else self.backward[index])
 
 
-def shake_shake_gates(
-  key: jax.Array, batch_size: int
+def shake_shake_coefficients(
+  key: jax.Array, num_blocks: int, batch_size: int, *, true_gradient: bool
+) -> Coefficients:
+  """Draws the weights of the first of two branches, from U(0, 1).
+
+  Args:
+    key: the same in both passes of a step.
+    num_blocks: of the network.
+    batch_size: examples.
+    true_gradient: whether the backward pass has the forward weights.
+  """
+  forward, backward = shake_shake_draws(key, num_blocks, batch_size)
+  return Coefficients(forward, forward if true_gradient else backward)
+
+
+def shake_shake(
+  a: jax.Array, b: jax.Array, weights: Coefficients | None
+) -> jax.Array:
+  """Mixes two branches: a g + b (1 - g) with the weights g of a block.
+
+  Args:
+    a: [batch, height, width, channels].
+    b: likewise.
+    weights: [batch]; None is evaluation, where all are 1/2.
+  """
+  if weights is None:
+    return (a + b) / 2
+  return b + scale(a - b, *weights)
+
+
+def shake_drop_coefficients(
+  key: jax.Array,
+  keep_probabilities: jax.Array,
+  batch_size: int,
+  *,
+  true_gradient: bool,
+) -> Coefficients:
+  """Draws what branches are multiplied by.
+
+  1 for a branch that is kept; for one that is dropped alpha in U(-1, 1)
+  forward, and beta in U(0, 1) backward.
+
+  Args:
+    key: the same in both passes of a step.
+    keep_probabilities: of each block, [blocks].
+    batch_size: examples.
+    true_gradient: whether the backward pass has the forward coefficients.
+  """
+  kept, alpha, beta = shake_drop_draws(key, keep_probabilities, batch_size)
+  forward, backward = jnp.where(kept, 1, alpha), jnp.where(kept, 1, beta)
+  return Coefficients(forward, forward if true_gradient else backward)
+
+
+def shake_drop(
+  x: jax.Array, coefficients: Coefficients | None, keep_probability: float
+) -> jax.Array:
+  """Multiplies a block's branch by its coefficients.
+
+  Args:
+    x: [batch, height, width, channels].
+    coefficients: [batch]; None is evaluation, where all are their expectation.
+    keep_probability: of the block.
+  """
+  if coefficients is None:
+    drop_probability = 1 - keep_probability
+    return x * (keep_probability + drop_probability * sum(_ALPHA) / 2)
+  return scale(x, *coefficients)
+
+
+def shake_shake_draws(
+  key: jax.Array, num_blocks: int, batch_size: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Draws the forward and backward coefficients, each float32 [batch_size]."""
-  forward_key, backward_key = jax.random.split(key)
-  return (
-    jax.random.uniform(forward_key, (batch_size,)),
-    jax.random.uniform(backward_key, (batch_size,)),
-  )
+  """Draws forward and backward weights, float32 [num_blocks, batch_size]."""
+  draws = jax.random.uniform(key, (2, num_blocks, batch_size))
+  return draws[0], draws[1]
 
 
 def shake_drop_draws(
-  key: jax.Array, keep_probability: float, batch_size: int
+  key: jax.Array, keep_probabilities: jax.Array, batch_size: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Draws who is kept (bool), alpha and beta (float32), each [batch_size]."""
-  keep_key, alpha_key, beta_key = jax.random.split(key, 3)
-  shape = (batch_size,)
-  return (
-    jax.random.bernoulli(keep_key, keep_probability, shape),
-    jax.random.uniform(alpha_key, shape, minval=_ALPHA[0], maxval=_ALPHA[1]),
-    jax.random.uniform(beta_key, shape, minval=_BETA[0], maxval=_BETA[1]),
+  """Draws who is kept (bool), alpha and beta, each [blocks, batch_size]."""
+  draws = jax.random.uniform(key, (3, len(keep_probabilities), batch_size))
+  kept = draws[0] < keep_probabilities[:, None]
+  alpha, beta = (
+    low + (high - low) * draw
+    for (low, high), draw in zip((_ALPHA, _BETA), draws[1:], strict=True)
   )
+  return kept, alpha, beta
 
 
 def scale(x: jax.Array, forward: jax.Array, backward: jax.Array) -> jax.Array:

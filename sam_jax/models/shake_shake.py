@@ -44,13 +44,12 @@ class _Block(nn.Module):
   channels: int
   strides: int
   norm: layers.NormFactory
-  train: bool
-  true_gradient: bool
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    mix = shake.ShakeShake(self.train, self.true_gradient)
-    y = mix(self._branch(x, 'a'), self._branch(x, 'b'))
+  def __call__(
+    self, x: jax.Array, weights: shake.Coefficients | None
+  ) -> jax.Array:
+    y = shake.shake_shake(self._branch(x, 'a'), self._branch(x, 'b'), weights)
     if x.shape[-1] != self.channels:
       x = _Shortcut(self.channels, self.strides, self.norm, name='Shortcut_0')(
         x
@@ -70,26 +69,23 @@ class _Block(nn.Module):
 class _Group(nn.Module):
   """Blocks of the same width, the first of which may reduce the size."""
 
-  num_blocks: int
   channels: int
   strides: int
   norm: layers.NormFactory
-  train: bool
-  true_gradient: bool
   remat: bool
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, weights: list[shake.Coefficients | None]
+  ) -> jax.Array:
     block = layers.maybe_remat(_Block, self.remat)
-    for i in range(self.num_blocks):
+    for i, block_weights in enumerate(weights):
       x = block(
         self.channels,
         strides=self.strides if i == 0 else 1,
         norm=self.norm,
-        train=self.train,
-        true_gradient=self.true_gradient,
         name=f'ShakeShakeBlock_{i}',
-      )(x)
+      )(x, block_weights)
     return x
 
 
@@ -157,19 +153,33 @@ class ShakeShake(layers.Classifier):
       [batch, num_classes], the dtype of the images.
     """
     norm = self.batch_norm(train=train)
+    per_group = (self.depth - 2) // 6
+    weights = self._weights(len(images), train, true_gradient)
     x = layers.conv(16, name='init_conv')(images)
     x = norm(name='init_bn')(x)
     for i, channels in enumerate(_GROUP_CHANNELS):
       x = _Group(
-        (self.depth - 2) // 6,
         channels=channels * self.width // _GROUP_CHANNELS[0],
         strides=1 if i == 0 else 2,
         norm=norm,
-        train=train,
-        true_gradient=true_gradient,
         remat=self.remat,
         name=f'WideResnetShakeShakeGroup_{i}',
-      )(x)
+      )(x, weights[i * per_group : (i + 1) * per_group])
     x = nn.relu(x).mean((1, 2))
     # flax.nn counted this layer among its siblings, the three groups.
     return layers.classifier(self.num_classes, name='Dense_3')(x)
+
+  def _weights(
+    self, batch_size: int, train: bool, true_gradient: bool
+  ) -> list[shake.Coefficients | None]:
+    """Returns what each block mixes its branches with."""
+    num_blocks = (self.depth - 2) // 2
+    if not train:
+      return [None] * num_blocks
+    weights = shake.shake_shake_coefficients(
+      self.make_rng('dropout'),
+      num_blocks,
+      batch_size,
+      true_gradient=true_gradient,
+    )
+    return [weights.of_block(i) for i in range(num_blocks)]
