@@ -5,42 +5,90 @@ import re
 
 import pytest
 
-from configs import cifar10, cifar100, default, digits, fashion_mnist, svhn
-from sam_jax import layout
+from configs import (
+  cifar10,
+  cifar100,
+  default,
+  digits,
+  fashion_mnist,
+  finetune,
+  svhn,
+)
+from sam_jax import layout, models
 
 _README = pathlib.Path(__file__).resolve().parents[1] / 'README.md'
+_WRN = 'WideResnet28x10'
+_SS = 'ShakeShake26_2x96d'
+_PYRAMID = 'PyramidNet272'
+_SHAKEDROP = 'Pyramid_ShakeDrop'
 
-# Epochs, learning rate, weight decay, rho: tables 6 and 7 of the paper, whose
-# epochs are those of the text, or ours where it has none.
+# Model, epochs, learning rate, weight decay, rho: tables 6 and 7 of the paper,
+# whose epochs are those of the text, or ours where it has none.
 PAPER = {
-  'cifar10': (cifar10.get_config(), 200, 0.1, 5e-4, 0.05),
-  'cifar10:1800': (cifar10.get_config('1800'), 1800, 0.05, 1e-3, 0.05),
-  'cifar100': (cifar100.get_config(), 200, 0.1, 5e-4, 0.1),
-  'cifar100:1800': (cifar100.get_config('1800'), 1800, 0.05, 1e-3, 0.1),
-  'fashion_mnist': (fashion_mnist.get_config(), 200, 0.1, 5e-4, 0.05),
-  'svhn': (svhn.get_config(), 160, 0.01, 5e-4, 0.01),
+  (cifar10, '200'): (_WRN, 200, 0.1, 5e-4, 0.05),
+  (cifar10, '1800'): (_WRN, 1800, 0.05, 1e-3, 0.05),
+  (cifar10, 'shake_shake'): (_SS, 1800, 0.02, 1e-3, 0.02),
+  (cifar10, 'pyramidnet'): (_PYRAMID, 1800, 0.05, 5e-4, 0.05),
+  (cifar10, 'shakedrop'): (_SHAKEDROP, 1800, 0.02, 5e-4, 0.05),
+  (cifar100, '200'): (_WRN, 200, 0.1, 5e-4, 0.1),
+  (cifar100, '1800'): (_WRN, 1800, 0.05, 1e-3, 0.1),
+  (cifar100, 'shake_shake'): (_SS, 1800, 0.02, 1e-3, 0.05),
+  (cifar100, 'pyramidnet'): (_PYRAMID, 1800, 0.05, 5e-4, 0.2),
+  (cifar100, 'shakedrop'): (_SHAKEDROP, 1800, 0.05, 5e-4, 0.05),
+  (fashion_mnist, 'wide_resnet'): (_WRN, 200, 0.1, 5e-4, 0.05),
+  (fashion_mnist, 'shake_shake'): (_SS, 200, 0.1, 5e-4, 0.02),
+  (svhn, 'wide_resnet'): (_WRN, 160, 0.01, 5e-4, 0.01),
+  (svhn, 'shake_shake'): (_SS, 160, 0.01, 5e-4, 0.01),
 }
 
 
-@pytest.mark.parametrize('name', PAPER)
-def test_a_config_has_the_settings_of_its_row(name):
-  config, epochs, learning_rate, weight_decay, rho = PAPER[name]
+@pytest.mark.parametrize(('module', 'row'), PAPER)
+def test_a_config_has_the_settings_of_its_row(module, row):
+  config = module.get_config(row)
+  model, epochs, learning_rate, weight_decay, rho = PAPER[module, row]
+  assert config.model.name == model
   assert config.num_epochs == epochs
   assert config.learning_rate == learning_rate
   assert config.weight_decay.rate == weight_decay
   assert config.sam.rho == rho
-  assert config.model.name == 'WideResnet28x10'
   assert config.schedule.name == 'cosine'
   assert config.gradient_clipping == 5
+  models.create(model, num_classes=10)
 
 
-@pytest.mark.parametrize('name', PAPER)
-def test_the_papers_batches_fit_on_1_to_8_devices(name):
-  config = PAPER[name][0]
+@pytest.mark.parametrize(('module', 'row'), PAPER)
+def test_the_papers_batches_fit_on_1_to_8_devices(module, row):
+  config = module.get_config(row)
   sizes = (config.batch_size, config.sam.m, config.microbatch_size)
   assert sizes == (256, 32, 32)
   for devices in (1, 2, 4, 8):
     assert layout.create(sizes[0], devices, *sizes[1:]).num_groups == 8
+
+
+@pytest.mark.parametrize('module', [cifar10, cifar100, fashion_mnist, svhn])
+def test_the_first_row_is_the_default(module):
+  assert module.get_config() == module.get_config(next(iter(module.ROWS)))
+
+
+# Section 3.2 of the facts of the paper: batch, m, steps, learning rate.
+@pytest.mark.parametrize(
+  ('row', 'settings'),
+  [('b7', (1024, 16, 5000, 0.016)), ('l2-475', (512, 4, 10000, 0.008))],
+)
+def test_fine_tuning_has_the_settings_of_the_paper(row, settings):
+  config = finetune.get_config(row)
+  assert settings == (
+    config.batch_size,
+    config.sam.m,
+    config.num_steps,
+    config.learning_rate,
+  )
+  assert config.microbatch_size == config.sam.m
+  assert config.weight_decay.rate == 1e-5
+  assert config.gradient_clipping == 1
+  assert config.model.norm == 'frozen'
+  model = models.create(config.model.name, num_classes=10)
+  assert model.resolution == {'b7': 600, 'l2-475': 475}[row]
 
 
 @pytest.mark.parametrize('variant', ['clean', 'noisy'])
@@ -50,9 +98,11 @@ def test_the_digits_say_how_the_batch_is_cut(variant):
   assert config.data.label_noise == (0.4 if variant == 'noisy' else 0)
 
 
-@pytest.mark.parametrize('module', [cifar10, cifar100, digits])
+@pytest.mark.parametrize(
+  'module', [cifar10, cifar100, digits, fashion_mnist, finetune, svhn]
+)
 def test_an_unknown_argument_is_refused(module):
-  with pytest.raises(ValueError, match='hundred is unknown'):
+  with pytest.raises(ValueError, match="hundred'?.* is unknown; use "):
     module.get_config('hundred')
 
 
@@ -64,7 +114,7 @@ def test_the_fields_that_the_readme_maps_official_flags_to_exist():
   )
   config = default.get_config()
   values = {'test', 'validation', 'none', 'basic', 'sam', 'sgd', 'rmsprop_tf'}
-  values |= {'loss'}
+  values |= {'frozen', 'loss'}
   assert len(rows) >= 20
   for name in set(named) - values:
     field = config
