@@ -31,16 +31,34 @@ def get_config() -> ml_collections.ConfigDict:
 
   # --- Model [model_name] ----------------------------------------------------
   config.model = ml_collections.ConfigDict()
-  # 'cnn', 'wide_resnet', 'WideResnet28x10', ...; an unknown name lists all.
+  # 'WideResnet28x10', 'Pyramid_ShakeDrop', 'efficientnet-b7', ...; `python -m
+  # sam_jax.models` lists all, and shows one.
   config.model.name = 'cnn'
-  # 'wide_resnet': 6 n + 4 layers, and the factor on 16, 32, 64 channels.
+  # 'wide_resnet', 'shake_shake', 'pyramidnet', 'cifar_resnet': layers.
   config.model.depth = placeholder(int)
+  # 'wide_resnet': factor on 16, 32, 64 channels; 'shake_shake', 'resnet':
+  # channels of the first group.
   config.model.width = placeholder(int)
+  # 'pyramidnet', 'PyramidNet272': channels by which the blocks grow.
+  config.model.alpha = placeholder(int)
+  # 'pyramidnet': whether its branches are dropped at random.
+  config.model.shake_drop = placeholder(bool)
+  # EfficientNets: side of the images, to which all are resized; None is the
+  # model's own. Probability of skipping the last block: official .2.
+  config.model.resolution = placeholder(int)
+  config.model.drop_connect_rate = placeholder(float)
   # 'wide_resnet': official [use_additional_skip_connections], False.
   config.model.use_additional_skip_connections = placeholder(bool)
-  # 'wide_resnet', 'cnn': 'batch' or 'none'.
+  # What BatchNorm normalises by: 'batch', a microbatch; 'synced', those of all
+  # devices (official for EfficientNets from scratch); 'frozen', the running
+  # statistics, which stay as they are (official for fine-tuning); 'wide_resnet'
+  # and 'cnn' also have 'none'.
   config.model.norm = placeholder(str)
-  # 'wide_resnet', 'cnn': share of activations dropped; official 0.
+  # Whether the backward pass computes blocks again instead of keeping what is
+  # inside: less memory, more time. Not for 'cnn'.
+  config.model.remat = placeholder(bool)
+  # 'wide_resnet', 'cnn', EfficientNets: share of activations dropped; official
+  # 0, but .2 to .5 for EfficientNets.
   config.model.dropout_rate = placeholder(float)
   # 'cnn': channels of its convolutions, units of its hidden layer.
   config.model.features = placeholder(tuple)
@@ -167,6 +185,16 @@ def get_config() -> ml_collections.ConfigDict:
   config.weight_decay.exclude = ''
   # Share of the target spread over all classes. Official [label_smoothing]: 0.
   config.label_smoothing = 0.0
+
+  # --- Precision -------------------------------------------------------------
+  # Of activations in training: 'float32' or 'bfloat16'. Parameters, and
+  # evaluation, are float32. Rounding may destroy a small perturbation: what is
+  # left of it is logged.
+  config.compute_dtype = 'float32'
+  # Of what multiplications see of float32: 'float32', 'tensorfloat32' or
+  # 'bfloat16'. None is JAX's default: TensorFloat-32 on GPUs that have it,
+  # bfloat16 on TPUs; the paper's CIFAR runs, on V100, had float32.
+  config.matmul_precision = placeholder(str)
 
   # --- Where it runs; results do not depend on it, up to rounding ------------
   # 'shard_map', or 'pmap' as the official release.

@@ -1,6 +1,5 @@
 """What a run would do and cost, without training or writing anything."""
 
-import dataclasses
 import json
 import pathlib
 import time
@@ -13,7 +12,6 @@ import numpy as np
 
 from sam_jax import (
   experiment as experiment_lib,
-  parallel as parallel_lib,
   preparation,
   provenance,
   reporting,
@@ -39,7 +37,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   """
   experiment_lib.load_plugins(config)
   config = preparation.resolve(config, workdir.absolute())
-  experiment = _lowerable(experiment_lib.build(config))
+  experiment = _build(config)
   preparation.check_init_from(config, experiment, workdir.absolute())
   print(json.dumps(config.to_dict(), indent=2))
   print(experiment.layout.describe())
@@ -47,13 +45,17 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     print(f'{name}: {value}')
 
 
-def _lowerable(
-  experiment: experiment_lib.Experiment,
-) -> experiment_lib.Experiment:
-  """Returns the same program under shard_map: pmap takes no shapes."""
-  parallel = parallel_lib.create('shard_map', experiment.layout)
-  fns = dataclasses.replace(experiment.fns, collectives=parallel.collectives)
-  return dataclasses.replace(experiment, parallel=parallel, fns=fns)
+def _build(config: ml_collections.ConfigDict) -> experiment_lib.Experiment:
+  """Builds a run; under shard_map, as pmap takes no shapes.
+
+  The model knows the mapped axes, so nothing less than all is built again.
+  """
+  experiment = experiment_lib.build(config)
+  if config.parallel == 'shard_map':
+    return experiment
+  config = config.copy_and_resolve_references()
+  config.parallel = 'shard_map'
+  return experiment_lib.build(config)
 
 
 def describe(

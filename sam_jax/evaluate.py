@@ -51,7 +51,7 @@ def eval_step(
   batch: Batch,
   *,
   apply_fn: Callable[..., jax.Array],
-  normalize: Callable[[jax.Array], jax.Array],
+  preprocess: Callable[[jax.Array], jax.Array],
   collectives: parallel.Collectives,
 ) -> dict[str, jax.Array]:
   """Returns the sums of the metrics over the real examples of a batch.
@@ -61,13 +61,13 @@ def eval_step(
     batch: this device's share: image (uint8), label, and mask, 1 for an
       example and 0 for padding.
     apply_fn: the model's `apply`.
-    normalize: uint8 images to what the model takes.
+    preprocess: uint8 images to what the model takes.
     collectives: sums over devices.
 
   Returns:
     Scalars: the sums of `example_metrics` and the `count` of examples.
   """
-  logits = apply_fn(variables, normalize(batch['image']), train=False)
+  logits = apply_fn(variables, preprocess(batch['image']), train=False)
   metrics = example_metrics(logits, batch['label'])
   # Not a product with the mask: padding may have given a NaN.
   is_real = batch['mask'] > 0
@@ -117,7 +117,7 @@ def summarize(sums: list[types.Metrics]) -> dict[str, float]:
 def predict(
   apply_fn: Callable[..., jax.Array],
   variables: types.PyTree,
-  normalize: Callable[[jax.Array], jax.Array],
+  preprocess: Callable[[jax.Array], jax.Array],
   batches: Iterable[Batch],
 ) -> Iterator[np.ndarray]:
   """Yields the logits of each batch, float32 `[examples, num_classes]`.
@@ -125,10 +125,10 @@ def predict(
   Args:
     apply_fn: the model's `apply`.
     variables: of the model.
-    normalize: uint8 images to what the model takes.
+    preprocess: uint8 images to what the model takes.
     batches: with image and mask; padding is left out of the result.
   """
   logits_fn = jax.jit(functools.partial(apply_fn, train=False))
   for batch in batches:
-    logits = logits_fn(variables, normalize(batch['image']))
+    logits = logits_fn(variables, preprocess(batch['image']))
     yield np.asarray(logits)[np.asarray(batch['mask']) > 0]

@@ -30,6 +30,7 @@ from sam_jax import (
   models,
   optimizers,
   parallel as parallel_lib,
+  precision,
   schedules,
   train_step,
   types,
@@ -71,10 +72,18 @@ class Experiment:
     }
 
   @property
-  def normalize(self) -> Any:
+  def input_shape(self) -> tuple[int, ...]:
+    """Height, width and channels of what the model takes."""
+    return _input_shape(self.model, self.dataset)
+
+  @property
+  def preprocess(self) -> Any:
     """Maps uint8 images to what the model takes."""
     return functools.partial(
-      augmentation.normalize, mean=self.dataset.mean, std=self.dataset.std
+      augmentation.preprocess,
+      mean=self.dataset.mean,
+      std=self.dataset.std,
+      resolution=resolution(self.model),
     )
 
   def compile_train_step(self) -> Any:
@@ -87,17 +96,16 @@ class Experiment:
     step = functools.partial(
       evaluate.eval_step,
       apply_fn=self.model.apply,
-      normalize=self.normalize,
+      preprocess=self.preprocess,
       collectives=self.fns.collectives,
     )
     return self.parallel.compile(step, num_replicated=1, num_donated=0)
 
   def state_shapes(self) -> train_step.TrainState:
     """Returns the shapes and dtypes of a train state."""
-    image_shape = self.dataset.train.images.shape[1:]
 
     def init() -> train_step.TrainState:
-      variables = init_variables(self.model, image_shape, 0)
+      variables = init_variables(self.model, self.input_shape, 0)
       return train_step.init_state(variables, self.fns)
 
     return jax.eval_shape(init)
@@ -151,10 +159,36 @@ def resolve(
 
 
 def create_model(
-  config: ml_collections.ConfigDict, num_classes: int
+  config: ml_collections.ConfigDict,
+  num_classes: int,
+  axes: tuple[str, ...] | None = None,
 ) -> flax.linen.Module:
-  """Returns the model of a config."""
-  return models.create(num_classes=num_classes, **factory_kwargs(config.model))
+  """Returns the model of a config.
+
+  Args:
+    config: of a run.
+    num_classes: of its data set.
+    axes: mapped axes over which it is trained, for synced BatchNorm; in
+      evaluation there is nothing to sync.
+  """
+  kwargs = factory_kwargs(config.model)
+  if kwargs.get('norm') == 'synced':
+    kwargs['norm_axes'] = axes
+  return models.create(num_classes=num_classes, **kwargs)
+
+
+def resolution(model: flax.linen.Module) -> int | None:
+  """Returns the side of the images that a model is meant for, if it says so."""
+  return getattr(model, 'resolution', None)
+
+
+def _input_shape(
+  model: flax.linen.Module, dataset: datasets.Dataset
+) -> tuple[int, ...]:
+  """Returns height, width and channels of what the model takes."""
+  height, width, channels = dataset.train.images.shape[1:]
+  side = resolution(model)
+  return (side or height, side or width, channels)
 
 
 def create_method(config: ml_collections.ConfigDict) -> methods.Method:
@@ -229,9 +263,10 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     len(dataset.train.labels), config.batch_size
   )
   num_steps = _num_steps(config, steps_per_epoch)
-  model = create_model(config, dataset.num_classes)
-  image_shape = dataset.train.images.shape[1:]
-  shapes = jax.eval_shape(lambda: init_variables(model, image_shape, 0))
+  _check_norm(config, layout)
+  model = create_model(config, dataset.num_classes, parallel.collectives.axes)
+  input_shape = _input_shape(model, dataset)
+  shapes = jax.eval_shape(lambda: init_variables(model, input_shape, 0))
   fns = _step_fns(
     config,
     dataset=dataset,
@@ -246,7 +281,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
   jax.eval_shape(
     fns.augment,
     jax.random.key(0),
-    jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8),
+    jax.ShapeDtypeStruct((1, *dataset.train.images.shape[1:]), jnp.uint8),
     jax.ShapeDtypeStruct((1,), jnp.int32),
   )
   return Experiment(
@@ -258,6 +293,30 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     num_steps=num_steps,
     steps_per_epoch=steps_per_epoch,
     eval_batch_size=_eval_batch_size(config, layout.num_devices),
+  )
+
+
+def _check_norm(
+  config: ml_collections.ConfigDict, layout: layout_lib.Layout
+) -> None:
+  """Refuses frozen BatchNorm without statistics, synced with some in turn."""
+  norm = config.model.get('norm')  # a plugin's section may have none
+  if norm == 'frozen' and not config.init_from:
+    raise ValueError(
+      "model.norm='frozen' normalises by the statistics of pretrained weights; "
+      'give them by init_from'
+    )
+  pieces = layout.device_groups * layout.device_microbatches
+  if norm != 'synced' or pieces == 1:
+    return
+  share = layout.batch_size // layout.num_devices
+  larger = f'microbatch_size={share}'
+  if layout.m % share:
+    larger = f'sam.m={share} with {larger}'
+  raise ValueError(
+    "model.norm='synced' needs all microbatches at once, one per device, and "
+    f'each of {layout.num_devices} devices has {pieces} of them in turn; use '
+    f"{layout.num_devices * pieces} devices, model.norm='batch', or {larger}"
   )
 
 
@@ -324,7 +383,9 @@ def _step_fns(
   )
   loss_fn = functools.partial(
     losses.classification_loss,
-    model.apply,
+    precision.apply_in(
+      model.apply, config.compute_dtype, config.matmul_precision
+    ),
     label_smoothing=config.label_smoothing,
   )
   num_pieces = layout.device_groups * layout.device_microbatches
@@ -334,7 +395,10 @@ def _step_fns(
       penalty_fn=penalties.ascent_penalty, true_gradient=True
     ),
     augment=augmentation.create(
-      mean=dataset.mean, std=dataset.std, **config.augmentation
+      mean=dataset.mean,
+      std=dataset.std,
+      resolution=resolution(model),
+      **config.augmentation,
     ),
     method=create_method(config),
     optimizer=optimizers.create(
@@ -353,5 +417,8 @@ def _step_fns(
       config.microbatch_loop, jax.default_backend(), num_pieces
     ),
     collectives=collectives,
+    mantissa_bits=precision.mantissa_bits(
+      config.compute_dtype, config.matmul_precision, jax.default_backend()
+    ),
     seed=config.seed,
   )

@@ -4,7 +4,7 @@
 that they need as functions. A `Parallel` supplies these and compiles the step,
 either as `jax.jit(jax.shard_map(...))` over a mesh ('group', 'member') or, as
 the official release does, as `jax.pmap` with index groups. Both compute the
-same numbers.
+same numbers. On one device the former is a plain `jax.jit`.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,12 +29,14 @@ class Collectives(NamedTuple):
     group_mean: mean over the devices that share a group.
     global_mean: mean over all devices, of what is the same within a group.
     global_sum: sum over all devices.
+    axes: names of the mapped axes, together all devices.
   """
 
   vary: Callable[[types.PyTree], types.PyTree]
   group_mean: Callable[[types.PyTree], types.PyTree]
   global_mean: Callable[[types.PyTree], types.PyTree]
   global_sum: Callable[[types.PyTree], types.PyTree]
+  axes: tuple[str, ...]
 
 
 class Parallel(NamedTuple):
@@ -85,8 +87,45 @@ def _reduce(
   return lambda tree: jax.tree.map(reduce_leaf, tree)
 
 
+def _one_device(device: jax.Device) -> Parallel:
+  """Returns plain jit, for there is nothing to average.
+
+  Averages over one device would cost nothing in the end, but XLA:CPU first
+  tries to combine those of all leaves, in a time that grows with the square of
+  the program: PyramidNet-272 did not compile in ten minutes.
+  """
+
+  def identity(tree: types.PyTree) -> types.PyTree:
+    return tree
+
+  def compile_step(
+    step: Callable[..., Any], num_replicated: int, num_donated: int
+  ) -> Callable[..., Any]:
+    del num_replicated
+    return jax.jit(step, donate_argnums=tuple(range(num_donated)))
+
+  def put(tree: types.PyTree) -> types.PyTree:
+    return jax.device_put(tree, device)
+
+  return Parallel(
+    collectives=Collectives(
+      vary=identity,
+      group_mean=identity,
+      global_mean=identity,
+      global_sum=identity,
+      axes=(),
+    ),
+    compile=compile_step,
+    replicate=put,
+    unreplicate=identity,
+    shard=put,
+  )
+
+
 def _shard_map(layout: layout_lib.Layout, devices: Sequence) -> Parallel:
   """Returns the default way: jit of shard_map."""
+  if layout.num_devices == 1:
+    return _one_device(devices[0])
   mesh = jax.sharding.Mesh(
     np.array(devices).reshape(layout.group_axis, layout.member_axis),
     _AXES,
@@ -121,6 +160,7 @@ def _shard_map(layout: layout_lib.Layout, devices: Sequence) -> Parallel:
       group_mean=_reduce(jax.lax.pmean, _AXES[1:]),
       global_mean=_reduce(jax.lax.pmean, _AXES),
       global_sum=_reduce(jax.lax.psum, _AXES),
+      axes=_AXES,
     ),
     compile=compile_step,
     replicate=lambda tree: jax.device_put(tree, replicated),
@@ -175,6 +215,7 @@ def _pmap(layout: layout_lib.Layout, devices: Sequence) -> Parallel:
       group_mean=group_mean,
       global_mean=lambda tree: jax.lax.pmean(tree, _PMAP_AXIS),
       global_sum=lambda tree: jax.lax.psum(tree, _PMAP_AXIS),
+      axes=(_PMAP_AXIS,),
     ),
     compile=compile_step,
     replicate=replicate,

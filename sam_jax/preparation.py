@@ -136,9 +136,8 @@ def initial_state(
     ValueError: `config.init_from` does not fit the model.
     FileNotFoundError: `config.init_from` is not there.
   """
-  image_shape = experiment.dataset.train.images.shape[1:]
   variables = experiment_lib.init_variables(
-    experiment.model, image_shape, config.seed
+    experiment.model, experiment.input_shape, config.seed
   )
   if config.init_from:
     variables = pretrained.load(

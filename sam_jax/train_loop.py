@@ -31,6 +31,8 @@ from sam_jax import (
   writers,
 )
 
+# Below, rounding adds more to the perturbation than is left of it: sqrt(1/2).
+_POOR_COSINE = 0.7
 # Steps that may be under way before the metrics of the oldest are read.
 _MAX_PENDING = 2
 
@@ -100,6 +102,7 @@ class _Loop:
     self._pending: collections.deque = collections.deque()
     self._started = self._epoch_started = time.monotonic()
     self._logged_step = 0
+    self._has_warned = False
     self._writer: writers.MetricWriter | None = None
     self._reporter: reporting.Reporter | None = None
 
@@ -241,11 +244,25 @@ class _Loop:
     for name, value in values.items():
       sums[name] = sums.get(name, 0.0) + value
     self._progress.metric_count += 1
+    self._warn_of_rounding(values)
     self._reporter.step(step, values)
     every = self._config.log.every_steps
     if every and step % every == 0:
       line = {f'step/{name}': value for name, value in values.items()}
       self._writer.write(step, self._epoch(step), line)
+
+  def _warn_of_rounding(self, values: Mapping[str, float]) -> None:
+    """Says once per start that precision leaves little of the perturbation."""
+    cosine = values.get('effective_perturbation_cosine', 1.0)
+    if self._has_warned or cosine >= _POOR_COSINE:
+      return
+    self._has_warned = True
+    ratio = values['effective_perturbation_ratio']
+    self._reporter.line(
+      'warning: rounding changes the perturbation: multiplications see one '
+      f'{ratio:.2f} times as long, at a cosine of {cosine:.2f}; use '
+      'compute_dtype=float32 and matmul_precision=float32, or a larger rho'
+    )
 
   def _epoch(self, step: int) -> float:
     """Returns the epochs that are over after a step."""

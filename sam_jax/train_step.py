@@ -20,6 +20,7 @@ from sam_jax import (
   loops,
   methods,
   parallel,
+  precision,
   sam,
   tree,
   types,
@@ -70,6 +71,8 @@ class StepFns:
     layout: how the batch is cut.
     loop: how a device walks its pieces: 'scan', 'unroll' or 'vmap'.
     collectives: averages over devices.
+    mantissa_bits: that a multiplication sees of a parameter; fewer than
+      float32's make the step log what is left of the perturbation.
     seed: of augmentation, dropout and method.
   """
 
@@ -84,6 +87,7 @@ class StepFns:
   layout: layout_lib.Layout
   loop: str
   collectives: parallel.Collectives
+  mantissa_bits: int
   seed: int
 
   def stream(self, name: int, step: jax.Array) -> jax.Array:
@@ -151,7 +155,8 @@ def train_step(
     network (the loss with label smoothing, without weight penalty), their
     perturbed twins, sharpness = perturbed_loss - loss, cosine between ascent
     and final gradient (means over groups; without a perturbation only the
-    first two), gradient_norm of the averaged gradient and clipped_gradient_norm
+    first two), those of `precision.effective_perturbation` if parameters are
+    rounded, gradient_norm of the averaged gradient and clipped_gradient_norm
     after clipping, param_norm after the update, learning_rate.
 
   Differs from the official release: it logs loss and error of the perturbed
@@ -227,7 +232,12 @@ def _group_gradient(
   (_, aux), grads, method_state, info = grad_fn(
     state.method_state, state.params, state.batch_stats, ctx.step, microbatches
   )
-  return grads, aux['batch_stats'], method_state, _metrics(aux, grads, info)
+  metrics = _metrics(aux, grads, info)
+  if info is not None and fns.mantissa_bits < precision.FLOAT32_BITS:
+    metrics |= precision.effective_perturbation(
+      state.params, info.epsilon, fns.mantissa_bits
+    )
+  return grads, aux['batch_stats'], method_state, metrics
 
 
 def _on_microbatch(

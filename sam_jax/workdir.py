@@ -18,6 +18,7 @@ _OPERATIONAL = (
   'eval_train',
   'log',
   'microbatch_loop',
+  'model.remat',
   'parallel',
 )
 _LENGTHS = ('num_epochs', 'num_steps')

@@ -121,8 +121,9 @@ def _prepare(method: str) -> Candidate:
   """Compiles a method's step and initialises its training."""
   config = _config(method)
   experiment = experiment_lib.build(config)
-  image_shape = experiment.dataset.train.images.shape[1:]
-  variables = experiment_lib.init_variables(experiment.model, image_shape, 0)
+  variables = experiment_lib.init_variables(
+    experiment.model, experiment.input_shape, 0
+  )
   state = experiment.parallel.replicate(
     train_step.init_state(variables, experiment.fns)
   )

@@ -106,14 +106,17 @@ def _predict(
   run: runs.Run, info: dict, examples: datasets.Examples
 ) -> np.ndarray:
   """Returns the logits of all examples."""
-  normalize = functools.partial(
-    augmentation.normalize, mean=info['mean'], std=info['std']
+  preprocess = functools.partial(
+    augmentation.preprocess,
+    mean=info['mean'],
+    std=info['std'],
+    resolution=experiment.resolution(run.model),
   )
   batches = datasets.eval_batches(examples, _BATCH_SIZE.value)
   with tqdm.tqdm(total=len(examples.labels), disable=None) as bar:
     parts = []
     for part in evaluate.predict(
-      run.model.apply, run.variables, normalize, batches
+      run.model.apply, run.variables, preprocess, batches
     ):
       parts.append(part)
       bar.update(len(part))

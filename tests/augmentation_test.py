@@ -132,6 +132,86 @@ def test_normalize_gives_the_same_bits_in_every_program():
     np.testing.assert_array_equal(run(images), expected)
 
 
+# Resizing.
+
+
+@pytest.mark.parametrize('size', [48, 21])
+def test_resize_is_the_official_one(size):
+  arrays = reference.load('data_ops.npz')
+  images = jnp.asarray(arrays['resize/in'])
+  expected = arrays[f'resize/out{size}']
+  resized = jax.jit(augmentation.resize, static_argnums=1)(images, size)
+  assert resized.dtype == jnp.float32
+  # A weight from a table of 1,024 steps may be its neighbour.
+  scale = np.abs(expected).max()
+  np.testing.assert_allclose(resized, expected, rtol=0, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize('resolution', [None, 12])
+def test_resize_leaves_images_that_have_the_size(resolution):
+  images = jnp.float32(_images(3, 12))
+  assert augmentation.resize(images, resolution) is images
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize('size', [5, 12, 31])
+def test_resize_makes_squares_of_constant_rectangles(size, channels):
+  """Each image and channel keeps its own value, up to the border."""
+  values = jnp.arange(1.0, 1 + 2 * channels).reshape(2, 1, 1, channels)
+  images = jnp.broadcast_to(values, (2, 12, 9, channels))
+  expected = jnp.broadcast_to(values, (2, size, size, channels))
+  # Four weights a side that sum to one, in float32.
+  np.testing.assert_allclose(
+    augmentation.resize(images, size), expected, rtol=1e-6
+  )
+
+
+def test_resize_treats_rows_and_columns_apart():
+  """An image that varies along one axis only still does so, and alike."""
+  ramp = jnp.float32(np.random.default_rng(3).normal(size=10))
+  upright = jnp.broadcast_to(ramp[None, :, None, None], (1, 10, 7, 1))
+  lying = jnp.broadcast_to(ramp[None, None, :, None], (1, 7, 10, 1))
+  rows, columns = (
+    np.asarray(augmentation.resize(images, 16))[0, :, :, 0]
+    for images in (upright, lying)
+  )
+  np.testing.assert_allclose(rows, columns.T, rtol=0, atol=1e-5)
+  np.testing.assert_allclose(
+    rows, np.repeat(rows[:, :1], 16, axis=1), rtol=0, atol=1e-5
+  )
+  assert np.ptp(rows[:, 0]) > 1
+
+
+def test_resize_aligns_the_upper_left_corners_of_the_pixels():
+  # Twice as large: every other pixel is an old one, the first one too.
+  images = jnp.float32(_images(2, 8))
+  resized = augmentation.resize(images, 16)
+  np.testing.assert_allclose(resized[:, ::2, ::2], images, rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', augmentation.names())
+def test_create_resizes_what_it_has_augmented(name):
+  options = {'cutout_length': 8, 'cutout_per': 'example'}
+  images = _images(6, 16)
+  plain = _create(name, **options)(_KEY, images, jnp.arange(6))
+  resized = _create(name, resolution=24, **options)(_KEY, images, jnp.arange(6))
+  assert resized.shape == (6, 24, 24, 3)
+  # Values up to 3; two programs.
+  np.testing.assert_allclose(
+    resized, augmentation.resize(plain, 24), rtol=0, atol=1e-5
+  )
+
+
+def test_preprocessing_normalises_and_then_resizes():
+  images = _images(4, 16)
+  preprocess = functools.partial(augmentation.preprocess, mean=_MEAN, std=_STD)
+  normal = augmentation.normalize(images, _MEAN, _STD)
+  np.testing.assert_array_equal(preprocess(images), normal)
+  np.testing.assert_array_equal(
+    preprocess(images, resolution=24), augmentation.resize(normal, 24)
+  )
+
+
 # The random part.
 
 

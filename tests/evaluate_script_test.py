@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from sam_jax import datasets, experiment, workdir, writers
+from sam_jax import datasets, experiment, runs, workdir, writers
 
 SCRIPT = tiny.ROOT / 'scripts' / 'evaluate.py'
 
@@ -30,11 +30,11 @@ def run(tmp_path_factory):
   return directory
 
 
-def _evaluate(*arguments, cwd=tiny.ROOT):
+def _evaluate(*arguments, cwd=tiny.ROOT, **variables):
   return subprocess.run(
     [sys.executable, str(SCRIPT), *map(str, arguments)],
     cwd=cwd,
-    env=tiny.environment(1),
+    env=tiny.environment(1) | variables,
     capture_output=True,
     text=True,
     timeout=240,
@@ -71,6 +71,37 @@ def test_it_finds_what_the_run_found(run, tmp_path, split, logged):
   assert summary['split'] == split
   assert summary['examples'] == {'validation': 8, 'train': 72}[split]
   for name, value in _logged(run, 8, logged).items():
+    # Float32 sums, in another order.
+    assert summary[name] == pytest.approx(value, rel=1e-5), name
+
+
+_SIZED_MODEL = """
+from flax import linen as nn
+from sam_jax import models
+
+@models.register('sized')
+class Sized(nn.Module):
+  num_classes: int
+  resolution: int = 12
+
+  @nn.compact
+  def __call__(self, images, *, train, true_gradient=False):
+    return nn.Dense(self.num_classes)(images.reshape(images.shape[0], -1))
+"""
+
+
+def test_it_shows_a_model_images_of_its_resolution(monkeypatch, tmp_path):
+  (tmp_path / 'sized_model.py').write_text(_SIZED_MODEL)
+  monkeypatch.syspath_prepend(tmp_path)
+  run = tmp_path / 'run'
+  tiny.train(run, model={'name': 'sized'}, plugins=('sized_model',))
+  _, info = runs.load_with_info(run)
+  assert info['image_shape'] == [8, 8, 1]
+  done = _evaluate(f'--workdir={run}', PYTHONPATH=str(tmp_path))
+  assert done.returncode == 0, done.stderr
+  summary = json.loads(done.stdout)
+  logged = _logged(run, 10, 'test')
+  for name, value in logged.items():
     # Float32 sums, in another order.
     assert summary[name] == pytest.approx(value, rel=1e-5), name
 

@@ -82,7 +82,7 @@ def test_loss_and_error_rate_are_the_official_ones_and_top5_is_not(masked):
   assert official[f'top5_error/{suffix}'] < 0 < expected['top5_error_rate']
 
 
-def _compile(apply_fn, num_devices, parallel_name='shard_map', normalize=None):
+def _compile(apply_fn, num_devices, parallel_name='shard_map', preprocess=None):
   """Returns the compiled step and how to put a batch on the devices."""
   runs_on = parallel.create(
     parallel_name,
@@ -92,7 +92,7 @@ def _compile(apply_fn, num_devices, parallel_name='shard_map', normalize=None):
   step = functools.partial(
     evaluate.eval_step,
     apply_fn=apply_fn,
-    normalize=normalize or (lambda images: images.astype(jnp.float32)),
+    preprocess=preprocess or (lambda images: images.astype(jnp.float32)),
     collectives=runs_on.collectives,
   )
   return runs_on, runs_on.compile(step, num_replicated=1, num_donated=0)
@@ -208,7 +208,7 @@ def test_images_are_normalised_before_the_model_sees_them():
     seen.append(images)
     return images.reshape(-1, 1) + variables['b'][None]
 
-  runs_on, step = _compile(apply_fn, 1, normalize=lambda images: images - 7.0)
+  runs_on, step = _compile(apply_fn, 1, preprocess=lambda images: images - 7.0)
   batch = {
     'image': np.full((1, 1, 1, 1), 9, np.uint8),
     'label': np.zeros(1, np.int32),

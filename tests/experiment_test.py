@@ -1,11 +1,21 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from flax import linen as nn
 
-from sam_jax import experiment, preparation
+from sam_jax import (
+  augmentation,
+  dry_run,
+  experiment,
+  models,
+  parallel,
+  preparation,
+)
+from sam_jax.models import registry
 
 
 @pytest.fixture(scope='module')
@@ -128,6 +138,198 @@ def test_only_fields_that_are_set_reach_a_factory():
   }
 
 
+# --- Models that are meant for a resolution ----------------------------------
+
+
+class _Sized(nn.Module):
+  """Linear in images of one size; its statistics are the images it saw."""
+
+  num_classes: int
+  resolution: int = 12
+
+  @nn.compact
+  def __call__(self, images, *, train, true_gradient=False):
+    del train, true_gradient
+    seen = self.variable('batch_stats', 'seen', jnp.zeros, images.shape[1:])
+    if self.is_mutable_collection('batch_stats'):
+      seen.value = images[0]
+    return nn.Dense(self.num_classes)(images.reshape(images.shape[0], -1))
+
+
+@pytest.fixture
+def sized(monkeypatch):
+  """Returns what builds a run with that model, all in one microbatch."""
+  monkeypatch.setattr(registry, '_REGISTRY', dict(registry._REGISTRY))
+  models.register('sized')(_Sized)
+  tiny.use_devices(monkeypatch, 1)
+  fields = {'sam.m': 16, 'microbatch_size': 16, 'augmentation.name': 'none'}
+
+  def config(**others):
+    return tiny.config(model={'name': 'sized'}, **fields, **others)
+
+  return config
+
+
+def _batch(built, size=16):
+  examples = built.dataset.train
+  return {
+    'image': examples.images[:size],
+    'label': examples.labels[:size],
+    'position': np.arange(size, dtype=np.int32),
+  }
+
+
+def test_training_images_are_resized_to_the_models_resolution(sized):
+  config = sized()
+  built = experiment.build(config)
+  batch = _batch(built)
+  expected = built.fns.augment(
+    built.fns.stream(0, 0), batch['image'], batch['position']
+  )
+  assert expected.shape == (16, 12, 12, 1)
+  normal = augmentation.create(
+    mean=built.dataset.mean, std=built.dataset.std, **config.augmentation
+  )(built.fns.stream(0, 0), batch['image'], batch['position'])
+  by_hand = augmentation.resize(normal, 12)
+  state = built.parallel.replicate(preparation.initial_state(config, built))
+  after, _ = built.compile_train_step()(state, built.parallel.shard(batch))
+  # Two programs on values of order 1.
+  np.testing.assert_allclose(after.batch_stats['seen'], by_hand[0], atol=1e-5)
+  np.testing.assert_allclose(expected, by_hand, atol=1e-5)
+
+
+def test_evaluation_images_are_resized_without_augmentation(sized):
+  config = sized()
+  built = experiment.build(config)
+  assert built.input_shape == (12, 12, 1)
+  images = built.dataset.evaluation.images[:16]
+  preprocessed = built.preprocess(images)
+  normal = augmentation.normalize(images, built.dataset.mean, built.dataset.std)
+  np.testing.assert_allclose(
+    preprocessed, augmentation.resize(normal, 12), atol=1e-5
+  )
+  state = built.parallel.replicate(preparation.initial_state(config, built))
+  batch = {
+    'image': images,
+    'label': built.dataset.evaluation.labels[:16],
+    'mask': np.float32(np.arange(16) < 11),
+  }
+  sums = built.compile_eval_step()(
+    built.variables(state), built.parallel.shard(batch)
+  )
+  logits = built.model.apply(built.variables(state), preprocessed, train=False)
+  errors = np.argmax(logits, -1) != batch['label']
+  assert sums['count'] == 11
+  assert sums['error_rate'] == errors[:11].sum()
+
+
+def test_the_info_keeps_the_size_of_the_data_sets_images(sized):
+  built = experiment.build(sized())
+  assert built.info['image_shape'] == [8, 8, 1]
+  assert experiment.resolution(built.model) == 12
+  kernel = built.state_shapes().params['Dense_0']['kernel']
+  assert kernel.shape == (12 * 12, 10)
+
+
+def test_a_model_without_resolution_takes_images_as_they_are(built):
+  assert experiment.resolution(built.model) is None
+  assert built.input_shape == (8, 8, 1)
+  images = built.dataset.evaluation.images[:2]
+  np.testing.assert_array_equal(
+    built.preprocess(images),
+    augmentation.normalize(images, built.dataset.mean, built.dataset.std),
+  )
+
+
+def test_a_dry_run_knows_the_resolution(sized, tmp_path, capsys):
+  dry_run.run(sized(), tmp_path / 'run')
+  assert 'parameters: 1,450' in capsys.readouterr().out  # (12 * 12 + 1) * 10
+
+
+@pytest.mark.slow
+def test_an_efficientnet_trains_at_its_resolution(monkeypatch, tmp_path):
+  tiny.use_devices(monkeypatch, 1)
+  model = {
+    'name': 'efficientnet',
+    'width': 0.25,
+    'depth': 0.3,
+    'resolution': 16,
+    'dropout_rate': 0.1,
+  }
+  sizes = {'sam.m': 16, 'microbatch_size': 16, 'num_steps': 1}
+  tiny.train(tmp_path, model=model, method='sgd', **sizes)
+  assert 'test/error_rate' in tiny.log(tmp_path)[-1]
+
+
+# --- BatchNorm over all devices ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('devices', 'sizes', 'pieces', 'remedy'),
+  [
+    (4, {'sam.m': 16, 'microbatch_size': 2}, 2, {'microbatch_size': 4}),
+    (1, {'sam.m': 16, 'microbatch_size': 4}, 4, {'microbatch_size': 16}),
+    (8, {'sam.m': 1, 'microbatch_size': 1}, 2, {'sam.m': 2}),
+  ],
+)
+def test_synced_norm_is_refused_for_microbatches_in_turn(
+  monkeypatch, devices, sizes, pieces, remedy
+):
+  tiny.use_devices(monkeypatch, devices)
+  fields = {'model.norm': 'synced', **sizes}
+  with pytest.raises(ValueError, match='all microbatches at once') as error:
+    experiment.build(tiny.config(**fields))
+  message = str(error.value)
+  assert '\n' not in message
+  assert f'each of {devices} devices has {pieces} of them' in message
+  assert f'use {devices * pieces} devices' in message
+  for name, size in remedy.items():
+    assert f'{name}={size}' in message
+  # What it says would do, does.
+  remedy = {'microbatch_size': 16 // devices, **remedy}
+  assert f'microbatch_size={16 // devices}' in message
+  experiment.build(tiny.config(**fields | remedy))
+  experiment.build(tiny.config(**fields | {'model.norm': 'batch'}))
+
+
+@pytest.mark.parametrize('name', ['shard_map', 'pmap'])
+def test_synced_norm_gets_the_axes_that_the_step_is_mapped_over(name):
+  sizes = {'sam.m': 16, 'microbatch_size': 2}
+  config = tiny.config(**{'model.norm': 'synced', 'parallel': name}, **sizes)
+  built = experiment.build(config)
+  assert built.layout.device_microbatches == built.layout.device_groups == 1
+  runs_on = parallel.create(name, built.layout)
+  assert built.model.norm_axes == runs_on.collectives.axes != ()
+
+
+def test_no_other_norm_gets_axes(built):
+  assert built.model.norm_axes == ()
+
+
+@pytest.mark.parametrize('name', ['shard_map', 'pmap'])
+def test_a_dry_run_compiles_synced_norm(name, tmp_path, capsys):
+  sizes = {'sam.m': 16, 'microbatch_size': 2}
+  config = tiny.config(**{'model.norm': 'synced', 'parallel': name}, **sizes)
+  dry_run.run(config, tmp_path / 'run')
+  assert 'memory of a step' in capsys.readouterr().out
+
+
+# --- Precision ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('fields', 'bits'),
+  [
+    ({}, 23),
+    ({'compute_dtype': 'bfloat16'}, 7),
+    # A CPU multiplies in float32 whatever is asked for.
+    ({'matmul_precision': 'bfloat16'}, 23),
+  ],
+)
+def test_the_step_knows_how_much_is_rounded(fields, bits):
+  assert experiment.build(tiny.config(**fields)).fns.mantissa_bits == bits
+
+
 # --- Every field that says how to train does something -----------------------
 
 _EFFECTS = (
@@ -148,6 +350,7 @@ _EFFECTS = (
   {'gradient_clipping': 0.1},
   {'weight_decay.rate': 0.1},
   {'label_smoothing': 0.2},
+  {'compute_dtype': 'bfloat16'},
   {'augmentation.name': 'none'},
   {'augmentation.cutout_length': 4},
   {'augmentation.cutout_per': 'example'},
@@ -258,6 +461,8 @@ BAD = (
   ({'augmentation.name': 'autoaugment'}, r'autoaugment.*basic'),
   ({'augmentation.cutout_length': -1}, 'cutout_length is -1'),
   ({'augmentation.cutout_per': 'image'}, 'cutout_per'),
+  ({'compute_dtype': 'float16'}, r"unknown compute_dtype 'float16'.*bfloat16"),
+  ({'matmul_precision': 'tf32'}, r"matmul_precision 'tf32'.*tensorfloat32"),
   ({'parallel': 'pjit'}, r"unknown parallel 'pjit'.*shard_map"),
   ({'microbatch_loop': 'for'}, r"microbatch_loop 'for'.*unroll"),
   ({'batch_size': 0}, 'batch_size is 0'),

@@ -16,7 +16,7 @@ _PACKAGE = _ROOT / 'sam_jax'
 _LAYERS = (
   {'lookup', 'types'},
   {'datasets', 'ema', 'layout', 'tree'},
-  {'augmentation', 'losses', 'models'},
+  {'augmentation', 'losses', 'models', 'precision'},
   {'perturbations', 'sam'},
   {'loops', 'methods', 'optimizers', 'parallel', 'schedules'},
   {'train_step'},

@@ -79,6 +79,18 @@ def test_the_mean_of_what_is_the_same_everywhere_is_itself(name):
     np.testing.assert_array_equal(same, np.full(4, 3.0))
 
 
+@pytest.mark.parametrize('devices, members', SHAPES)
+@pytest.mark.parametrize('name', NAMES)
+def test_the_axes_are_those_of_all_devices(name, devices, members):
+  runs_on = _create(name, devices, members)
+  axes = runs_on.collectives.axes
+  first = 2.0 * np.arange(devices)
+  np.testing.assert_allclose(
+    _run(runs_on, devices, lambda _, x: jax.lax.pmean(x[0], axes)),
+    np.full(devices, first.mean()),
+  )
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_what_was_made_to_vary_is_differentiated_on_each_device_alone(name):
   runs_on = _create(name, 4)

@@ -92,6 +92,7 @@ def make(
   exclude='',
   label_smoothing=0.0,
   augment=lambda key, images, positions: images,
+  mantissa_bits=23,
   seed=0,
   replace_collectives=None,
   **method_options,
@@ -131,6 +132,7 @@ def make(
     layout=layout,
     loop=loop,
     collectives=runs_on.collectives._replace(**(replace_collectives or {})),
+    mantissa_bits=mantissa_bits,
     seed=seed,
   )
   return Stepper(fns, runs_on)

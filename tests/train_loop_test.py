@@ -168,6 +168,28 @@ def test_a_run_goes_on_as_pmap_with_other_operational_fields(
   _assert_close(tmp_path, whole)
 
 
+@pytest.mark.slow
+def test_a_run_goes_on_with_blocks_recomputed(monkeypatch, tmp_path):
+  tiny.use_devices(monkeypatch, 1)
+  fields = {
+    'model': {'name': 'CifarResnet8'},
+    'sam.m': 16,
+    'microbatch_size': 16,
+    'num_steps': 2,
+    'checkpoint.every_steps': 1,
+    'schedule.name': 'constant',
+  }
+  tiny.train(tmp_path / 'whole', **fields)
+  _crash_at(monkeypatch, tmp_path / 'moved', 1, **fields)
+  tiny.train(tmp_path / 'moved', **fields, **{'model.remat': True})
+  # ReLU units near zero may flip with the rounding of another program.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-3),
+    tiny.state(tmp_path / 'moved')['params'],
+    tiny.state(tmp_path / 'whole')['params'],
+  )
+
+
 def _assert_close(directory, other):
   """The same run up to rounding, which ten steps let grow to 1e-5."""
   jax.tree.map(
@@ -396,6 +418,63 @@ def test_sgd_logs_no_perturbation(tmp_path):
   assert 'train/loss' in keys and 'train/gradient_norm' in keys
   assert not [key for key in keys if 'perturbed' in key or 'sharp' in key]
   assert result['gradient_evaluations'] == 1
+
+
+# --- Less than float32 -------------------------------------------------------
+
+_EFFECTIVE = ('effective_perturbation_ratio', 'effective_perturbation_cosine')
+_BFLOAT16 = {'compute_dtype': 'bfloat16', 'augmentation.name': 'none'}
+_WARNING = 'rounding changes the perturbation'
+
+
+def test_bfloat16_logs_what_is_left_of_the_perturbation(tmp_path, capsys):
+  """And warns once, however many steps: of 0.001 next to nothing is left."""
+  tiny.train(tmp_path, **_BFLOAT16, **{'sam.rho': 0.001, 'num_epochs': 1})
+  lines = writers.read(tmp_path)
+  (epoch,) = [line for line in lines if 'train/loss' in line]
+  for name in _EFFECTIVE:
+    values = [x[f'step/{name}'] for x in lines if f'step/{name}' in x]
+    assert len(values) == tiny.STEPS_PER_EPOCH
+    assert epoch[f'train/{name}'] == pytest.approx(np.mean(values))
+  ratio, cosine = (epoch[f'train/{name}'] for name in _EFFECTIVE)
+  assert ratio > 1.5 and 0 < cosine < 0.7
+  printed = capsys.readouterr().out
+  assert printed.count(_WARNING) == 1
+  first = lines[0]
+  assert (
+    f'one {first[f"step/{_EFFECTIVE[0]}"]:.2f} times as long, at a cosine of '
+    f'{first[f"step/{_EFFECTIVE[1]}"]:.2f}; use compute_dtype=float32'
+  ) in printed
+  dtypes = {x.dtype for x in jax.tree.leaves(tiny.state(tmp_path)['params'])}
+  assert dtypes == {np.dtype('float32')}
+
+
+def test_a_perturbation_that_survives_rounding_is_no_reason_to_warn(
+  tmp_path, capsys
+):
+  tiny.train(tmp_path, **_BFLOAT16, **{'sam.rho': 1.0, 'num_steps': 1})
+  (line,) = [x for x in writers.read(tmp_path) if 'step/loss' in x]
+  assert 0.95 < line[f'step/{_EFFECTIVE[1]}'] < 1
+  assert _WARNING not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {**_BFLOAT16, 'method': 'sgd'},
+    {'sam.rho': 0.001},
+    {'sam.rho': 0.001, 'matmul_precision': 'bfloat16'},
+  ],
+  ids=['sgd', 'float32', 'matmul_precision on a CPU'],
+)
+def test_where_no_perturbation_is_rounded_none_of_it_is_logged(
+  tmp_path, capsys, fields
+):
+  tiny.train(tmp_path, num_steps=1, **fields)
+  keys = {key for line in writers.read(tmp_path) for key in line}
+  assert 'train/loss' in keys
+  assert not [key for key in keys if 'effective' in key]
+  assert _WARNING not in capsys.readouterr().out
 
 
 def test_the_training_set_is_evaluated_if_asked_for(tmp_path):

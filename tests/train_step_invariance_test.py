@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import steps
 
-from sam_jax import augmentation, methods, models, sam
+from sam_jax import augmentation, layout, methods, models, parallel, sam
 
 B, MICROBATCH = 64, 4
 # Five steps of a smooth network in float32; float64 is a billion times finer.
@@ -210,6 +210,59 @@ def test_one_step_of_a_wide_resnet_does_not_depend_on_the_devices(m):
       state.batch_stats, ends[0].batch_stats
     )
     assert statistics < 1e-5
+
+
+# --- BatchNorm over all devices
+
+
+@functools.cache
+def _step_of(norm, m, devices, b, parallel_name='shard_map'):
+  """Two steps of SAM with that BatchNorm, without dropout."""
+  runs_on = parallel.create(
+    parallel_name, layout.create(B, devices, m, b), jax.devices()[:devices]
+  )
+  axes = runs_on.collectives.axes if norm == 'synced' else ()
+  model = _model().clone(dropout_rate=0.0, norm=norm, norm_axes=axes)
+  return steps.run(
+    model.apply,
+    _variables(),
+    _batches()[:2],
+    m=m,
+    b=b,
+    devices=devices,
+    parallel_name=parallel_name,
+    rho=0.5,
+    augment=augmentation.create('none', mean=(0.5,), std=(0.25,)),
+  )
+
+
+@pytest.mark.parametrize('parallel_name', ['shard_map', 'pmap'])
+def test_synced_norm_on_4_devices_is_one_device_with_the_whole_batch(
+  parallel_name,
+):
+  synced = _step_of('synced', B, 4, B // 4, parallel_name)
+  _assert_same_run(synced, _step_of('batch', B, 1, B), FLOAT32_ATOL)
+
+
+def test_without_syncing_4_devices_are_another_run():
+  apart = _step_of('batch', B, 4, B // 4)[-1].state
+  whole = _step_of('batch', B, 1, B)[-1].state
+  gap = steps.largest_difference(apart.params, whole.params)
+  assert gap > 50 * FLOAT32_ATOL
+
+
+@pytest.mark.slow
+def test_synced_norm_reaches_beyond_the_group_in_pmap_as_in_shard_map():
+  m = B // 4
+  groups, pmap = (
+    _step_of('synced', m, 4, m, name) for name in ('shard_map', 'pmap')
+  )
+  _assert_same_run(groups, pmap, FLOAT32_ATOL)
+  for other in (_step_of('batch', m, 4, m), _step_of('batch', B, 1, B)):
+    gap = steps.largest_difference(
+      groups[-1].state.params, other[-1].state.params
+    )
+    assert gap > 20 * FLOAT32_ATOL
 
 
 # --- Methods with state

@@ -196,6 +196,49 @@ def test_logged_loss_has_smoothing_but_no_penalty():
   assert metrics['loss'] == pytest.approx(loss, abs=1e-6)
 
 
+_EFFECTIVE = ('effective_perturbation_ratio', 'effective_perturbation_cosine')
+
+
+def _left_in_bfloat16(w, epsilon):
+  """Returns ratio and cosine of a perturbation after a cast."""
+
+  def cast(x):
+    return np.float64(np.asarray(jnp.bfloat16(np.float32(x))))
+
+  seen = cast(w + epsilon) - cast(w)
+  norm, seen_norm = np.linalg.norm(epsilon), np.linalg.norm(seen)
+  return seen_norm / norm, seen @ epsilon / seen_norm / norm
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+def test_what_rounding_leaves_of_each_groups_perturbation_is_averaged(devices):
+  rho = 0.02  # on 16 weights of order 1: a spacing of bfloat16 each
+  batch = _batches(1)[0]
+  ((_, metrics),) = _run(
+    [batch], m=4, devices=devices, rho=rho, mantissa_bits=7
+  )
+  w, left = _flatten(START), []
+  for i in (0, 4):
+    group = {k: v[i : i + 4] for k, v in batch.items()}
+    _, _, ascent = _loss_and_grad(w, group)
+    left.append(_left_in_bfloat16(w, rho * ascent / np.linalg.norm(ascent)))
+  assert abs(left[0][1] - left[1][1]) > 1e-3  # so the mean is neither
+  found = [metrics[name] for name in _EFFECTIVE]
+  assert found == pytest.approx(np.mean(left, axis=0), abs=1e-5)
+  assert found[1] < 0.98
+
+
+def test_only_rounding_is_logged_and_logging_changes_no_step():
+  exact, rounded = _run(mantissa_bits=23), _run(mantissa_bits=10)
+  for a, b in zip(exact, rounded, strict=True):
+    assert set(b.metrics) - set(a.metrics) == set(_EFFECTIVE)
+    assert set(a.metrics) < set(b.metrics)
+    # Another program, so another order of sums.
+    assert steps.largest_difference(a.state, b.state) < 1e-6
+  sgd = _run(method='sgd', mantissa_bits=7)[0].metrics
+  assert not set(_EFFECTIVE) & set(sgd)
+
+
 def test_sgd_omits_what_needs_a_perturbation():
   sgd, sam = _run(method='sgd')[0].metrics, _run()[0].metrics
   perturbed = {'perturbed_loss', 'perturbed_error_rate', 'sharpness', 'cosine'}
