@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from sam_jax import lookup, losses, types
+from sam_jax import lookup, losses, tree, types
 
 # What optax's optimizers call the mask of their decoupled weight decay.
 _MASKS = ('mask', 'weight_decay_mask')
@@ -80,6 +81,28 @@ def rmsprop_tf(
     optax.scale_by_rms(decay, eps, initial_scale=1.0, eps_in_sqrt=True),
     *((scaling, velocity) if lr_in_momentum else (velocity, scaling)),
   )
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+  """Returns what optax calls so, with `tree.norm`.
+
+  The step logs that norm, which is then computed once; and it is in at least
+  float32.
+
+  Args:
+    max_norm: gradients that are as long or longer get this length.
+  """
+
+  def clip(grads: types.Grads, params: types.Params | None) -> types.Grads:
+    del params
+    norm = tree.norm(grads)
+    is_short = norm < max_norm
+    return jax.tree.map(
+      lambda g: jnp.where(is_short, g, g / norm.astype(g.dtype) * max_norm),
+      grads,
+    )
+
+  return optax.stateless(clip)
 
 
 def decay_mask(params: types.Params, exclude: str) -> types.PyTree:
@@ -217,7 +240,7 @@ def create(
     )
   parts = []
   if gradient_clipping:
-    parts.append(optax.clip_by_global_norm(gradient_clipping))
+    parts.append(clip_by_global_norm(gradient_clipping))
   if weight_decay_place == 'gradient':
     parts.append(optax.add_decayed_weights(weight_decay, mask))
   return optax.chain(*parts, factory(learning_rate, **given))

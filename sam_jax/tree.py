@@ -4,10 +4,15 @@
 millions of bfloat16 gradients needs more digits than that.
 """
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
 
 from sam_jax import types
+
+_SMALL = 2**13  # elements
 
 
 def wide(x: jax.Array) -> jax.Array:
@@ -17,10 +22,23 @@ def wide(x: jax.Array) -> jax.Array:
 
 def vdot(a: types.PyTree, b: types.PyTree) -> jax.Array:
   """Returns the inner product of two trees of the same structure, a scalar."""
-  products = jax.tree.map(lambda x, y: jnp.sum(wide(x) * wide(y)), a, b)
-  return _sum(jax.tree.leaves(products))
+  pairs = zip(_pack(a), _pack(b), strict=True)
+  return _sum([jnp.sum(x * y) for x, y in pairs])
 
 
+def _pack(tree: types.PyTree) -> list[jax.Array]:
+  """Returns the leaves in at least float32, all small ones in one vector.
+
+  A sum over a vector of BatchNorm's is as many kernels, to compile and to
+  launch, as one over a convolution's; most leaves are such vectors.
+  """
+  leaves = [wide(leaf) for leaf in jax.tree.leaves(tree)]
+  small = [leaf.ravel() for leaf in leaves if leaf.size < _SMALL]
+  large = [leaf for leaf in leaves if leaf.size >= _SMALL]
+  return [*large, jnp.concatenate(small)] if small else large
+
+
+@jax.custom_jvp
 def _sum(terms: list[jax.Array]) -> jax.Array:
   """Adds scalars, the smallest first.
 
@@ -31,6 +49,15 @@ def _sum(terms: list[jax.Array]) -> jax.Array:
   newer versions only.
   """
   return jnp.sum(jnp.sort(jnp.stack(terms))) if terms else jnp.float32(0)
+
+
+@_sum.defjvp
+def _sum_jvp(
+  primals: tuple[list[jax.Array]], tangents: tuple[list[jax.Array]]
+) -> tuple[jax.Array, jax.Array]:
+  """The derivative of a sum; that of the sort would depend on the values."""
+  total = functools.reduce(operator.add, tangents[0], jnp.float32(0))
+  return _sum(primals[0]), total
 
 
 def norm(tree: types.PyTree) -> jax.Array:
