@@ -1,0 +1,155 @@
+"""Measures how long a training step takes to trace, lower and compile.
+
+    python scripts/benchmark_compile.py --models=WideResnet28x10,Resnet50
+    python scripts/benchmark_compile.py --models=Pyramid_ShakeDrop --remat
+
+For each model, the whole step of SAM with the paper's CIFAR recipe, on the
+smallest batch: two passes, clipping, optimizer, diagnostics. Nothing is run.
+Memory is what the compiler plans besides arguments and results; as XLA:CPU
+orders a program before it knows of any memory, only an accelerator's figure
+tells what --remat saves.
+"""
+
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from absl import app, flags
+
+# The checkout goes first, installed or not.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from configs import default
+from sam_jax import datasets, experiment as experiment_lib, provenance
+
+_MODELS = flags.DEFINE_list(
+  'models',
+  [
+    'WideResnet28x1',
+    'WideResnet28x10',
+    'WideResnet28x6_ShakeShake',
+    'PyramidNet272',
+    'Pyramid_ShakeDrop',
+    'CifarResnet56',
+    'PreactResnet18',
+    'PreactResnet32_wide',
+    'Resnet50',
+    'Resnet101',
+    'Resnet152',
+    'efficientnet-b0',
+    'efficientnet-b7',
+  ],
+  'Names of the models.',
+)
+_METHOD = flags.DEFINE_string('method', 'sam', 'Method.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 2, 'B.', lower_bound=1)
+_SIZE = flags.DEFINE_integer(
+  'image_size', 32, 'Height and width, EfficientNets included.'
+)
+_REMAT = flags.DEFINE_bool('remat', False, 'Whether blocks are recomputed.')
+_JSON = flags.DEFINE_string('json', None, 'File for all figures.')
+
+_HEADER = (
+  'model',
+  'parameters',
+  'trace, s',
+  'lower, s',
+  'compile, s',
+  'total, s',
+  'program, lines',
+  'temporary, MiB',
+)
+
+
+@datasets.register('benchmark')
+def _noise(directory: str | None, seed: int) -> datasets.Source:
+  """Random images, as many as a batch."""
+  del directory
+  rng = np.random.default_rng(seed)
+  n, size = _BATCH_SIZE.value, _SIZE.value
+  images = rng.integers(0, 256, (n, size, size, 3), np.uint8)
+  examples = datasets.Examples(images, np.zeros(n, np.int32))
+  return datasets.Source(examples, examples, 10, (0.5,) * 3, (0.5,) * 3)
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  rows = []
+  print(f'{jax.devices()[0].device_kind}, jax {jax.__version__}')
+  print(f'{_HEADER[0]:28}' + ''.join(f'{name:>16}' for name in _HEADER[1:]))
+  for name in _MODELS.value:
+    try:
+      rows.append(_measure(name))
+    except ValueError as error:
+      print(f'benchmark_compile: {error}', file=sys.stderr)
+      sys.exit(2)
+    cells = list(rows[-1].values())
+    print(
+      f'{cells[0]:28}'
+      + ''.join(
+        f'{c:16,.1f}' if isinstance(c, float) else f'{c:16,}' for c in cells[1:]
+      ),
+      flush=True,
+    )
+  if _JSON.value:
+    content = {**provenance.describe(), 'models': rows}
+    with open(_JSON.value, 'w', encoding='utf-8') as stream:
+      json.dump(content, stream, indent=2)
+
+
+def _config(name: str):
+  """Returns the config of a step."""
+  config = default.get_config()
+  config.method = _METHOD.value
+  config.model.name = name
+  config.model.remat = _REMAT.value or None
+  if name.startswith('efficientnet'):
+    config.model.resolution = _SIZE.value
+  config.data.name = 'benchmark'
+  config.augmentation.name = 'basic'
+  config.batch_size = _BATCH_SIZE.value
+  return experiment_lib.resolve(config, jax.device_count())
+
+
+def _measure(name: str) -> dict[str, object]:
+  """Returns the figures of one model."""
+  experiment = experiment_lib.build(_config(name))
+  state = experiment.state_shapes()
+  n, size = _BATCH_SIZE.value, _SIZE.value
+  batch = {
+    'image': jax.ShapeDtypeStruct((n, size, size, 3), np.uint8),
+    'label': jax.ShapeDtypeStruct((n,), np.int32),
+    'position': jax.ShapeDtypeStruct((n,), np.int32),
+  }
+  times = [time.perf_counter()]
+  traced = experiment.compile_train_step().trace(state, batch)
+  times.append(time.perf_counter())
+  lowered = traced.lower()
+  times.append(time.perf_counter())
+  compiled = lowered.compile()
+  times.append(time.perf_counter())
+  trace, lower, compiling = np.diff(times)
+  return dict(
+    zip(
+      _HEADER,
+      (
+        name,
+        provenance.count_parameters(state.params),
+        float(trace),
+        float(lower),
+        float(compiling),
+        float(times[-1] - times[0]),
+        lowered.as_text().count('\n'),
+        compiled.memory_analysis().temp_size_in_bytes / 2**20,
+      ),
+      strict=True,
+    )
+  )
+
+
+if __name__ == '__main__':
+  app.run(main)
