@@ -37,7 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
   # 'wide_resnet', 'shake_shake', 'pyramidnet', 'cifar_resnet': layers.
   config.model.depth = placeholder(int)
   # 'wide_resnet': factor on 16, 32, 64 channels; 'shake_shake', 'resnet':
-  # channels of the first group.
+  # channels of the first group. An EfficientNet's factors are in its name.
   config.model.width = placeholder(int)
   # 'pyramidnet', 'PyramidNet272': channels by which the blocks grow.
   config.model.alpha = placeholder(int)
@@ -191,8 +191,9 @@ def get_config() -> ml_collections.ConfigDict:
   # evaluation, are float32. Rounding may destroy a small perturbation: what is
   # left of it is logged.
   config.compute_dtype = 'float32'
-  # Of what multiplications see of float32: 'float32', 'tensorfloat32' or
-  # 'bfloat16'. None is JAX's default: TensorFloat-32 on GPUs that have it,
+  # Of what multiplications see of float32, in training and evaluation:
+  # 'float32', 'tensorfloat32' or 'bfloat16' (on a GPU TensorFloat-32 too). None
+  # is what JAX is set to, by default TensorFloat-32 on GPUs that have it and
   # bfloat16 on TPUs; the paper's CIFAR runs, on V100, had float32.
   config.matmul_precision = placeholder(str)
 

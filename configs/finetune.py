@@ -1,7 +1,7 @@
 """Fine-tuning a pretrained EfficientNet: tables 3 and 10 of the paper.
 
     python -m sam_jax.train --config=configs/finetune.py:b7 \
-        --config.init_from=efficientnet-b7-randaug/checkpoint_0 \
+        --config.init_from=DIRECTORY \
         --config.data.name=cifar100 --workdir=runs/b7
 
 The argument is the row: 'b7' (its authors' RandAugment checkpoint, 84.7 % on

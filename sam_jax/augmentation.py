@@ -34,7 +34,6 @@ def create(
   std: Sequence[float],
   cutout_length: int = 0,
   cutout_per: str = 'batch',
-  resolution: int | None = None,
 ) -> AugmentFn:
   """Returns the augmentation of training images.
 
@@ -47,8 +46,6 @@ def create(
       normalization, cut off at the border; 0 for none, official 16.
     cutout_per: 'batch' draws one centre for the whole global batch (official),
       'example' one for each image (DeVries and Taylor 2017).
-    resolution: height and width that the images are resized to in the end;
-      None leaves them.
 
   Returns:
     A pure function `(key, images, positions) -> float32 images` for use under
@@ -88,7 +85,7 @@ def create(
       centers = draw_centers(key, positions, height, width)
       kept = cutout_mask(centers, cutout_length, height, width)
       images = jnp.where(kept[..., None], images, 0)
-    return resize(images, resolution)
+    return images
 
   return augment
 
@@ -106,7 +103,7 @@ def preprocess(
     images: uint8 [n, height, width, channels].
     mean: see `create`.
     std: see `create`.
-    resolution: see `create`.
+    resolution: see `resize`.
 
   Returns:
     float32 [n, height, width, channels], of the resolution if there is one.

@@ -12,6 +12,8 @@ import numpy as np
 
 from sam_jax import (
   experiment as experiment_lib,
+  lookup,
+  parallel as parallel_lib,
   preparation,
   provenance,
   reporting,
@@ -46,13 +48,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def _build(config: ml_collections.ConfigDict) -> experiment_lib.Experiment:
-  """Builds a run; under shard_map, as pmap takes no shapes.
-
-  The model knows the mapped axes, so nothing less than all is built again.
-  """
-  experiment = experiment_lib.build(config)
-  if config.parallel == 'shard_map':
-    return experiment
+  """Builds a run under shard_map: pmap takes no shapes."""
+  lookup.check('parallel', config.parallel, parallel_lib.names())
   config = config.copy_and_resolve_references()
   config.parallel = 'shard_map'
   return experiment_lib.build(config)

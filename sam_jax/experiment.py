@@ -50,6 +50,7 @@ class Experiment:
     num_steps: updates of the whole run.
     steps_per_epoch: updates per pass over the training data.
     eval_batch_size: examples per evaluation step, a multiple of the devices.
+    matmul_precision: of an evaluation, see `precision.apply_in`.
   """
 
   dataset: datasets.Dataset
@@ -60,6 +61,7 @@ class Experiment:
   num_steps: int
   steps_per_epoch: int
   eval_batch_size: int
+  matmul_precision: str | None
 
   @property
   def info(self) -> dict[str, Any]:
@@ -95,7 +97,9 @@ class Experiment:
     """Returns `(variables, batch) -> sums`."""
     step = functools.partial(
       evaluate.eval_step,
-      apply_fn=self.model.apply,
+      apply_fn=precision.apply_in(
+        self.model.apply, 'float32', self.matmul_precision
+      ),
       preprocess=self.preprocess,
       collectives=self.fns.collectives,
     )
@@ -180,6 +184,19 @@ def create_model(
 def resolution(model: flax.linen.Module) -> int | None:
   """Returns the side of the images that a model is meant for, if it says so."""
   return getattr(model, 'resolution', None)
+
+
+def _resized(model: flax.linen.Module) -> Any:
+  """Returns the model's `apply` on images of any size.
+
+  Those of a microbatch are resized, not all that a device has.
+  """
+  side = resolution(model)
+
+  def apply(variables: types.PyTree, images: jax.Array, **kwargs: Any) -> Any:
+    return model.apply(variables, augmentation.resize(images, side), **kwargs)
+
+  return model.apply if side is None else apply
 
 
 def _input_shape(
@@ -293,6 +310,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     num_steps=num_steps,
     steps_per_epoch=steps_per_epoch,
     eval_batch_size=_eval_batch_size(config, layout.num_devices),
+    matmul_precision=config.matmul_precision,
   )
 
 
@@ -384,7 +402,7 @@ def _step_fns(
   loss_fn = functools.partial(
     losses.classification_loss,
     precision.apply_in(
-      model.apply, config.compute_dtype, config.matmul_precision
+      _resized(model), config.compute_dtype, config.matmul_precision
     ),
     label_smoothing=config.label_smoothing,
   )
@@ -397,7 +415,6 @@ def _step_fns(
     augment=augmentation.create(
       mean=dataset.mean,
       std=dataset.std,
-      resolution=resolution(model),
       **config.augmentation,
     ),
     method=create_method(config),

@@ -147,6 +147,11 @@ def _split_names(flat: _Flat) -> _Flat:
 def _check(flat: _Flat, file: pathlib.Path) -> None:
   """Refuses what is no array of real numbers under a name."""
   for name, value in flat.items():
+    if not all(isinstance(part, str) for part in name):
+      raise ValueError(
+        f'{file} is damaged: {"/".join(map(str, name))} is no name; fetch it '
+        'again'
+      )
     is_array = isinstance(value, np.ndarray)
     if not is_array or not jnp.issubdtype(value.dtype, jnp.floating):
       found = value.dtype if is_array else type(value).__name__

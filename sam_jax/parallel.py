@@ -227,6 +227,11 @@ def _pmap(layout: layout_lib.Layout, devices: Sequence) -> Parallel:
 _PARALLEL = {'shard_map': _shard_map, 'pmap': _pmap}
 
 
+def names() -> list[str]:
+  """Returns the ways that `create` knows, sorted."""
+  return sorted(_PARALLEL)
+
+
 def create(
   name: str, layout: layout_lib.Layout, devices: Sequence | None = None
 ) -> Parallel:
@@ -242,7 +247,7 @@ def create(
       or pmap in several processes.
   """
   devices = jax.devices() if devices is None else devices
-  lookup.check('parallel', name, sorted(_PARALLEL))
+  lookup.check('parallel', name, names())
   if len(devices) != layout.num_devices:
     raise ValueError(
       f'{len(devices)} devices were given to a layout for {layout.num_devices}'

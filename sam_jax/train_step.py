@@ -176,7 +176,7 @@ def train_step(
   means = loops.mean(
     group_fn, _split(batch, fns.layout.device_groups), fns.loop
   )
-  grads, batch_stats, method_state, metrics = fns.collectives.global_mean(means)
+  grads, change, method_state, metrics = fns.collectives.global_mean(means)
   updates, opt_state = fns.optimizer.update(
     grads, state.opt_state, state.params
   )
@@ -192,7 +192,8 @@ def train_step(
   new_state = TrainState(
     step=state.step + 1,
     params=params,
-    batch_stats=batch_stats,
+    # The mean of the changes: what is frozen stays to the bit.
+    batch_stats=jax.tree.map(jnp.add, state.batch_stats, change),
     opt_state=opt_state,
     method_state=method_state,
     ema=(),
@@ -211,7 +212,7 @@ def _split(batch: Batch, count: int) -> Batch:
 def _group_gradient(
   state: TrainState, group: Batch, ctx: methods.Context, fns: StepFns
 ) -> tuple[types.Grads, types.PyTree, types.PyTree, dict[str, jax.Array]]:
-  """Returns gradient, BatchNorm statistics, method state, metrics of a group.
+  """Returns gradient, change of statistics, method state, metrics of a group.
 
   `group` is the part of the group that this device holds.
   """
@@ -243,7 +244,10 @@ def _group_gradient(
 def _on_microbatch(
   loss_fn: Callable[..., Any], fns: StepFns
 ) -> Callable[..., Any]:
-  """Returns the loss of one microbatch, its dropout keyed by its position."""
+  """Returns the loss of one microbatch, its dropout keyed by its position.
+
+  Its aux has the change of the BatchNorm statistics in their place.
+  """
 
   def fun(
     params: types.Params,
@@ -253,9 +257,11 @@ def _on_microbatch(
   ) -> tuple[jax.Array, dict[str, Any]]:
     index = microbatch['position'][0] // fns.layout.microbatch_size
     key = jax.random.fold_in(fns.stream(_DROPOUT, step), index)
-    return loss_fn(
+    loss, aux = loss_fn(
       params, batch_stats, key, microbatch['image'], microbatch['label']
     )
+    change = jax.tree.map(jnp.subtract, aux['batch_stats'], batch_stats)
+    return loss, {**aux, 'batch_stats': change}
 
   return fun
 

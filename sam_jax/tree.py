@@ -33,9 +33,16 @@ def _pack(tree: types.PyTree) -> list[jax.Array]:
   launch, as one over a convolution's; most leaves are such vectors.
   """
   leaves = [wide(leaf) for leaf in jax.tree.leaves(tree)]
+  if any(map(_is_sharded, leaves)):
+    return leaves
   small = [leaf.ravel() for leaf in leaves if leaf.size < _SMALL]
   large = [leaf for leaf in leaves if leaf.size >= _SMALL]
   return [*large, jnp.concatenate(small)] if small else large
+
+
+def _is_sharded(leaf: jax.Array) -> bool:
+  """Whether a leaf is cut along explicit mesh axes: such cannot be joined."""
+  return any(axis is not None for axis in jax.typeof(leaf).sharding.spec)
 
 
 @jax.custom_jvp

@@ -1,7 +1,8 @@
 """Turns a checkpoint of the official 2020 release into a run directory.
 
     python scripts/convert_checkpoint.py --input=checkpoint_200 \
-        --model=WideResnet28x10 --output=runs/official
+        --model=WideResnet28x10 --output=runs/official \
+        --mean=.491,.482,.447 --std=.247,.243,.262
 
 `sam_jax.load('runs/official')` and `--config.init_from=runs/official` take the
 result. Prints what the file holds, which is all that it does without --model
@@ -45,9 +46,6 @@ _MODEL = flags.DEFINE_string('model', None, 'Name of the model.')
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'Run directory to write: a new one, or empty.'
 )
-_INVENTORY_ONLY = flags.DEFINE_bool(
-  'inventory_only', False, 'Print what the file holds, write nothing.'
-)
 _DATA = flags.DEFINE_string(
   'data',
   '',
@@ -63,12 +61,14 @@ _IMAGE_SIZE = flags.DEFINE_integer(
 _CHANNELS = flags.DEFINE_integer('channels', 3, 'Of the images.', lower_bound=1)
 _MEAN = flags.DEFINE_list(
   'mean',
-  ['.485', '.456', '.406'],
-  "Of the training images, per channel, in [0, 1]; default ImageNet's.",
+  None,
+  'Of the training images, per channel, in [0, 1]. Default, for ResNets and '
+  "EfficientNets: ImageNet's.",
 )
-_STD = flags.DEFINE_list(
-  'std', ['.229', '.224', '.225'], 'Standard deviation, likewise.'
-)
+_STD = flags.DEFINE_list('std', None, 'Standard deviation, likewise.')
+
+_IMAGENET_MEAN = ['.485', '.456', '.406']
+_IMAGENET_STD = ['.229', '.224', '.225']
 
 
 def main(argv: Sequence[str]) -> None:
@@ -87,17 +87,16 @@ def _run(argv: Sequence[str]) -> None:
     raise ValueError(f'unknown arguments: {" ".join(argv[1:])}')
   if bool(_MODEL.value) != bool(_OUTPUT.value):
     raise ValueError('give both --model and --output, or neither')
-  converts = bool(_MODEL.value) and not _INVENTORY_ONLY.value
-  mean, std = _per_channel(_MEAN), _per_channel(_STD)
-  output = pathlib.Path(_OUTPUT.value or '').absolute()
-  if converts:
-    _check_free(output)
-    if _DATA.value:
-      lookup.check('data set', _DATA.value, datasets.names())
-  loaded = legacy.read(_INPUT.value)
-  if not converts:
-    print(_inventory(loaded))
+  if not _MODEL.value:
+    print(_inventory(legacy.read(_INPUT.value)))
     return
+  mean = _per_channel(_MEAN, _IMAGENET_MEAN)
+  std = _per_channel(_STD, _IMAGENET_STD)
+  output = pathlib.Path(_OUTPUT.value).absolute()
+  _check_free(output)
+  if _DATA.value:
+    lookup.check('data set', _DATA.value, datasets.names())
+  loaded = legacy.read(_INPUT.value)
   num_classes, image_size = _sizes(_MODEL.value, loaded['params'])
   fitted = pretrained.fit(
     _shapes(_MODEL.value, num_classes, image_size),
@@ -118,15 +117,22 @@ def _run(argv: Sequence[str]) -> None:
   )
 
 
-def _per_channel(flag: flags.FlagHolder) -> list[float]:
-  """Returns the numbers of a flag."""
+def _per_channel(flag: flags.FlagHolder, imagenet: list[str]) -> list[float]:
+  """Returns the numbers of a flag, or ImageNet's for a model of its."""
+  given = flag.value
+  if given is None and not _MODEL.value.startswith(('Resnet', 'efficientnet')):
+    raise ValueError(
+      f'give --{flag.name}, that of the images which {_MODEL.value} was '
+      'trained on; the file does not say'
+    )
+  given = given or imagenet
   try:
-    values = [float(text) for text in flag.value]
+    values = [float(text) for text in given]
   except ValueError:
     values = []
   if len(values) != _CHANNELS.value:
     raise ValueError(
-      f'--{flag.name} is {",".join(flag.value)}; it must be '
+      f'--{flag.name} is {",".join(given)}; it must be '
       f'{_CHANNELS.value} numbers, one per channel'
     )
   return values

@@ -21,7 +21,14 @@ from absl import app, flags, logging
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from sam_jax import augmentation, datasets, evaluate, experiment, runs
+from sam_jax import (
+  augmentation,
+  datasets,
+  evaluate,
+  experiment,
+  precision,
+  runs,
+)
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Run directory.', required=True)
 _CHECKPOINT = flags.DEFINE_string(
@@ -112,12 +119,13 @@ def _predict(
     std=info['std'],
     resolution=experiment.resolution(run.model),
   )
+  apply_fn = precision.apply_in(
+    run.model.apply, 'float32', run.config.matmul_precision
+  )
   batches = datasets.eval_batches(examples, _BATCH_SIZE.value)
   with tqdm.tqdm(total=len(examples.labels), disable=None) as bar:
     parts = []
-    for part in evaluate.predict(
-      run.model.apply, run.variables, preprocess, batches
-    ):
+    for part in evaluate.predict(apply_fn, run.variables, preprocess, batches):
       parts.append(part)
       bar.update(len(part))
   return np.concatenate(parts)

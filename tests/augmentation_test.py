@@ -189,19 +189,6 @@ def test_resize_aligns_the_upper_left_corners_of_the_pixels():
   np.testing.assert_allclose(resized[:, ::2, ::2], images, rtol=1e-6)
 
 
-@pytest.mark.parametrize('name', augmentation.names())
-def test_create_resizes_what_it_has_augmented(name):
-  options = {'cutout_length': 8, 'cutout_per': 'example'}
-  images = _images(6, 16)
-  plain = _create(name, **options)(_KEY, images, jnp.arange(6))
-  resized = _create(name, resolution=24, **options)(_KEY, images, jnp.arange(6))
-  assert resized.shape == (6, 24, 24, 3)
-  # Values up to 3; two programs.
-  np.testing.assert_allclose(
-    resized, augmentation.resize(plain, 24), rtol=0, atol=1e-5
-  )
-
-
 def test_preprocessing_normalises_and_then_resizes():
   images = _images(4, 16)
   preprocess = functools.partial(augmentation.preprocess, mean=_MEAN, std=_STD)

@@ -56,6 +56,7 @@ def converted(file, tmp_path_factory):
     f'--output={output}',
     '--image_size=8',
     '--mean=.5,.4,.3',
+    '--std=.2,.3,.4',
     '--data=cifar10',
   )
   assert done.returncode == 0, done.stderr
@@ -82,7 +83,7 @@ def test_the_checkpoint_says_what_the_images_are(converted):
     'num_classes': CLASSES,
     'image_shape': list(SHAPE),
     'mean': [0.5, 0.4, 0.3],
-    'std': [0.229, 0.224, 0.225],
+    'std': [0.2, 0.3, 0.4],
   }
 
 
@@ -114,20 +115,16 @@ def test_the_inventory_counts_every_array(converted, original):
   assert lines[-1].endswith(f'{MODEL}, 7 classes; names and shapes fit')
 
 
-@pytest.mark.parametrize('with_output', [False, True])
-def test_the_inventory_alone_writes_nothing(file, tmp_path, with_output):
-  arguments = [f'--input={file.parent}']
-  if with_output:
-    output = tmp_path / 'run'
-    arguments += [f'--model={MODEL}', f'--output={output}', '--inventory_only']
-  done = _convert(*arguments)
+def test_the_inventory_alone_writes_nothing(file, tmp_path):
+  done = _convert(f'--input={file.parent}')
   assert done.returncode == 0, done.stderr
   assert 'batch statistics' in done.stdout and 'fit' not in done.stdout
   assert tiny.tree(tmp_path) == {}
   assert legacy.read(file)  # and it is still there
 
 
-_TO = f'--model={MODEL} --output={{tmp}}/run'
+_DATA = '--mean=.5,.5,.5 --std=.2,.2,.2'
+_TO = f'--model={MODEL} --output={{tmp}}/run ' + _DATA
 
 
 @pytest.mark.parametrize(
@@ -136,21 +133,32 @@ _TO = f'--model={MODEL} --output={{tmp}}/run'
     ('--input={tmp}/no', 'there is no '),
     ('--input={tmp}/full/file', 'fetch it again'),
     ('--input={file} --model=WideResnet_mini', 'both --model and --output'),
-    ('--input={file} --model=WRN --output={tmp}/run', "unknown model 'WRN'"),
     (
-      '--input={file} --model=WideResnet16x2 --output={tmp}/run',
+      '--input={file} --model=WRN --output={tmp}/run ' + _DATA,
+      "unknown model 'WRN'",
+    ),
+    (
+      '--input={file} --model=WideResnet16x2 --output={tmp}/run ' + _DATA,
       'params/Dense_3/kernel is of another shape: needs [128, 7], found [64,',
     ),
-    ('--input={file} --model=cnn --output={tmp}/run', 'does not fit the model'),
+    (
+      '--input={file} --model=cnn --output={tmp}/run ' + _DATA,
+      'does not fit the model',
+    ),
+    (
+      f'--input={{file}} --model={MODEL} --output={{tmp}}/run',
+      f'give --mean, that of the images which {MODEL} was trained on',
+    ),
     ('--input={file} ' + _TO + ' --mean=.5', '--mean is .5; it must be 3'),
     ('--input={file} ' + _TO + ' --std=a,b,c', '--std is a,b,c; it must be 3'),
     ('--input={file} ' + _TO + ' --data=cifar', "unknown data set 'cifar'"),
     (
-      '--input={file} --model=WideResnet_mini --output={tmp}/full',
+      '--input={file} --model=WideResnet_mini --output={tmp}/full ' + _DATA,
       'full is there already',
     ),
     (
-      '--input={file} --model=WideResnet_mini --output={tmp}/full/file',
+      '--input={file} --model=WideResnet_mini --output={tmp}/full/file '
+      + _DATA,
       'file is there already',
     ),
     ('--input={file} extra', 'unknown arguments: extra'),

@@ -123,6 +123,12 @@ def test_a_file_that_is_cut_anywhere_is_refused(tmp_path):
   assert f'({len(content) - 1:,} bytes)' in message
 
 
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+  content = {'0': {'params': {1: {'kernel': np.ones(2)}}}, '1': {}}
+  message = _refusal(tmp_path / 'f', legacy_files.pack(content))
+  assert '1/kernel is no name' in message
+
+
 def test_no_flipped_bit_is_a_traceback_or_another_structure_unseen(tmp_path):
   """The values have no checksum; all else is refused, or another name."""
   original = legacy_files.variables(0)

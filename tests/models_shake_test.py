@@ -100,6 +100,17 @@ def test_scaling_has_a_second_derivative_forward_over_reverse():
   assert float(tangent[0, 0, 0, 0]) == 2 * 3 * 3
 
 
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_the_value_is_the_forward_product_to_the_bit(dtype):
+  x = jax.random.normal(jax.random.key(0), (_BATCH, 1, 1, 1)).astype(dtype)
+  forward, backward = shake.shake_shake_draws(jax.random.key(1), 1, _BATCH)
+  product = x * forward.reshape(-1, 1, 1, 1).astype(dtype)
+  for other in (forward, backward):
+    scaled = jax.jit(shake.scale)(x, forward[0], other[0])
+    assert scaled.dtype == dtype
+    np.testing.assert_array_equal(scaled, product)
+
+
 @pytest.mark.parametrize('architecture', ['shake_shake', 'shake_drop'])
 def test_both_passes_see_the_same_network(architecture):
   variables = zoo.tiny_variables(architecture)

@@ -494,6 +494,7 @@ def test_bad_names_and_arguments_are_refused_in_one_line(name, kwargs, message):
     ('WideResnet10x1', (1, 30, 32, 3), r'multiples of 4, got \[1, 30, 32, 3\]'),
     ('WideResnet10x1', (1, 32, 3), 'height, width, channels'),
     ('PyramidNet11', (1, 30, 32, 3), 'PyramidNet needs images .* of 4'),
+    ('PreactResnet32_wide', (1, 30, 32, 3), 'multiples of 4, got 30x32'),
     ('cnn', (1, 3, 8, 1), 'at least 4x4, got 3x8'),
   ],
 )

@@ -484,3 +484,22 @@ def test_the_step_is_compiled_once_and_counts():
   walked = stepper.run(variables, _batches(4))
   assert [int(state.step) for state, _ in walked] == [1, 2, 3, 4]
   assert len(traces) == 2  # one for each pass
+
+
+def test_statistics_that_a_model_leaves_alone_stay_to_the_bit():
+  # A mean over 3 or 6 equal numbers need not be that number.
+  values = np.float32(np.random.default_rng(0).normal(size=1000))
+
+  def apply_fn(variables, images, **kwargs):
+    del kwargs
+    logits = images.reshape(len(images), -1)[:, :5] @ variables['params']['w']
+    return logits, {'batch_stats': variables['batch_stats']}
+
+  variables = {'params': {'w': np.eye(5, dtype=np.float32)}}
+  variables['batch_stats'] = {'mean': values}
+  batch = {
+    'image': np.ones((18, 4, 4, 1), np.float32),
+    'label': np.arange(18, dtype=np.int32) % 5,
+  }
+  done = steps.run(apply_fn, variables, [batch] * 2, m=9, b=3, rho=0.05)
+  np.testing.assert_array_equal(done[-1].state.batch_stats['mean'], values)

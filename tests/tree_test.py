@@ -58,3 +58,28 @@ def test_the_cosine_with_a_zero_tree_is_zero_and_with_nan_is_nan():
   assert np.isnan(tree.cosine(x, jnp.array([jnp.nan, 0.0])))
   gradient = jax.grad(lambda y: tree.cosine(x, y))(jnp.zeros(2))
   assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize('spec', [('data',), (None, 'data')])
+def test_leaves_that_are_cut_along_explicit_axes_are_taken_as_they_are(spec):
+  mesh = jax.make_mesh(
+    (4,), ('data',), axis_types=(jax.sharding.AxisType.Explicit,)
+  )
+  values = np.arange(64, dtype=np.float32).reshape(8, 8)
+  with jax.set_mesh(mesh):
+    cut = jax.device_put(values, jax.P(*spec))
+    leaves = {'cut': cut, 'whole': jnp.ones(3)}
+    norm = jax.jit(tree.norm)(leaves)
+  np.testing.assert_allclose(norm, np.sqrt((values**2).sum() + 3), rtol=1e-6)
+
+
+def test_the_derivative_of_a_product_is_the_other_tree():
+  a, b = (jax.tree.map(jnp.float32, t) for t in _trees())
+  grads = jax.grad(tree.vdot)(a, b)
+  jax.tree.map(np.testing.assert_array_equal, grads, b)
+  # Forward over reverse, as Hessian-vector products go.
+  squared = lambda t: tree.vdot(t, t)
+  _, product = jax.jvp(jax.grad(squared), (a,), (b,))
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, 2 * y, rtol=1e-6), product, b
+  )

@@ -127,8 +127,12 @@ class PreactResNet(layers.Classifier):
 
     Returns:
       [batch, num_classes], the dtype of the images.
+
+    Raises:
+      ValueError: if height or width do not fit 'zero_pad'.
     """
     del true_gradient
+    self._check_size(images.shape)
     norm = self.batch_norm(train=train, epsilon=self.epsilon)
     block = layers.maybe_remat(_Block, self.remat)
     x = layers.conv(self.stem_channels, name='conv_init')(images)
@@ -147,6 +151,15 @@ class PreactResNet(layers.Classifier):
     return layers.classifier(self.num_classes, name='classifier')(
       x.mean((1, 2))
     )
+
+  def _check_size(self, shape: tuple[int, ...]) -> None:
+    """Refuses images whose averaged shortcuts would not fit their branches."""
+    factor = 2 ** (len(self.stage_sizes) - 1)
+    if self.shortcut == 'zero_pad' and (shape[1] % factor or shape[2] % factor):
+      raise ValueError(
+        f"PreactResNet with shortcut='zero_pad' needs height and width to be "
+        f'multiples of {factor}, got {shape[1]}x{shape[2]}'
+      )
 
   def _activation(self, x: jax.Array) -> jax.Array:
     """ReLU, leaky if asked for."""

@@ -29,8 +29,7 @@ class Coefficients(NamedTuple):
 
   Attributes:
     forward: in the forward pass.
-    backward: in the backward pass; the very object `forward` makes the
-      gradient the true one.
+    backward: in the backward pass; the same make the gradient the true one.
   """
 
   forward: jax.Array
@@ -38,9 +37,7 @@ class Coefficients(NamedTuple):
 
   def of_block(self, index: int) -> 'Coefficients':
     """Returns those of one block."""
-    forward = self.forward[index]
-    is_true = self.backward is self.forward
-    return Coefficients(forward, forward if is_true else self.backward[index])
+    return Coefficients(self.forward[index], self.backward[index])
 
 
 def shake_shake_coefficients(
@@ -139,15 +136,13 @@ def scale(x: jax.Array, forward: jax.Array, backward: jax.Array) -> jax.Array:
   Args:
     x: [batch, height, width, channels].
     forward: [batch].
-    backward: [batch]; the very object `forward` gives the true gradient.
+    backward: [batch].
   """
-  forward_by_example = _by_example(forward, x)
-  if backward is forward:
-    return x * forward_by_example
-  backward_by_example = _by_example(backward, x)
-  # Not jax.custom_vjp: Hessian-vector products go forward over reverse.
-  return x * backward_by_example + jax.lax.stop_gradient(
-    x * (forward_by_example - backward_by_example)
+  # The difference is zero, so the value is x * forward to the bit in either
+  # pass. Not jax.custom_vjp: Hessian-vector products go forward over reverse.
+  value = jax.lax.stop_gradient(x)
+  return value * _by_example(forward, x) + (x - value) * _by_example(
+    backward, x
   )
 
 
