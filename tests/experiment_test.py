@@ -160,12 +160,12 @@ class _Sized(nn.Module):
 def sized(monkeypatch):
   """Returns what builds a run with that model, all in one microbatch."""
   monkeypatch.setattr(registry, '_REGISTRY', dict(registry._REGISTRY))
-  models.register('sized')(_Sized)
+  models.register('sized_here')(_Sized)
   tiny.use_devices(monkeypatch, 1)
   fields = {'sam.m': 16, 'microbatch_size': 16, 'augmentation.name': 'none'}
 
   def config(**others):
-    return tiny.config(model={'name': 'sized'}, **fields, **others)
+    return tiny.config(model={'name': 'sized_here'}, **fields, **others)
 
   return config
 

@@ -117,15 +117,17 @@ def _assert_trains_the_same(actual, expected, relative):
   np.testing.assert_allclose(loss, expected['loss'], rtol=relative)
   zoo.assert_close(logits, expected['logits'], relative)
   _assert_same_statistics(
-    reference.flatten(stats), reference.select(expected, 'state')
+    reference.flatten(stats),
+    reference.select(expected, 'state'),
+    max(relative, 1e-4),  # reference README, section 2
   )
   _assert_same_gradients(reference.flatten(grads), expected)
 
 
-def _assert_same_statistics(stats, expected):
+def _assert_same_statistics(stats, expected, relative):
   assert set(stats) == set(expected)
   for name, value in expected.items():
-    zoo.assert_close(stats[name], value, 1e-4)  # reference README, section 2
+    zoo.assert_close(stats[name], value, relative)
 
 
 def _assert_same_gradients(grads, expected):

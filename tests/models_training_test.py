@@ -168,6 +168,9 @@ def _two_steps(architecture, devices, wrap=lambda apply_fn: apply_fn):
     devices=devices,
     loop='scan',
     learning_rate=0.01,
+    # The untrained EfficientNet's gradient is 600 long: a step along all of it
+    # leads to where rounding decides.
+    clipping=1.0,
     seed=1,
   )
 
@@ -178,8 +181,8 @@ def test_one_device_and_four_take_the_same_steps(architecture):
   alone = _two_steps(architecture, 1)
   spread = _two_steps(architecture, 4)
   for a, b in zip(spread, alone, strict=True):
-    # Rounding, and in the second step units near a kink that flip: seen 6e-8
-    # and 2e-3 of the update. reference/README.md, section 2, allows 3e-2.
+    # Rounding, and units near a kink that flip: reference/README.md, section 2,
+    # allows 3e-2 of the update.
     error = steps.update_error(
       _variables(architecture)['params'], a.state.params, b.state.params
     )
