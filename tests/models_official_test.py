@@ -111,7 +111,7 @@ def test_minis_train_as_the_official_ones(name, skip, case, monkeypatch):
   )
 
 
-def _assert_trains_the_same(actual, expected, relative):
+def _assert_trains_the_same(actual, expected, relative, gradients=3e-2):
   """Compares loss, logits, BatchNorm statistics and gradients."""
   (loss, (logits, stats)), grads = actual
   np.testing.assert_allclose(loss, expected['loss'], rtol=relative)
@@ -121,7 +121,7 @@ def _assert_trains_the_same(actual, expected, relative):
     reference.select(expected, 'state'),
     max(relative, 1e-4),  # reference README, section 2
   )
-  _assert_same_gradients(reference.flatten(grads), expected)
+  _assert_same_gradients(reference.flatten(grads), expected, gradients)
 
 
 def _assert_same_statistics(stats, expected, relative):
@@ -130,7 +130,7 @@ def _assert_same_statistics(stats, expected, relative):
     zoo.assert_close(stats[name], value, relative)
 
 
-def _assert_same_gradients(grads, expected):
+def _assert_same_gradients(grads, expected, relative):
   names, norms, dots = reference.grad_summary(grads)
   assert names == expected['grad_names'].tolist()
   # ReLU units near zero flip (reference README, section 2).
@@ -139,13 +139,13 @@ def _assert_same_gradients(grads, expected):
     norms[large], expected['grad_norm'][large], rtol=1e-2
   )
   assert np.all(
-    np.abs(dots - expected['grad_dot'])[large] < 3e-2 * norms[large]
+    np.abs(dots - expected['grad_dot'])[large] < relative * norms[large]
   )
   # The gradient behind a BatchNorm that undoes it is zero up to rounding.
   assert np.all(norms[~large] < 1e-5 * norms.max())
   for name, grad in reference.select(expected, 'grad').items():
     error = np.linalg.norm(grads[name] - grad)
-    assert error <= 3e-2 * np.linalg.norm(grad) + 1e-5 * norms.max(), name
+    assert error <= relative * np.linalg.norm(grad) + 1e-5 * norms.max(), name
 
 
 @pytest.mark.parametrize('name', MINIS[:2])
@@ -189,14 +189,16 @@ def test_full_size_models_give_the_official_eval_logits(name):
   zoo.assert_close(logits, arrays['eval_logits'], 1e-4)
 
 
-# The release's own ResNet logits are 2.4e-4 from those in float64 (2 images of
-# 64 pixels leave 8 values to BatchNorm in the last stage), ours 1.2e-4.
+# The release's own ResNet is 2.4e-4 of the logits and 4.1e-2 of the gradients
+# from float64 (2 images of 64 pixels leave 8 values to BatchNorm in the last
+# stage), ours 1.2e-4 and 1.6e-2.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ('name', 'relative'), [('Resnet50', 5e-4), ('efficientnet-b0', 1e-4)]
+  ('name', 'relative', 'gradients'),
+  [('Resnet50', 5e-4, 6e-2), ('efficientnet-b0', 1e-4, 3e-2)],
 )
 def test_full_size_models_train_as_the_official_ones(
-  name, relative, monkeypatch
+  name, relative, gradients, monkeypatch
 ):
   arrays = reference.load(f'big_{name}.npz')
   masks = iter(sorted(k for k in arrays if k.startswith('train/mask')))
@@ -212,7 +214,7 @@ def test_full_size_models_train_as_the_official_ones(
   )
   grad_fn = zoo.loss_and_grad(model, arrays['x'], arrays['y'])
   _assert_trains_the_same(
-    grad_fn(variables), reference.select(arrays, 'train'), relative
+    grad_fn(variables), reference.select(arrays, 'train'), relative, gradients
   )
   assert next(masks, None) is None
 
