@@ -80,12 +80,12 @@ def create(
     key: jax.Array, images: jax.Array, positions: jax.Array
   ) -> jax.Array:
     images = normalize(image_op(key, images, positions), mean, std)
-    if cutout_length:
-      height, width = images.shape[1:3]
-      centers = draw_centers(key, positions, height, width)
-      kept = cutout_mask(centers, cutout_length, height, width)
-      images = jnp.where(kept[..., None], images, 0)
-    return images
+    if not cutout_length:
+      return images
+    height, width = images.shape[1:3]
+    centers = draw_centers(key, positions, height, width)
+    kept = cutout_mask(centers, cutout_length, height, width)
+    return jnp.where(kept[..., None], images, 0)
 
   return augment
 
