@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from sam_jax import lookup
+from sam_jax.models import batch_norm
 
 Initializer = jax.nn.initializers.Initializer
 # `(name=...) -> layer`; what differs between the passes is settled.
@@ -75,7 +76,7 @@ class Classifier(nn.Module, kw_only=True):
         'which to average, e.g. that of jax.pmap'
       )
     return functools.partial(
-      nn.BatchNorm,
+      batch_norm.BatchNorm,
       use_running_average=not train or self.norm == 'frozen',
       momentum=momentum,
       epsilon=epsilon,
