@@ -9,7 +9,7 @@ import zoo
 from flax import linen as nn
 
 from sam_jax import models
-from sam_jax.models import registry
+from sam_jax.models import layers, registry
 
 
 def _expected_parameters(depth, width, num_classes):
@@ -542,3 +542,19 @@ def test_a_taken_name_is_refused():
   models.register('mine')(nn.Dense)
   with pytest.raises(ValueError, match="'mine' is registered already"):
     models.register('mine')(nn.Dense)
+
+
+@pytest.mark.parametrize('use_bias', [False, True])
+def test_a_1x1_convolution_equals_the_general_one(use_bias):
+  images = jax.random.normal(jax.random.key(0), (2, 5, 4, 3))
+  layer = layers.conv(7, size=1, use_bias=use_bias)
+  variables = layer.init(jax.random.key(1), images)
+  if use_bias:
+    variables['params']['bias'] += jnp.arange(7.0)
+  general = nn.Conv(7, (1, 1), use_bias=use_bias)
+  np.testing.assert_allclose(
+    layer.apply(variables, images),
+    general.apply(variables, images),
+    rtol=1e-5,
+    atol=1e-6,
+  )
