@@ -175,7 +175,10 @@ def add_shortcut(
   missing = residual.shape[-1] - shortcut.shape[-1]
   if missing > 0:
     shortcut = jnp.pad(shortcut, [(0, 0), (0, 0), (0, 0), (0, missing)])
-  return residual + shortcut
+  # Without the barrier XLA adds up the gradients of all blocks above in every
+  # block once more, and compiles for a time that grows with the square of the
+  # depth (jax 0.12: PyramidNet-272 in twice the time; 0.10 has it do nothing).
+  return jax.lax.optimization_barrier(residual + shortcut)
 
 
 def check_dropout_rate(rate: float) -> None:
