@@ -88,9 +88,23 @@ def get_config() -> ml_collections.ConfigDict:
 
   # --- Augmentation, on the device -------------------------------------------
   config.augmentation = ml_collections.ConfigDict()
-  # 'none', or 'basic': flip, reflect-pad 4, crop. Official
-  # [image_level_augmentations]: basic.
+  # 'none'; 'basic': flip, pad by reflection, crop; 'autoaugment' and
+  # 'randaugment': the same after these; 'aa-only': AutoAugment without it.
+  # Official [image_level_augmentations]: basic.
   config.augmentation.name = 'none'
+  # Pixels on each side before the crop; 0 only flips. Official: 4, but 0 for
+  # ImageNet.
+  config.augmentation.padding = 4
+  # AutoAugment: what it was found for, 'cifar', 'imagenet' or 'svhn'.
+  config.augmentation.policy = 'cifar'
+  # How far AutoAugment and RandAugment translate and cut out: 'official', as
+  # on ImageNet whatever the size, which leaves nothing of an eighth of CIFAR's
+  # images, or 'cifar', in proportion to the image.
+  config.augmentation.constants = 'official'
+  # RandAugment: operations per image, and their level. Official
+  # [randaug_num_layers, randaug_magnitude]: 2 and 9.
+  config.augmentation.num_layers = 2
+  config.augmentation.magnitude = 9
   # Side of the square that is masked, in pixels; 0 is none. Official
   # [batch_level_augmentations=cutout]: 16.
   config.augmentation.cutout_length = 0

@@ -16,7 +16,7 @@ are resized to the model's resolution. Test error in the paper:
 
 rho is .05 here: the paper's table 10 has .88 and 7.56 for b7 with it, and does
 not print what the others were tuned to. It used 64 and 128 cores of TPUv3, and
-AutoAugment for CIFAR, where this has flips and crops. It gives no clipping and
+AutoAugment for CIFAR, as this does. It gives no clipping and
 no label smoothing; clipping at 1 is that of the official release's command,
 whose label smoothing of .1 is for ImageNet.
 """
@@ -56,7 +56,7 @@ def get_config(row: str = 'b7') -> ml_collections.ConfigDict:
   config.model.name = f'efficientnet-{row}'
   config.model.norm = 'frozen'
   config.data.name = 'cifar10'
-  config.augmentation.name = 'basic'
+  config.augmentation.name = 'autoaugment'
   config.batch_size = settings.batch_size
   config.sam.m = settings.m
   config.microbatch_size = settings.m

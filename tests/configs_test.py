@@ -114,7 +114,7 @@ def test_the_fields_that_the_readme_maps_official_flags_to_exist():
   )
   config = default.get_config()
   values = {'test', 'validation', 'none', 'basic', 'sam', 'sgd', 'rmsprop_tf'}
-  values |= {'frozen', 'loss'}
+  values |= {'frozen', 'loss', 'autoaugment', 'randaugment', 'mixcut'}
   assert len(rows) >= 20
   for name in set(named) - values:
     field = config

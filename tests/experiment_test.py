@@ -349,6 +349,9 @@ _EFFECTS = (
   {'label_smoothing': 0.2},
   {'compute_dtype': 'bfloat16'},
   {'augmentation.name': 'none'},
+  {'augmentation.name': 'autoaugment'},
+  {'augmentation.name': 'randaugment'},
+  {'augmentation.padding': 2},
   {'augmentation.cutout_length': 4},
   {'augmentation.cutout_per': 'example'},
   {'model.dropout_rate': 0.0},
@@ -357,6 +360,17 @@ _EFFECTS = (
 )
 _DECAYED = {'weight_decay.rate': 0.5}
 _RMSPROP = {'optimizer.name': 'rmsprop_tf'}
+_AUTO = {'augmentation.name': 'autoaugment'}
+_EFFECTS_ON_AUTO = (
+  {'augmentation.name': 'aa-only'},
+  {'augmentation.policy': 'svhn'},
+  {'augmentation.constants': 'cifar'},
+)
+_RAND = {'augmentation.name': 'randaugment'}
+_EFFECTS_ON_RAND = (
+  {'augmentation.num_layers': 3},
+  {'augmentation.magnitude': 3},
+)
 _EFFECTS_ON_RMSPROP = (
   {'optimizer.decay': 0.5},
   {'optimizer.eps': 0.1},
@@ -378,8 +392,8 @@ def _two_steps(directory, **fields):
 @pytest.fixture(scope='module')
 def baselines(tmp_path_factory):
   return {
-    tuple(fields): _two_steps(tmp_path_factory.mktemp('baseline'), **fields)
-    for fields in ({}, _DECAYED, _RMSPROP)
+    str(fields): _two_steps(tmp_path_factory.mktemp('baseline'), **fields)
+    for fields in ({}, _DECAYED, _RMSPROP, _AUTO, _RAND)
   }
 
 
@@ -390,13 +404,15 @@ def baselines(tmp_path_factory):
     *[(fields, {}) for fields in _EFFECTS],
     *[(fields, _DECAYED) for fields in _EFFECTS_ON_DECAY],
     *[(fields, _RMSPROP) for fields in _EFFECTS_ON_RMSPROP],
+    *[(fields, _AUTO) for fields in _EFFECTS_ON_AUTO],
+    *[(fields, _RAND) for fields in _EFFECTS_ON_RAND],
   ],
   ids=str,
 )
 def test_a_field_that_says_how_to_train_changes_the_weights(
   baselines, tmp_path, fields, base
 ):
-  baseline = baselines[tuple(base)]
+  baseline = baselines[str(base)]
   params = _two_steps(tmp_path, **base | fields)
   largest = max(
     np.max(np.abs(a - b))
@@ -455,7 +471,13 @@ BAD = (
   ({'weight_decay.place': 'decoupled'}, "'sgd' has no decoupled"),
   ({'weight_decay.exclude': 'bn1'}, 'matches no parameter'),
   ({'weight_decay.exclude': '('}, 'no regular expression'),
-  ({'augmentation.name': 'autoaugment'}, r'autoaugment.*basic'),
+  ({'augmentation.name': 'trivialaugment'}, r'trivialaugment.*autoaugment'),
+  ({'augmentation.padding': -1}, 'padding is -1'),
+  ({'augmentation.padding': 99}, 'pixels cannot be padded'),
+  ({'augmentation.policy': 'mnist'}, r"policy 'mnist'.*cifar"),
+  ({'augmentation.constants': 'mine'}, r"constants 'mine'.*official"),
+  ({'augmentation.num_layers': 0}, 'num_layers is 0'),
+  ({'augmentation.magnitude': 31}, 'magnitude 31'),
   ({'augmentation.cutout_length': -1}, 'cutout_length is -1'),
   ({'augmentation.cutout_per': 'image'}, 'cutout_per'),
   ({'compute_dtype': 'float16'}, r"unknown compute_dtype 'float16'.*bfloat16"),
