@@ -111,6 +111,16 @@ def get_config() -> ml_collections.ConfigDict:
   # One mask for the whole 'batch' (official), or one per 'example'.
   config.augmentation.cutout_per = 'batch'
 
+  # --- Mixing, on the device -------------------------------------------------
+  config.mixing = ml_collections.ConfigDict()
+  # 'none', 'mixup' or 'cutmix': images of a microbatch with each other. Mixup
+  # with cutout is the official [batch_level_augmentations=mixcut].
+  config.mixing.name = 'none'
+  # Weights are drawn from Beta(alpha, alpha), once per step. Official: 1.
+  config.mixing.alpha = 1.0
+  # Share of the steps in which images are mixed.
+  config.mixing.probability = 1.0
+
   # --- Method ----------------------------------------------------------------
   # 'sam' or 'sgd'. SGD ignores config.sam, apart from the layout by sam.m.
   config.method = 'sam'

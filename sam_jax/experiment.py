@@ -35,6 +35,7 @@ from sam_jax import (
   train_step,
   types,
 )
+from sam_jax.augmentation import mixing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -371,6 +372,18 @@ def _schedule(
   )
 
 
+def _mix_fn(
+  config: ml_collections.ConfigDict, num_classes: int
+) -> mixing.MixFn:
+  """Returns what mixes images; refuses microbatches without partners."""
+  if config.mixing.name != 'none' and config.microbatch_size == 1:
+    raise ValueError(
+      f'mixing.name={config.mixing.name!r} mixes the images of a microbatch '
+      'and microbatch_size is 1; it must be at least 2'
+    )
+  return mixing.create(num_classes=num_classes, **config.mixing)
+
+
 def _check_optimizer(
   name: str, optimizer: optax.GradientTransformation, params: types.Params
 ) -> None:
@@ -417,6 +430,7 @@ def _step_fns(
       std=dataset.std,
       **config.augmentation,
     ),
+    mix=_mix_fn(config, dataset.num_classes),
     method=create_method(config),
     optimizer=optimizers.create(
       learning_rate=schedule,

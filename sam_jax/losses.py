@@ -16,7 +16,8 @@ def cross_entropy(
 
   Args:
     logits: `[..., num_classes]`, floating point.
-    labels: `[...]`, integers in [0, num_classes).
+    labels: `[...]`, integers in [0, num_classes), or `[..., num_classes]`, the
+      weights of the classes, which add up to 1 (of mixed images).
     label_smoothing: share of the target that is spread evenly over all
       classes, the true one included (as in the official release).
 
@@ -30,11 +31,23 @@ def cross_entropy(
     [1.3862944]
   """
   log_probs = jax.nn.log_softmax(tree.wide(logits))
-  picked = jnp.take_along_axis(log_probs, labels[..., None], axis=-1)[..., 0]
+  picked = _weigh(log_probs, labels)
   if label_smoothing == 0:
     return -picked
   spread = jnp.mean(log_probs, axis=-1)
   return -(1 - label_smoothing) * picked - label_smoothing * spread
+
+
+def _weigh(values: jax.Array, labels: jax.Array) -> jax.Array:
+  """Returns the value of each label, or the mean with the labels' weights."""
+  if labels.ndim == values.ndim:
+    return jnp.sum(labels * values, axis=-1)
+  return jnp.take_along_axis(values, labels[..., None], axis=-1)[..., 0]
+
+
+def _classes(labels: jax.Array) -> jax.Array:
+  """Returns the class of each example of a batch."""
+  return labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
 
 
 def l2_penalty(
@@ -73,9 +86,10 @@ def classification_loss(
 
   Returns:
     `(params, batch_stats, key, images, labels) -> (loss, aux)` with float
-    images `[batch, height, width, channels]`, integer labels `[batch]`, `key`
-    for the dropout masks, and aux = batch_stats (updated), loss (mean cross
-    entropy, without the penalty) and error_rate.
+    images `[batch, height, width, channels]`, labels as `cross_entropy` takes
+    them, `key` for the dropout masks, and aux = batch_stats (updated), loss
+    (mean cross entropy, without the penalty) and error_rate (of a mixed image:
+    against the class of the largest weight).
   """
 
   def loss_fn(
@@ -97,7 +111,7 @@ def classification_loss(
     aux = {
       'batch_stats': updated.get('batch_stats', {}),
       'loss': loss,
-      'error_rate': jnp.mean(jnp.argmax(logits, axis=-1) != labels),
+      'error_rate': jnp.mean(jnp.argmax(logits, axis=-1) != _classes(labels)),
     }
     penalty = 0.0 if penalty_fn is None else penalty_fn(params)
     return loss + penalty, aux

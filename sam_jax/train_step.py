@@ -6,6 +6,7 @@ over all groups; then come clipping and the optimizer.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,7 +31,7 @@ Batch = Mapping[str, jax.Array]
 
 # Random streams. Each is keyed by the step and by the position in the global
 # batch, never by the device.
-_AUGMENTATION, _DROPOUT, _METHOD = range(3)
+_AUGMENTATION, _DROPOUT, _METHOD, _MIXING = range(4)
 
 
 @flax.struct.dataclass
@@ -63,6 +64,7 @@ class StepFns:
       `losses.classification_loss`.
     ascent_loss_fn: the same, for the pass that makes the perturbation.
     augment: `(key, uint8 images, positions) -> float32 images`.
+    mix: `(key, images, labels) -> (images, labels)`, of a microbatch.
     method: how a group's gradient is obtained.
     optimizer: from the averaged gradient to the update, clipping included.
     ema_fn: updates the average that the run is evaluated with; None keeps none.
@@ -79,6 +81,7 @@ class StepFns:
   loss_fn: Callable[..., Any]
   ascent_loss_fn: Callable[..., Any]
   augment: Callable[..., jax.Array]
+  mix: Callable[..., tuple[jax.Array, jax.Array]]
   method: methods.Method
   optimizer: optax.GradientTransformation
   ema_fn: ema.EmaFn | None
@@ -219,9 +222,10 @@ def _group_gradient(
   images = fns.augment(
     fns.stream(_AUGMENTATION, ctx.step), group['image'], group['position']
   )
-  microbatches = _split(
-    {'image': images, **{k: group[k] for k in ('label', 'position')}},
-    fns.layout.device_microbatches,
+  microbatches = _mixed(
+    _split({**group, 'image': images}, fns.layout.device_microbatches),
+    ctx.step,
+    fns,
   )
   group_index = group['position'][0] // fns.layout.m
   grad_fn = fns.method.value_and_grad(
@@ -239,6 +243,13 @@ def _group_gradient(
       state.params, info.epsilon, fns.mantissa_bits
     )
   return grads, aux['batch_stats'], method_state, metrics
+
+
+def _mixed(microbatches: Batch, step: jax.Array, fns: StepFns) -> Batch:
+  """Mixes the images of each microbatch with each other, and their labels."""
+  mix = functools.partial(fns.mix, fns.stream(_MIXING, step))
+  images, labels = jax.vmap(mix)(microbatches['image'], microbatches['label'])
+  return {**microbatches, 'image': images, 'label': labels}
 
 
 def _on_microbatch(

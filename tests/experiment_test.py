@@ -353,6 +353,8 @@ _EFFECTS = (
   {'augmentation.name': 'randaugment'},
   {'augmentation.padding': 2},
   {'augmentation.cutout_length': 4},
+  {'mixing.name': 'mixup'},
+  {'mixing.name': 'cutmix'},
   {'augmentation.cutout_per': 'example'},
   {'model.dropout_rate': 0.0},
   {'data.seed': 1},
@@ -370,6 +372,11 @@ _RAND = {'augmentation.name': 'randaugment'}
 _EFFECTS_ON_RAND = (
   {'augmentation.num_layers': 3},
   {'augmentation.magnitude': 3},
+)
+_MIXUP = {'mixing.name': 'mixup'}
+_EFFECTS_ON_MIXUP = (
+  {'mixing.alpha': 0.1},
+  {'mixing.probability': 0.0},
 )
 _EFFECTS_ON_RMSPROP = (
   {'optimizer.decay': 0.5},
@@ -393,7 +400,7 @@ def _two_steps(directory, **fields):
 def baselines(tmp_path_factory):
   return {
     str(fields): _two_steps(tmp_path_factory.mktemp('baseline'), **fields)
-    for fields in ({}, _DECAYED, _RMSPROP, _AUTO, _RAND)
+    for fields in ({}, _DECAYED, _RMSPROP, _AUTO, _RAND, _MIXUP)
   }
 
 
@@ -406,6 +413,7 @@ def baselines(tmp_path_factory):
     *[(fields, _RMSPROP) for fields in _EFFECTS_ON_RMSPROP],
     *[(fields, _AUTO) for fields in _EFFECTS_ON_AUTO],
     *[(fields, _RAND) for fields in _EFFECTS_ON_RAND],
+    *[(fields, _MIXUP) for fields in _EFFECTS_ON_MIXUP],
   ],
   ids=str,
 )
@@ -478,6 +486,13 @@ BAD = (
   ({'augmentation.constants': 'mine'}, r"constants 'mine'.*official"),
   ({'augmentation.num_layers': 0}, 'num_layers is 0'),
   ({'augmentation.magnitude': 31}, 'magnitude 31'),
+  ({'mixing.name': 'manifold'}, r"mixing 'manifold'.*mixup"),
+  ({'mixing.alpha': -1.0}, 'alpha=-1'),
+  ({'mixing.probability': 2.0}, 'probability=2'),
+  (
+    {'mixing.name': 'mixup', 'microbatch_size': 1},
+    'microbatch_size is 1; it must be at least 2',
+  ),
   ({'augmentation.cutout_length': -1}, 'cutout_length is -1'),
   ({'augmentation.cutout_per': 'image'}, 'cutout_per'),
   ({'compute_dtype': 'float16'}, r"unknown compute_dtype 'float16'.*bfloat16"),

@@ -24,6 +24,15 @@ def test_cross_entropy_is_that_of_the_release(smoothing):
   )
 
 
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_mixed_labels_give_the_releases_cross_entropy(smoothing):
+  misc = reference.load('misc.npz')
+  targets = jnp.asarray(misc['metrics/labels'])
+  values = losses.cross_entropy(misc['metrics/logits'], targets, smoothing)
+  expected = misc[f'metrics/ce/ls{smoothing or 0}/nomask']
+  np.testing.assert_allclose(values.mean(), expected, rtol=1e-6)
+
+
 def test_label_smoothing_spreads_over_all_classes():
   logits = np.array([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0]])
   labels = np.array([0, 1])
@@ -101,3 +110,13 @@ def test_a_model_without_batchnorm_has_no_statistics():
   loss_fn = losses.classification_loss(apply_fn)
   _, aux = loss_fn({}, {}, None, jnp.eye(2), jnp.arange(2))
   assert aux['batch_stats'] == {}
+
+
+def test_errors_of_mixed_images_are_those_of_the_larger_weight():
+  apply_fn = lambda variables, images, **_: (images, {})
+  loss_fn = losses.classification_loss(apply_fn)
+  targets = jnp.array([[0.6, 0.4, 0.0], [0.0, 0.7, 0.3]])
+  _, aux = loss_fn({}, {}, None, jnp.eye(2, 3), targets)
+  assert aux['error_rate'] == 0
+  _, aux = loss_fn({}, {}, None, jnp.eye(2, 3)[::-1], targets)
+  assert aux['error_rate'] == 1

@@ -92,6 +92,7 @@ def make(
   exclude='',
   label_smoothing=0.0,
   augment=lambda key, images, positions: images,
+  mix=lambda key, images, labels: (images, labels),
   mantissa_bits=23,
   seed=0,
   replace_collectives=None,
@@ -116,6 +117,7 @@ def make(
       penalty_fn=penalties.ascent_penalty, true_gradient=True
     ),
     augment=augment,
+    mix=mix,
     method=methods.create(method, **method_options),
     optimizer=optimizers.create(
       optimizer,

@@ -10,6 +10,7 @@ import pytest
 import steps
 
 from sam_jax import augmentation, layout, methods, models, parallel, sam
+from sam_jax.augmentation import mixing
 
 B, MICROBATCH = 64, 4
 # Five steps of a smooth network in float32; float64 is a billion times finer.
@@ -52,10 +53,19 @@ def _batches(count=5):
   ]
 
 
-def _run(m, devices, *, cutout_per='example', dtype=np.float32, **options):
+def _run(
+  m,
+  devices,
+  *,
+  name='basic',
+  mixing_name='none',
+  cutout_per='example',
+  dtype=np.float32,
+  **options,
+):
   """Five steps of SAM with everything on that draws random numbers."""
   augment = augmentation.create(
-    'basic', mean=(0.5,), std=(0.25,), cutout_length=4, cutout_per=cutout_per
+    name, mean=(0.5,), std=(0.25,), cutout_length=4, cutout_per=cutout_per
   )
   options = {'m': m, 'b': MICROBATCH, 'loop': 'vmap', 'rho': 0.5} | options
   return steps.run(
@@ -64,6 +74,7 @@ def _run(m, devices, *, cutout_per='example', dtype=np.float32, **options):
     _batches(),
     devices=devices,
     augment=lambda *args: augment(*args).astype(dtype),
+    mix=mixing.create(mixing_name, alpha=1.0, probability=1.0, num_classes=10),
     clipping=5.0,
     weight_decay=5e-4,
     **options,
@@ -116,6 +127,18 @@ def test_nor_does_it_with_a_cutout_mask_per_batch(m, devices):
     expected[-1].state.params, _on_one_device(m)[-1].state.params
   )
   assert gap > 1e-3  # the masks matter
+
+
+@pytest.mark.parametrize('mixing_name', ['mixup', 'cutmix'])
+def test_nor_does_it_with_policies_and_mixed_images(mixing_name):
+  options = {'name': 'autoaugment', 'mixing_name': mixing_name}
+  expected = _on_one_device(8, **options)
+  _assert_same_run(_run(8, 8, **options), expected, FLOAT32_ATOL)
+  for other in ({'name': 'autoaugment'}, {'mixing_name': mixing_name}):
+    gap = steps.largest_difference(
+      expected[-1].state.params, _on_one_device(8, **other)[-1].state.params
+    )
+    assert gap > 1e-3  # both matter
 
 
 @pytest.mark.parametrize(
