@@ -212,6 +212,30 @@ def _split(batch: Batch, count: int) -> Batch:
   return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
 
 
+def inputs(group: Batch, step: jax.Array, fns: StepFns) -> Batch:
+  """Returns what the network sees of a group of m examples in a step.
+
+  Args:
+    group: this device's part of it, as in `train_step`.
+    step: number of updates made before.
+    fns: the augmentation, the mixing and the layout.
+
+  Returns:
+    Microbatches: image (float32, `[microbatches, b, height, width,
+    channels]`), label (int32, `[microbatches, b]`, or float32 with another
+    axis of classes where images are mixed), position.
+  """
+  images = fns.augment(
+    fns.stream(_AUGMENTATION, step), group['image'], group['position']
+  )
+  microbatches = _split(
+    {**group, 'image': images}, fns.layout.device_microbatches
+  )
+  mix = functools.partial(fns.mix, fns.stream(_MIXING, step))
+  images, labels = jax.vmap(mix)(microbatches['image'], microbatches['label'])
+  return {**microbatches, 'image': images, 'label': labels}
+
+
 def _group_gradient(
   state: TrainState, group: Batch, ctx: methods.Context, fns: StepFns
 ) -> tuple[types.Grads, types.PyTree, types.PyTree, dict[str, jax.Array]]:
@@ -219,14 +243,7 @@ def _group_gradient(
 
   `group` is the part of the group that this device holds.
   """
-  images = fns.augment(
-    fns.stream(_AUGMENTATION, ctx.step), group['image'], group['position']
-  )
-  microbatches = _mixed(
-    _split({**group, 'image': images}, fns.layout.device_microbatches),
-    ctx.step,
-    fns,
-  )
+  microbatches = inputs(group, ctx.step, fns)
   group_index = group['position'][0] // fns.layout.m
   grad_fn = fns.method.value_and_grad(
     _on_microbatch(fns.loss_fn, fns),
@@ -243,13 +260,6 @@ def _group_gradient(
       state.params, info.epsilon, fns.mantissa_bits
     )
   return grads, aux['batch_stats'], method_state, metrics
-
-
-def _mixed(microbatches: Batch, step: jax.Array, fns: StepFns) -> Batch:
-  """Mixes the images of each microbatch with each other, and their labels."""
-  mix = functools.partial(fns.mix, fns.stream(_MIXING, step))
-  images, labels = jax.vmap(mix)(microbatches['image'], microbatches['label'])
-  return {**microbatches, 'image': images, 'label': labels}
 
 
 def _on_microbatch(

@@ -503,3 +503,50 @@ def test_statistics_that_a_model_leaves_alone_stay_to_the_bit():
   }
   done = steps.run(apply_fn, variables, [batch] * 2, m=9, b=3, rho=0.05)
   np.testing.assert_array_equal(done[-1].state.batch_stats['mean'], values)
+
+
+# --- Mixing
+
+
+def test_images_are_mixed_within_their_microbatch():
+  def mix(key, images, labels):
+    del key
+    one_hot = jax.nn.one_hot(labels, CLASSES)
+    return images[::-1], 0.25 * one_hot + 0.75 * one_hot[::-1]
+
+  def reverse(x):
+    return x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
+
+  def loss(flat, batch):
+    """By hand: the images of each pair change places."""
+    pair = {'image': reverse(batch['image']), 'label': batch['label']}
+    partner = {'image': pair['image'], 'label': reverse(batch['label'])}
+    own, other = (_loss_and_grad(flat, b) for b in (pair, partner))
+    return [0.25 * a + 0.75 * b for a, b in zip(own, other, strict=True)]
+
+  batch = _batches(1)[0]
+  value, _, gradient = loss(_flatten(START), batch)
+  options = {'method': 'sgd', 'optimizer_options': {'momentum': 0.0}}
+  run = _run([batch], b=2, mix=mix, **options)
+  np.testing.assert_allclose(run[0].metrics['loss'], value, rtol=1e-5)
+  np.testing.assert_allclose(
+    _flatten(run[0].state.params),
+    _flatten(START) - RATE * gradient,
+    atol=1e-6,
+  )
+
+
+def test_one_key_per_step_mixes_all_microbatches():
+  def mix(key, images, labels):
+    return jnp.full_like(images, jax.random.uniform(key)), labels
+
+  seen = {
+    (m, b, devices): _run(m=m, b=b, devices=devices, mix=mix)
+    for m, b, devices in ((8, 8, 1), (8, 2, 1), (8, 2, 4))
+  }
+  first, *others = seen.values()
+  for run in others:
+    for a, b in zip(run, first, strict=True):
+      assert steps.largest_difference(a.state, b.state) < 1e-6
+  losses = [s.metrics['loss'] for s in first]
+  assert len(set(losses)) == len(losses)

@@ -1,0 +1,149 @@
+"""Draws what the network sees: a labelled grid of augmented training images.
+
+    python scripts/show_augmentations.py --config=configs/cifar10.py \
+        --config.augmentation.name=autoaugment --out=grid.png
+
+Each row is one example of a batch: first as it is stored, then as the network
+sees it in this and the following steps, if each step had this batch. The images
+are those of the run with that config to the last bit, normalisation undone;
+where they are mixed, so are the labels above them.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import jax
+import matplotlib
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+# The checkout goes first, installed or not.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from sam_jax import (
+  datasets,
+  experiment as experiment_lib,
+  layout as layout_lib,
+  train_step,
+)
+
+_CONFIG = config_flags.DEFINE_config_file('config', help_string='The config.')
+_OUT = flags.DEFINE_string('out', None, 'Picture to write.', required=True)
+_ROWS = flags.DEFINE_integer('rows', 8, 'Examples.', lower_bound=1)
+_COLUMNS = flags.DEFINE_integer(
+  'columns', 8, 'Augmented images of each.', lower_bound=1
+)
+_STEP = flags.DEFINE_integer('step', 0, 'The first step.', lower_bound=0)
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  if not logging.get_verbosity():  # the libraries' chatter, unless asked for
+    logging.set_verbosity(logging.WARNING)
+  try:
+    _run()
+  except (ValueError, OSError) as error:
+    print(f'show_augmentations: {error}', file=sys.stderr)
+    sys.exit(2)
+
+
+def _run() -> None:
+  """Draws the grid."""
+  config = experiment_lib.resolve(_CONFIG.value, jax.device_count())
+  experiment_lib.load_plugins(config)
+  experiment = experiment_lib.build(config)
+  batch = next(
+    datasets.train_batches(
+      experiment.dataset.train,
+      config.batch_size,
+      seed=config.seed,
+      start_step=_STEP.value,
+    )
+  )
+  rows = min(_ROWS.value, config.batch_size)
+  see = _compile(experiment)
+  columns = [(_stored(batch['image']), batch['label'])]
+  for step in range(_STEP.value, _STEP.value + _COLUMNS.value):
+    images, labels = see(batch, step)
+    columns.append((_denormalized(images, experiment.dataset), labels))
+  _draw([(images[:rows], labels[:rows]) for images, labels in columns])
+  print(
+    f'{_OUT.value}: {rows} examples of {experiment.dataset.name}, stored and '
+    f'in steps {_STEP.value} to {_STEP.value + _COLUMNS.value - 1}'
+  )
+
+
+def _compile(experiment: experiment_lib.Experiment):
+  """Returns `(batch, step) -> (images, labels)` as the network gets them."""
+  old = experiment.layout
+  layout = layout_lib.create(old.batch_size, 1, old.m, old.microbatch_size)
+  fns = dataclasses.replace(experiment.fns, layout=layout)
+
+  @jax.jit
+  def see(batch, step):
+    groups = jax.tree.map(
+      lambda x: x.reshape(layout.num_groups, layout.m, *x.shape[1:]), batch
+    )
+    seen = jax.vmap(functools.partial(train_step.inputs, fns=fns, step=step))(
+      groups
+    )
+    # Groups, microbatches and their examples are the batch again.
+    return tuple(
+      x.reshape(layout.batch_size, *x.shape[3:])
+      for x in (seen['image'], seen['label'])
+    )
+
+  return see
+
+
+def _stored(images: np.ndarray) -> np.ndarray:
+  """Scales pixels to [0, 1]."""
+  return images / 255
+
+
+def _denormalized(images: jax.Array, dataset: datasets.Dataset) -> np.ndarray:
+  """Undoes the normalisation."""
+  return np.clip(np.asarray(images) * dataset.std + dataset.mean, 0, 1)
+
+
+def _draw(columns: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+  """Writes the grid."""
+  matplotlib.use('agg')
+  from matplotlib import pyplot as plt
+
+  num_rows, num_columns = len(columns[0][0]), len(columns)
+  figure, axes = plt.subplots(
+    num_rows,
+    num_columns,
+    figsize=(1.1 * num_columns, 1.25 * num_rows),
+    squeeze=False,
+    layout='constrained',
+  )
+  for j, (images, labels) in enumerate(columns):
+    for axis, image, label in zip(axes[:, j], images, labels, strict=True):
+      axis.imshow(image.squeeze(), cmap='gray', vmin=0, vmax=1)
+      axis.set_title(_title(label), fontsize=7, pad=2)
+      axis.set_xticks([])
+      axis.set_yticks([])
+    name = 'stored' if j == 0 else f'step {_STEP.value + j - 1}'
+    axes[-1, j].set_xlabel(name, fontsize=8)
+  figure.savefig(_OUT.value, dpi=120)
+
+
+def _title(label: np.ndarray) -> str:
+  """Returns a class, or the classes of a mixed image with their weights."""
+  label = np.asarray(label)
+  if label.ndim == 0:
+    return str(label)
+  classes = np.argsort(-label)[: np.count_nonzero(label > 0.005)]
+  if len(classes) == 1:
+    return str(classes[0])
+  return ', '.join(f'{c}: {label[c]:.2f}' for c in classes)
+
+
+if __name__ == '__main__':
+  app.run(main)
