@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from matplotlib import pyplot as plt
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -64,3 +65,66 @@ def test_an_unknown_model_is_one_line():
   done = _run('benchmark_step.py', '--model=WideResnet28')
   assert done.returncode == 2
   assert re.fullmatch(r'benchmark_step: unknown model .*\n', done.stderr)
+
+
+@pytest.mark.slow
+def test_the_input_benchmark_measures_each_recipe(tmp_path):
+  path = tmp_path / 'out.json'
+  done = _run(
+    'benchmark_input.py',
+    '--config=configs/digits.py',
+    '--config.augmentation.padding=1',
+    '--recipes=none,autoaugment+cutout+mixup',
+    '--rounds=1',
+    '--steps=1',
+    f'--json={path}',
+  )
+  assert done.returncode == 0, done.stderr
+  rows = json.loads(path.read_text())['recipes']
+  assert [r['recipe'] for r in rows] == ['none', 'autoaugment+cutout+mixup']
+  for row in rows:
+    assert row['host, images/s'] > row['step, images/s'] > 0
+    assert row['device/step'] < 1
+
+
+def test_an_unknown_recipe_is_one_line():
+  done = _run('benchmark_input.py', '--recipes=basic+cutut')
+  assert done.returncode == 2
+  assert re.fullmatch(
+    r"benchmark_input: recipe 'basic\+cutut' has 'cutut'; known: .*\n",
+    done.stderr,
+  )
+
+
+def test_the_augmentations_are_drawn(tmp_path):
+  picture = tmp_path / 'grid.png'
+  done = _run(
+    'show_augmentations.py',
+    '--config=configs/digits.py',
+    '--config.augmentation.name=aa-only',
+    '--config.mixing.name=mixup',
+    '--rows=2',
+    '--columns=3',
+    f'--out={picture}',
+  )
+  assert done.returncode == 0, done.stderr
+  assert re.search(
+    '2 examples of digits, stored and in steps 0 to 2', done.stdout
+  )
+  height, width, _ = plt.imread(picture).shape
+  assert width > 1.4 * height  # two rows of four
+
+
+def test_augmentations_of_an_unknown_recipe_are_not_drawn(tmp_path):
+  picture = tmp_path / 'grid.png'
+  done = _run(
+    'show_augmentations.py',
+    '--config=configs/digits.py',
+    '--config.augmentation.name=autoagument',
+    f'--out={picture}',
+  )
+  assert done.returncode == 2
+  assert re.fullmatch(
+    r"show_augmentations: unknown augmentation 'autoagument'.*\n", done.stderr
+  )
+  assert not picture.exists()

@@ -1,0 +1,234 @@
+"""Measures what feeding the network costs: the host's part and the device's.
+
+    python scripts/benchmark_input.py
+    python scripts/benchmark_input.py --config=configs/image_folder.py \
+        --config.data.directory=DIR --recipes=basic,randaugment
+
+For each recipe of augmentation: the rate at which the host makes batches, the
+rate at which the device augments and mixes them, and the rate of the whole SAM
+step. The host's share of the step is an upper bound of what the device waits:
+the host makes the next batch while the device computes. Steps, device parts and
+batches are timed in turn, so that what else the machine does falls on all; a
+share is the median over the rounds.
+
+Without --config: 10,000 random images of 32 pixels, WRN-28-1, batches of 128. A
+recipe is a name, or names joined by '+': 'basic+cutout+mixup'.
+"""
+
+import functools
+import itertools
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+# The checkout goes first, installed or not.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from configs import default
+from sam_jax import (
+  augmentation,
+  datasets,
+  experiment as experiment_lib,
+  provenance,
+  train_step,
+)
+from sam_jax.augmentation import mixing
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', help_string='Data, model and batch.'
+)
+_RECIPES = flags.DEFINE_list(
+  'recipes',
+  [
+    'none',
+    'basic',
+    'basic+cutout',
+    'autoaugment+cutout',
+    'randaugment',
+    'basic+mixup',
+    'basic+cutmix',
+  ],
+  'Recipes to measure.',
+)
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds.', lower_bound=1)
+_STEPS = flags.DEFINE_integer('steps', 2, 'Steps per round.', lower_bound=1)
+_JSON = flags.DEFINE_string('json', None, 'File for all figures.')
+
+_CUTOUT_LENGTH = 16
+_HEADER = (
+  ('recipe', 22, ''),
+  ('host, images/s', 16, ',.0f'),
+  ('new epoch, ms', 15, ',.1f'),
+  ('device, images/s', 18, ',.0f'),
+  ('step, images/s', 16, ',.0f'),
+  ('host/step', 11, '.2%'),
+  ('device/step', 13, '.2%'),
+)
+
+
+@datasets.register('benchmark')
+def _noise(directory: str | None, seed: int) -> datasets.Source:
+  """Random images of CIFAR's size."""
+  del directory
+  rng = np.random.default_rng(seed)
+  images = rng.integers(0, 256, (10_000, 32, 32, 3), np.uint8)
+  labels = rng.integers(0, 10, 10_000).astype(np.int32)
+  examples = datasets.Examples(images, labels)
+  return datasets.Source(examples, examples, 10, (0.5,) * 3, (0.25,) * 3)
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  if not logging.get_verbosity():  # the libraries' chatter, unless asked for
+    logging.set_verbosity(logging.WARNING)
+  print(f'{jax.devices()[0].device_kind}, jax {jax.__version__}')
+  print(''.join(f'{name:>{width}}' for name, width, _ in _HEADER))
+  rows = []
+  for recipe in _RECIPES.value:
+    try:
+      rows.append(_measure(recipe))
+    except (ValueError, OSError) as error:
+      print(f'benchmark_input: {error}', file=sys.stderr)
+      sys.exit(2)
+    print(
+      ''.join(f'{rows[-1][name]:>{w}{form}}' for name, w, form in _HEADER),
+      flush=True,
+    )
+  if _JSON.value:
+    content = {**provenance.describe(), 'recipes': rows}
+    with open(_JSON.value, 'w', encoding='utf-8') as stream:
+      json.dump(content, stream, indent=2)
+
+
+def _config(recipe: str):
+  """Returns the config with a recipe."""
+  if _CONFIG.value is None:
+    config = default.get_config()
+    config.model.name = 'WideResnet28x1'
+    config.data.name = 'benchmark'
+    config.batch_size = 128
+  else:
+    config = _CONFIG.value.copy_and_resolve_references()
+  config.augmentation.name = 'none'
+  config.augmentation.cutout_length = 0
+  config.mixing.name = 'none'
+  for part in recipe.split('+'):
+    if part == 'cutout':
+      config.augmentation.cutout_length = _CUTOUT_LENGTH
+    elif part in augmentation.names():
+      config.augmentation.name = part
+    elif part in mixing.names():
+      config.mixing.name = part
+    else:
+      known = sorted({'cutout', *augmentation.names(), *mixing.names()})
+      raise ValueError(f'recipe {recipe!r} has {part!r}; known: {known}')
+  return experiment_lib.resolve(config, jax.device_count())
+
+
+def _measure(recipe: str) -> dict[str, object]:
+  """Returns the figures of one recipe."""
+  config = _config(recipe)
+  experiment_lib.load_plugins(config)
+  experiment = experiment_lib.build(config)
+  new_epoch = _epoch_start(experiment, config.seed)
+  stream = _stream(experiment, config.seed, 0)
+  batch = experiment.parallel.shard(next(stream))
+  take_step = _train(experiment, batch)
+  see = _see(experiment, batch)
+  rounds = np.array(
+    [
+      [
+        _seconds(lambda: next(stream), 4 * _STEPS.value),
+        _seconds(see, 4 * _STEPS.value),
+        _seconds(take_step, _STEPS.value),
+      ]
+      for _ in range(_ROUNDS.value)
+    ]
+  )
+  host, device, step = config.batch_size / np.median(rounds, axis=0)
+  shares = np.median(rounds / rounds[:, 2:], axis=0)
+  figures = (recipe, host, new_epoch, device, step, shares[0], shares[1])
+  return dict(zip((name for name, *_ in _HEADER), figures, strict=True))
+
+
+def _stream(
+  experiment: experiment_lib.Experiment, seed: int, start_step: int
+) -> Iterator[dict[str, np.ndarray]]:
+  """Returns the run's batches."""
+  return datasets.train_batches(
+    experiment.dataset.train,
+    experiment.layout.batch_size,
+    seed=seed,
+    start_step=start_step,
+  )
+
+
+def _epoch_start(experiment: experiment_lib.Experiment, seed: int) -> float:
+  """Returns the milliseconds until the first batch of the second epoch."""
+  last = experiment.steps_per_epoch - 1
+  stream = _stream(experiment, seed, last)
+  next(stream)
+  return 1e3 * _seconds(lambda: next(stream), 1)
+
+
+def _train(
+  experiment: experiment_lib.Experiment, batch: train_step.Batch
+) -> Callable[[], object]:
+  """Returns what takes a training step, compiled and warm."""
+  variables = experiment_lib.init_variables(
+    experiment.model, experiment.input_shape, 0
+  )
+  state = experiment.parallel.replicate(
+    train_step.init_state(variables, experiment.fns)
+  )
+  step = experiment.compile_train_step()
+  states = [state]
+
+  def take() -> object:
+    state, metrics = step(states.pop(), batch)
+    states.append(state)
+    return metrics
+
+  for _ in range(2):  # the first step after a compilation is not typical
+    jax.block_until_ready(take())
+  return take
+
+
+def _see(
+  experiment: experiment_lib.Experiment, batch: train_step.Batch
+) -> Callable[[], object]:
+  """Returns what makes the network's inputs, compiled and warm."""
+
+  def see(step: jax.Array, batch: train_step.Batch) -> object:
+    groups = experiment.layout.device_groups
+    pieces = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), batch)
+    inputs = functools.partial(train_step.inputs, fns=experiment.fns, step=step)
+    # What comes out has to be the same on all devices.
+    sums = jax.tree.map(jnp.sum, jax.vmap(inputs)(pieces))
+    return experiment.fns.collectives.global_sum(sums)
+
+  compiled = experiment.parallel.compile(see, num_replicated=1, num_donated=0)
+  steps = itertools.count()
+  jax.block_until_ready(compiled(np.int32(next(steps)), batch))
+  return lambda: compiled(np.int32(next(steps)), batch)
+
+
+def _seconds(call: Callable[[], object], count: int) -> float:
+  """Returns the mean time of a call; waits for the last."""
+  start = time.perf_counter()
+  for _ in range(count):
+    result = call()
+  jax.block_until_ready(result)
+  return (time.perf_counter() - start) / count
+
+
+if __name__ == '__main__':
+  app.run(main)
