@@ -18,12 +18,15 @@ _REQUIRES = [
   'matplotlib>=3.9',
   'ml-collections>=1.0',
   'numpy>=2.0',
+  # Its 5 interpolates to the last digit where 4 looked weights up.
+  'opencv-python-headless>=5',
   'optax>=0.2.8',
   'orbax-checkpoint>=0.12',
-  # tensorflow-datasets decodes PNG with it where TensorFlow is absent.
+  # Decodes what is no JPEG.
   'pillow>=11',
   'scikit-learn>=1.5',
   'scipy>=1.14',
+  'simplejpeg>=1.8.2',
   'tensorboard>=2.19',
   'tensorflow-datasets>=4.9.9',
   'tqdm>=4.66',

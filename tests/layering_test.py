@@ -134,7 +134,8 @@ def test_neither_configs_nor_tensorflow_are_imported(path):
 @_every_source
 def test_only_the_command_line_knows_flags(path):
   flags = [n for n in _imported_by(path) if _within(n, _FLAG_MODULES)]
-  assert not flags or _top(path) == 'train'
+  # Grain's processes want flags to be parsed; nothing else is done with them.
+  assert not flags or _top(path) == 'train' or path.name == 'streams.py'
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,18 @@
 """The stream of batches: a function of the seed and the step, no state.
 
-Everything is indexing of arrays in memory: a CIFAR batch of 128 takes about
-100 microseconds, so that no second process or prefetching is called for.
+Arrays in memory are indexed on the spot, a CIFAR batch of 128 in about 100
+microseconds; encoded images are decoded ahead of time (`streams`). Whoever asks
+for batches does not know which it is.
 """
 
+import dataclasses
+import functools
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 
-from sam_jax.datasets import registry
+from sam_jax.datasets import encoded, registry, streams
 
 Batch = dict[str, np.ndarray]
 
@@ -57,90 +61,128 @@ def train_batches(
   Returns:
     An iterator over dicts: `image` uint8 [rows, height, width, channels],
     `label` int32 [rows], `position` int32 [rows], the row in the *global*
-    batch, which random augmentation is keyed by.
+    batch, which random augmentation is keyed by, and the crop of an encoded
+    image is keyed by together with seed and step.
 
   Raises:
     ValueError: batch_size not in [1, n], a negative start_step, or a shard
-      that is not within the batch.
+      that is not within the batch; while iterating, see
+      `streams.training_images`.
 
   Differs from the official release: there the shuffling has no seed, and a
   resumed run starts a new order.
   """
   steps_per_epoch(len(examples.labels), batch_size)
+  if start_step < 0:
+    raise ValueError(f'start_step is {start_step}; it must be at least 0')
+  positions = _positions(batch_size, shard)
+  make = _TrainingBatches(examples, batch_size, seed, positions)
+  return _iterate(make, examples.images, start_step, None)
+
+
+def eval_batches(
+  examples: registry.Examples,
+  batch_size: int,
+  *,
+  shard: tuple[int, int] | None = None,
+) -> Iterator[Batch]:
+  """Yields every example once, in order; the last batch is filled up.
+
+  Args:
+    examples: n examples.
+    batch_size: rows of every batch over all processes; may exceed n.
+    shard: (start, stop), the rows of each batch that this process wants; None
+      for all.
+
+  Returns:
+    An iterator over dicts: `image` uint8 [rows, height, width, channels],
+    `label` int32 [rows], `mask` float32 [rows], 1 for an example and 0 for a
+    row that only fills up (the last example again).
+
+  Raises:
+    ValueError: batch_size < 1, or a shard that is not within the batch; while
+      iterating, an image cannot be decoded.
+
+  Differs from the official release: there nothing is padded, an uneven last
+  batch fails on several devices, and every host evaluates all examples.
+  """
+  _check_batch_size(batch_size)
+  positions = _positions(batch_size, shard)
+  make = _EvaluationBatches(examples, batch_size, positions)
+  num_batches = -(-len(examples.labels) // batch_size)
+  return _iterate(make, examples.images, 0, num_batches)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainingBatches:
+  """`train_batches` by the number of the step."""
+
+  examples: registry.Examples
+  batch_size: int
+  seed: int
+  positions: np.ndarray
+
+  def __call__(self, step: int) -> Batch:
+    images, labels = self.examples
+    epoch, offset = divmod(step, len(labels) // self.batch_size)
+    order = _permutation(len(labels), self.seed, epoch)
+    rows = order[offset * self.batch_size + self.positions]
+    batch = {'position': self.positions.copy()}
+    if isinstance(images, np.ndarray):
+      return batch | {'image': images[rows], 'label': labels[rows]}
+    # The bytes of the name keep this stream apart from others of the seed.
+    keys = np.array(
+      [[self.seed, step, position, *b'crop'] for position in self.positions]
+    )
+    batch |= streams.training_images(images, rows, keys)
+    return batch | {'label': labels[batch.pop('row')]}
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvaluationBatches:
+  """`eval_batches` by the number of the batch."""
+
+  examples: registry.Examples
+  batch_size: int
+  positions: np.ndarray
+
+  def __call__(self, number: int) -> Batch:
+    images, labels = self.examples
+    rows = number * self.batch_size + self.positions
+    kept = np.minimum(rows, len(labels) - 1)
+    if isinstance(images, np.ndarray):
+      chosen = images[kept]
+    else:
+      chosen = streams.evaluation_images(images, kept)
+    mask = (rows < len(labels)).astype(np.float32)
+    return {'image': chosen, 'label': labels[kept], 'mask': mask}
+
+
+def _iterate(
+  make: _TrainingBatches | _EvaluationBatches,
+  images: np.ndarray | encoded.EncodedImages,
+  start: int,
+  stop: int | None,
+) -> Iterator[Batch]:
+  """Yields the batches from number `start` on."""
+  if isinstance(images, np.ndarray):
+    return map(make, itertools.count(start) if stop is None else range(stop))
+  stream = streams.batches(make, start, stop, images.workers)
+  return streams.warn_of_skipped(stream, images)
+
+
+def _positions(batch_size: int, shard: tuple[int, int] | None) -> np.ndarray:
+  """Returns the rows of a batch that are wanted; refuses others."""
   start, stop = (0, batch_size) if shard is None else shard
   if not 0 <= start < stop <= batch_size:
     raise ValueError(
       f'shard is {shard}; it must be (start, stop) with '
       f'0 <= start < stop <= batch_size = {batch_size}'
     )
-  if start_step < 0:
-    raise ValueError(f'start_step is {start_step}; it must be at least 0')
-  return _stream(examples, batch_size, seed, start_step, (start, stop))
+  return np.arange(start, stop, dtype=np.int32)
 
 
-def eval_batches(
-  examples: registry.Examples, batch_size: int
-) -> Iterator[Batch]:
-  """Yields every example once, in order; the last batch is filled up.
-
-  Args:
-    examples: n examples.
-    batch_size: rows of every batch; may exceed n.
-
-  Returns:
-    An iterator over dicts: `image` uint8 [batch_size, height, width,
-    channels], `label` int32 [batch_size], `mask` float32 [batch_size], 1 for
-    an example and 0 for a row that only fills up (the last example again).
-
-  Raises:
-    ValueError: batch_size < 1.
-
-  Differs from the official release: there nothing is padded and an uneven
-  last batch fails on several devices.
-  """
-  _check_batch_size(batch_size)
-  return _eval_stream(examples, batch_size)
-
-
-def _stream(
-  examples: registry.Examples,
-  batch_size: int,
-  seed: int,
-  start_step: int,
-  shard: tuple[int, int],
-) -> Iterator[Batch]:
-  """Yields the batches of `train_batches`, whose arguments are checked."""
-  num_examples = len(examples.labels)
-  num_steps = num_examples // batch_size
-  positions = np.arange(*shard, dtype=np.int32)
-  epoch, offset = divmod(start_step, num_steps)
-  while True:
-    order = _permutation(num_examples, seed, epoch)
-    for step in range(offset, num_steps):
-      rows = order[step * batch_size + positions]
-      yield {
-        'image': examples.images[rows],
-        'label': examples.labels[rows],
-        'position': positions.copy(),
-      }
-    epoch, offset = epoch + 1, 0
-
-
-def _eval_stream(
-  examples: registry.Examples, batch_size: int
-) -> Iterator[Batch]:
-  """Yields the batches of `eval_batches`, whose arguments are checked."""
-  num_examples = len(examples.labels)
-  for start in range(0, num_examples, batch_size):
-    rows = np.arange(start, start + batch_size)
-    kept = np.minimum(rows, num_examples - 1)
-    yield {
-      'image': examples.images[kept],
-      'label': examples.labels[kept],
-      'mask': (rows < num_examples).astype(np.float32),
-    }
-
-
+@functools.lru_cache(maxsize=2)
 def _permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
   """Returns the order of the examples in one epoch."""
   # The bytes of the name keep this stream apart from others of the seed.

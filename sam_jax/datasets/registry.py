@@ -13,20 +13,20 @@ from typing import NamedTuple
 import numpy as np
 
 from sam_jax import lookup
-from sam_jax.datasets import label_noise as label_noise_lib
+from sam_jax.datasets import encoded, label_noise as label_noise_lib
 
 SPLITS = ('test', 'validation')
 
 
 class Examples(NamedTuple):
-  """Labelled images in host memory.
+  """Labelled images.
 
   Attributes:
-    images: uint8 [n, height, width, channels].
-    labels: int32 [n].
+    images: uint8 [n, height, width, channels], in memory or still encoded.
+    labels: int32 [n], in memory.
   """
 
-  images: np.ndarray
+  images: np.ndarray | encoded.EncodedImages
   labels: np.ndarray
 
 
@@ -37,21 +37,24 @@ class Source:
   Attributes:
     train: training examples; the last `num_validation` serve as the
       validation split.
-    test: test examples.
+    test: test examples; None if there are none.
     num_classes: labels lie in [0, num_classes).
     mean: of each channel, for images scaled to [0, 1].
     std: likewise.
     num_validation: examples held out by split 'validation'; 0 for none.
     extra: more training examples, never held out (SVHN).
+    validation: examples for split 'validation' that are not of the training
+      examples; None holds some of these out.
   """
 
   train: Examples
-  test: Examples
+  test: Examples | None
   num_classes: int
   mean: tuple[float, ...]
   std: tuple[float, ...]
   num_validation: int = 0
   extra: Examples | None = None
+  validation: Examples | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +133,9 @@ def create(
   seed: int = 0,
   label_noise: float = 0.0,
   label_noise_kind: str = 'symmetric',
-  **options: object,
+  **loader_options: object,
 ) -> Dataset:
-  """Loads a data set into memory.
+  """Loads a data set: into memory, or as encoded images.
 
   Args:
     name: one of `names()`.
@@ -143,7 +146,8 @@ def create(
     seed: of the label noise, and of the split where none is official.
     label_noise: fraction of the training labels to corrupt, in [0, 1].
     label_noise_kind: see `label_noise.corrupt`.
-    **options: of the loader, such as `train_size` of 'digits'.
+    **loader_options: of the loader, such as `train_size` of 'digits'; see
+      `options`.
 
   Returns:
     The arrays. Label noise touches neither the validation nor the test
@@ -159,10 +163,10 @@ def create(
   release: there the examples of one host of several are a part of the data
   and label noise does not exist.
   """
-  loader = _loader(name, options)
+  loader = _loader(name, loader_options)
   lookup.check('split', split, SPLITS)
   label_noise_lib.validate(label_noise, label_noise_kind)
-  source = loader(directory, seed, **options)
+  source = loader(directory, seed, **loader_options)
   _check_source(name, source)
   train, evaluation = _split(name, source, split)
   labels = label_noise_lib.corrupt(
@@ -178,25 +182,36 @@ def create(
   )
 
 
-def _loader(name: str, options: dict[str, object]) -> Loader:
-  """Returns the loader of that name; refuses options that it does not have."""
+def options(name: str) -> list[str] | None:
+  """Returns the options of a data set, sorted; None if it takes any.
+
+  Raises:
+    ValueError: an unknown name.
+  """
   lookup.check('data set', name, names())
-  loader = _LOADERS[name]
-  parameters = list(inspect.signature(loader).parameters.values())[2:]
+  parameters = list(inspect.signature(_LOADERS[name]).parameters.values())[2:]
   if any(p.kind is p.VAR_KEYWORD for p in parameters):
-    return loader
-  allowed = sorted(p.name for p in parameters)
-  if unknown := sorted(set(options) - set(allowed)):
+    return None
+  return sorted(p.name for p in parameters)
+
+
+def _loader(name: str, given: dict[str, object]) -> Loader:
+  """Returns the loader of that name; refuses options that it does not have."""
+  allowed = options(name)
+  unknown = [] if allowed is None else sorted(set(given) - set(allowed))
+  if unknown:
     raise ValueError(
       f'data set {name!r} has no option {unknown}; it has {allowed}'
     )
-  return loader
+  return _LOADERS[name]
 
 
 def _split(name: str, source: Source, split: str) -> tuple[Examples, Examples]:
   """Returns the examples to train on and those to evaluate on."""
   train, evaluation = source.train, source.test
-  if split == 'validation':
+  if split == 'validation' and source.validation is not None:
+    evaluation = source.validation
+  elif split == 'validation':
     boundary = len(train.labels) - source.num_validation
     if not 0 < boundary < len(train.labels):
       raise ValueError(
@@ -205,6 +220,11 @@ def _split(name: str, source: Source, split: str) -> tuple[Examples, Examples]:
       )
     evaluation = Examples(*(array[boundary:] for array in train))
     train = Examples(*(array[:boundary] for array in train))
+  if evaluation is None:
+    raise ValueError(
+      f'{name} has no test examples; evaluate on split "validation", which '
+      'holds out a tenth of the training examples'
+    )
   if source.extra is not None:
     train = Examples(
       *map(np.concatenate, zip(train, source.extra, strict=True))
@@ -215,7 +235,7 @@ def _split(name: str, source: Source, split: str) -> tuple[Examples, Examples]:
 def _check_source(name: str, source: Source) -> None:
   """Raises ValueError if any of the arrays is not what `Source` promises."""
   shape = source.train.images.shape[1:]
-  for split in ('train', 'test', 'extra'):
+  for split in ('train', 'test', 'extra', 'validation'):
     examples = getattr(source, split)
     if examples is not None:
       _check_examples(f'{name}, split {split!r}', examples, shape)

@@ -1,0 +1,220 @@
+"""From the bytes of an image file to a square of pixels.
+
+JPEG goes through libjpeg-turbo (simplejpeg), with the same fast transform as in
+TensorFlow, whose pixels it gives; everything else through Pillow. OpenCV
+resizes. Orientation by EXIF is not applied, as in the official release.
+"""
+
+import io
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import PIL.Image
+import simplejpeg
+
+# An evaluation crop is size / (size + 32) of the shorter side; official.
+CROP_PADDING = 32
+
+# Official bounds of a random crop, and how often one is tried.
+_MIN_AREA, _MAX_AREA = 0.08, 1.0
+_MIN_COVERED = 0.1
+_MIN_RATIO, _MAX_RATIO = 3 / 4, 4 / 3
+_ATTEMPTS = 10
+# libjpeg-turbo is fast where it leaves out every second pixel, or more.
+_REDUCTIONS = (8, 4, 2)
+
+# Grain has its own threads and processes.
+cv2.setNumThreads(0)
+
+
+class UndecodableError(ValueError):
+  """The bytes are not, or not all, of an image."""
+
+
+class Box(NamedTuple):
+  """A part of an image, in pixels."""
+
+  top: int
+  left: int
+  height: int
+  width: int
+
+
+def random_crop(data: bytes, size: int, rng: np.random.Generator) -> np.ndarray:
+  """Decodes, crops at random and resizes: a training image.
+
+  Args:
+    data: of an image file.
+    size: height and width wanted.
+    rng: draws the crop, see `sample_box`.
+
+  Returns:
+    uint8 [size, size, 3].
+
+  Raises:
+    UndecodableError: see `decode`.
+
+  Source: official sam_jax/datasets/dataset_source_imagenet.py. Differs from the
+  official release, for speed: interpolation is bicubic with aligned centres of
+  pixels, not corners; crops of at least twice the size are decoded at a reduced
+  scale; and values are rounded to whole numbers.
+  """
+  height, width = dimensions(data)
+  box = sample_box(rng, height, width)
+  if box is None:
+    return center_crop(data, size)
+  reduction = next(
+    (r for r in _REDUCTIONS if min(box.height, box.width) >= r * size), 1
+  )
+  image = decode(data, reduction)
+  # What came out may be smaller by a pixel than what was asked for.
+  scale = image.shape[0] / height, image.shape[1] / width
+  top, left = round(box.top * scale[0]), round(box.left * scale[1])
+  bottom = max(round((box.top + box.height) * scale[0]), top + 1)
+  right = max(round((box.left + box.width) * scale[1]), left + 1)
+  crop = image[top:bottom, left:right]
+  return cv2.resize(crop, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def center_crop(data: bytes, size: int) -> np.ndarray:
+  """Decodes, crops the middle and resizes: an evaluation image.
+
+  Args:
+    data: of an image file.
+    size: height and width wanted.
+
+  Returns:
+    uint8 [size, size, 3].
+
+  Raises:
+    UndecodableError: see `decode`.
+
+  Source: official sam_jax/datasets/dataset_source_imagenet.py, with its bicubic
+  interpolation (`augmentation.resize` says which). Differs from the official
+  release: values are rounded to whole numbers in [0, 255], which it exceeds by
+  a few where contrast is high; and as it decodes the crop alone, colours in its
+  last two columns may differ by three levels.
+  """
+  image = decode(data)
+  height, width, _ = image.shape
+  # In float32, as the release computes it; of a tiny image one pixel is left.
+  share = np.float32(size / (size + CROP_PADDING))
+  side = max(int(share * np.float32(min(height, width))), 1)
+  top, left = (height - side + 1) // 2, (width - side + 1) // 2
+  crop = image[top : top + side, left : left + side]
+  scale = side / size
+  return cv2.warpAffine(
+    crop,
+    np.array([[scale, 0, 0], [0, scale, 0]]),
+    (size, size),
+    flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+    borderMode=cv2.BORDER_REPLICATE,
+  )
+
+
+def sample_box(rng: np.random.Generator, height: int, width: int) -> Box | None:
+  """Draws a crop: width / height in [3/4, 4/3], then the height, then a place.
+
+  Args:
+    rng: of the draws.
+    height: of the image.
+    width: likewise.
+
+  Returns:
+    A box of a tenth of the image to all of it; None if ten draws gave none,
+    where the official release takes the crop of the evaluation.
+
+  Source: TensorFlow's `sample_distorted_bounding_box` with the official
+  arguments. The smallest area is .08 by one and .1 by another of these.
+  """
+  area = height * width
+  for _ in range(_ATTEMPTS):
+    ratio = rng.uniform(_MIN_RATIO, _MAX_RATIO)
+    low = round((_MIN_AREA * area / ratio) ** 0.5)
+    high = round((_MAX_AREA * area / ratio) ** 0.5)
+    high = min(high, height, int((width + 0.5) / ratio))
+    crop_height = int(rng.integers(min(low, high), high + 1))
+    crop_width = round(crop_height * ratio)
+    # The last place is never drawn, but where there is only one.
+    top, left = (
+      int(rng.integers(max(whole - part, 1)))
+      for whole, part in ((height, crop_height), (width, crop_width))
+    )
+    if (
+      _MIN_COVERED * area <= crop_height * crop_width <= _MAX_AREA * area
+      and 0 < crop_width <= width
+    ):
+      return Box(top, left, crop_height, crop_width)
+  return None
+
+
+def dimensions(data: bytes) -> tuple[int, int]:
+  """Returns height and width without decoding.
+
+  Raises:
+    UndecodableError: the bytes are not of an image.
+  """
+  if _is_plain_jpeg(data):
+    return simplejpeg.decode_jpeg_header(data)[:2]
+  width, height = _guard(lambda: _open(data).size)
+  return height, width
+
+
+def decode(data: bytes, reduction: int = 1) -> np.ndarray:
+  """Decodes an image of any kind to red, green and blue.
+
+  Args:
+    data: of an image file: JPEG, PNG, WebP, GIF (the first picture), BMP, ...
+    reduction: 1, 2, 4 or 8; of a JPEG, every so manieth pixel will do.
+
+  Returns:
+    uint8 [height, width, 3]. Grey images have three equal channels, CMYK and
+    palettes are converted, transparency is dropped, 16 bits become 8.
+
+  Raises:
+    UndecodableError: the bytes are not of an image, or some are missing.
+  """
+  if not _is_plain_jpeg(data):
+    return _guard(lambda: _decode_other(data))
+  height, width = dimensions(data)
+  return _guard(
+    lambda: simplejpeg.decode_jpeg(
+      data,
+      'RGB',
+      fastdct=True,
+      min_height=-(-height // reduction),
+      min_width=-(-width // reduction),
+    )
+  )
+
+
+def _is_plain_jpeg(data: bytes) -> bool:
+  """Whether this is a JPEG of brightness and perhaps colour, not of inks."""
+  if not simplejpeg.is_jpeg(data):
+    return False
+  *_, colorspace, _ = _guard(lambda: simplejpeg.decode_jpeg_header(data))
+  return colorspace in ('YCbCr', 'Gray')
+
+
+def _decode_other(data: bytes) -> np.ndarray:
+  """Decodes what is not a plain JPEG."""
+  image = _open(data)
+  if image.mode.startswith('I'):  # 16 bits, which Pillow would cut off
+    grey = (np.asarray(image) >> 8).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+  return np.asarray(image.convert('RGB'))
+
+
+def _open(data: bytes) -> PIL.Image.Image:
+  """Reads the header of any image."""
+  return PIL.Image.open(io.BytesIO(data))
+
+
+def _guard(call: Callable[[], Any]) -> Any:
+  """Calls a decoder; whatever it raises is one kind of error."""
+  try:
+    return call()
+  except Exception as error:  # decoders raise OSError, SyntaxError, ...
+    raise UndecodableError(f'{error}') from error

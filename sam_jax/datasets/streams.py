@@ -1,0 +1,156 @@
+"""Batches of encoded images: Grain decodes them ahead of time, in parallel.
+
+Grain is asked for batch after batch by number, and what a batch is follows from
+its number alone. So the position of the stream is the step, its batches are the
+same with any number of threads and processes, and a stream that starts in the
+middle costs nothing.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from sam_jax.datasets import decoding, encoded
+
+Batch = dict[str, np.ndarray]
+
+_MAX_THREADS = 16
+# Batches that a worker process is ahead.
+_BUFFER = 2
+# Unreadable images in a row after which something else must be wrong.
+_MAX_SKIPPED = 20
+_SKIPPED = 'skipped'
+
+
+def batches(
+  make: Callable[[int], Batch], start: int, stop: int | None, workers: int
+) -> Iterator[Batch]:
+  """Yields `make(start)`, `make(start + 1)`, ... made ahead of time.
+
+  Args:
+    make: a batch by its number; with workers, it is copied to processes.
+    start: the first number.
+    stop: the number after the last; None goes on without end.
+    workers: processes; 0 uses threads of this process.
+  """
+  import grain
+
+  num_threads = min(_MAX_THREADS, os.cpu_count() or 1)
+  numbers = grain.MapDataset.range(start, sys.maxsize if stop is None else stop)
+  stream = numbers.map(make).to_iter_dataset(
+    grain.ReadOptions(
+      num_threads=1 if workers else num_threads,
+      prefetch_buffer_size=_BUFFER if workers else num_threads,
+    )
+  )
+  if workers:
+    _let_grain_read_its_flags()
+    stream = stream.mp_prefetch(
+      grain.MultiprocessingOptions(
+        num_workers=workers, per_worker_buffer_size=_BUFFER
+      )
+    )
+  iterator = iter(stream)
+  try:
+    yield from iterator
+  finally:
+    iterator.close()
+
+
+def _let_grain_read_its_flags() -> None:
+  """Grain's processes have flags, which only a command line parses."""
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+
+
+def training_images(
+  images: encoded.EncodedImages, rows: np.ndarray, keys: np.ndarray
+) -> Batch:
+  """Decodes random crops.
+
+  An image that cannot be decoded is replaced by the next one that can, in the
+  order of `images`, which is the same for every process.
+
+  Args:
+    images: all that are trained on.
+    rows: int [n], which of them.
+    keys: uint32 [n, k], what the crop of each is keyed by.
+
+  Returns:
+    `image` uint8 [n, size, size, 3]; `row` int64 [n], whose image it is;
+    `skipped` int64 [n], the row that it replaces if it was to be another, or
+    -1.
+
+  Raises:
+    ValueError: twenty images in a row cannot be decoded.
+  """
+  batch = np.empty((len(rows), *images.shape[1:]), np.uint8)
+  used = np.array(rows, np.int64)
+  for i, key in enumerate(keys):
+    rng = np.random.default_rng(key)
+    batch[i], used[i] = _readable(images, int(rows[i]), rng)
+  skipped = np.where(used == rows, -1, rows)
+  return {'image': batch, 'row': used, _SKIPPED: skipped}
+
+
+def evaluation_images(
+  images: encoded.EncodedImages, rows: np.ndarray
+) -> np.ndarray:
+  """Decodes the crops of evaluation, uint8 [len(rows), size, size, 3].
+
+  Raises:
+    ValueError: one cannot be decoded; evaluation is exact or not at all.
+  """
+  return np.stack([_evaluation_image(images, int(row)) for row in rows])
+
+
+def warn_of_skipped(
+  stream: Iterator[Batch], images: encoded.EncodedImages
+) -> Iterator[Batch]:
+  """Takes what was skipped out of the batches, and warns once of each image."""
+  seen: set[int] = set()
+  for batch in stream:
+    skipped = batch.pop(_SKIPPED, np.empty(0))
+    new = set(skipped[skipped >= 0].tolist()) - seen
+    seen |= new
+    if new:
+      names = ', '.join(images.name(row) for row in sorted(new)[:3])
+      warnings.warn(
+        f'{len(seen)} of {len(images)} training images cannot be decoded and '
+        f'are skipped (the next one is taken), now {names}',
+        stacklevel=1,
+      )
+    yield batch
+
+
+def _readable(
+  images: encoded.EncodedImages, row: int, rng: np.random.Generator
+) -> tuple[np.ndarray, int]:
+  """Returns a crop of the first image from `row` on that can be decoded."""
+  for offset in range(_MAX_SKIPPED):
+    candidate = (row + offset) % len(images)
+    try:
+      data = images.read(candidate)
+      return decoding.random_crop(data, images.size, rng), candidate
+    except decoding.UndecodableError as error:
+      last: Any = error
+  raise ValueError(
+    f'{_MAX_SKIPPED} training images in a row cannot be decoded, from '
+    f'{images.name(row)} on ({last}); are they images?'
+  )
+
+
+def _evaluation_image(images: encoded.EncodedImages, row: int) -> np.ndarray:
+  """Returns the crop of one image."""
+  try:
+    return decoding.center_crop(images.read(row), images.size)
+  except decoding.UndecodableError as error:
+    raise ValueError(
+      f'{images.name(row)} cannot be decoded ({error}) and evaluation needs '
+      'every image; repair or remove it'
+    ) from error
