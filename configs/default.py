@@ -71,10 +71,18 @@ def get_config() -> ml_collections.ConfigDict:
 
   # --- Data [dataset] --------------------------------------------------------
   config.data = ml_collections.ConfigDict()
-  # 'digits', 'fashion_mnist', 'cifar10', 'cifar100', 'svhn_cropped'.
+  # In memory: 'digits', 'fashion_mnist', 'cifar10', 'cifar100', 'svhn_cropped'.
+  # Decoded on the fly: 'imagenet2012', 'oxford_flowers102', 'oxford_iiit_pet',
+  # 'cars196', 'food101', 'fgvc_aircraft', 'birdsnap' and 'image_folder', any
+  # directory with train/CLASS/ and test/CLASS/.
   config.data.name = 'digits'
   # Where its files are; None looks in the usual places.
   config.data.directory = placeholder(str)
+  # Decoded on the fly: height and width of the crops in pixels; None is what
+  # the model is meant for, else 224.
+  config.data.image_size = placeholder(int)
+  # Decoded on the fly: processes that decode; None and 0 use threads.
+  config.data.workers = placeholder(int)
   # What to evaluate on: 'test', or 'validation', the last tenth of the training
   # data, which is then not trained on. Official [use_test_set]: test.
   config.data.split = 'test'

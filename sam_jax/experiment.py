@@ -37,13 +37,15 @@ from sam_jax import (
 )
 from sam_jax.augmentation import mixing
 
+_IMAGE_SIZE = 224
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
   """The objects of a run.
 
   Attributes:
-    dataset: in memory.
+    dataset: in memory, or encoded images.
     model: a Flax module.
     layout: how a batch is cut.
     parallel: how a step runs on the devices.
@@ -143,16 +145,18 @@ def load_plugins(config: ml_collections.ConfigDict) -> None:
 def resolve(
   config: ml_collections.ConfigDict, num_devices: int
 ) -> ml_collections.ConfigDict:
-  """Returns a copy with m and microbatch_size filled in.
+  """Returns a copy with m, microbatch_size and image_size filled in.
 
-  They become part of the run, so that it can go on anywhere.
+  They become part of the run, so that it can go on anywhere. Encoded images are
+  decoded to the size that the model is meant for, else to 224 pixels.
 
   Args:
     config: of a run.
     num_devices: that the run starts on.
 
   Raises:
-    ValueError: the batch cannot be cut that way.
+    ValueError: the batch cannot be cut that way, or the data set or the model
+      is not known.
   """
   layout = layout_lib.create(
     config.batch_size, num_devices, config.sam.m, config.microbatch_size
@@ -160,6 +164,10 @@ def resolve(
   resolved = config.copy_and_resolve_references()
   resolved.sam.m = layout.m
   resolved.microbatch_size = layout.microbatch_size
+  is_sized = 'image_size' in (datasets.options(config.data.name) or ())
+  if is_sized and config.data.image_size is None:
+    side = resolution(create_model(config, num_classes=1))
+    resolved.data.image_size = side or _IMAGE_SIZE
   return resolved
 
 

@@ -75,6 +75,12 @@ def train(prepared: preparation.Prepared) -> dict[str, Any]:
     loop.close()
 
 
+def _shard(batch_size: int) -> tuple[int, int]:
+  """Returns the rows of a batch that are this process's."""
+  rows = batch_size // jax.process_count()
+  return jax.process_index() * rows, (jax.process_index() + 1) * rows
+
+
 class _Loop:
   """One run on its way: the mutable part, around pure steps."""
 
@@ -176,15 +182,12 @@ class _Loop:
 
   def _batches(self) -> Iterator[train_step.Batch]:
     """Yields the batches that are left, on the devices."""
-    batch_size = self._config.batch_size
-    rows = batch_size // jax.process_count()
-    start = jax.process_index() * rows
     stream = datasets.train_batches(
       self._experiment.dataset.train,
-      batch_size,
+      self._config.batch_size,
       seed=self._config.seed,
       start_step=self._progress.step,
-      shard=(start, start + rows),
+      shard=_shard(self._config.batch_size),
     )
     return map(self._parallel.shard, stream)
 
@@ -289,11 +292,12 @@ class _Loop:
     if self._config.eval_train:
       splits['train_eval'] = dataset.train
     variables = self._experiment.variables(state)
+    batch_size = self._experiment.eval_batch_size
     return {
       name: evaluate.run(
         self._eval_step,
         variables,
-        datasets.eval_batches(examples, self._experiment.eval_batch_size),
+        datasets.eval_batches(examples, batch_size, shard=_shard(batch_size)),
         self._parallel.shard,
       )
       for name, examples in splits.items()

@@ -13,6 +13,7 @@ import ml_collections
 _OPERATIONAL = (
   'checkpoint',
   'data.directory',
+  'data.workers',
   'eval_batch_size',
   'eval_every_epochs',
   'eval_train',
@@ -23,7 +24,7 @@ _OPERATIONAL = (
 )
 _LENGTHS = ('num_epochs', 'num_steps')
 # Filled in at the first start, if they are not set.
-_RESOLVED = ('sam.m', 'microbatch_size')
+_RESOLVED = ('data.image_size', 'microbatch_size', 'sam.m')
 
 
 def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict | None:
@@ -65,7 +66,7 @@ def adopt(
   """Returns the config with which the run in a directory goes on.
 
   Args:
-    config: that was asked for; m and microbatch_size may be unset.
+    config: that was asked for; what is filled in may be unset.
     saved: of the run.
 
   Raises:

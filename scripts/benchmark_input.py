@@ -117,6 +117,7 @@ def _config(recipe: str):
     config.batch_size = 128
   else:
     config = _CONFIG.value.copy_and_resolve_references()
+  experiment_lib.load_plugins(config)
   config.augmentation.name = 'none'
   config.augmentation.cutout_length = 0
   config.mixing.name = 'none'
@@ -136,7 +137,6 @@ def _config(recipe: str):
 def _measure(recipe: str) -> dict[str, object]:
   """Returns the figures of one recipe."""
   config = _config(recipe)
-  experiment_lib.load_plugins(config)
   experiment = experiment_lib.build(config)
   new_epoch = _epoch_start(experiment, config.seed)
   stream = _stream(experiment, config.seed, 0)

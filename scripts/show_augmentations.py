@@ -53,8 +53,8 @@ def main(argv: Sequence[str]) -> None:
 
 def _run() -> None:
   """Draws the grid."""
+  experiment_lib.load_plugins(_CONFIG.value)
   config = experiment_lib.resolve(_CONFIG.value, jax.device_count())
-  experiment_lib.load_plugins(config)
   experiment = experiment_lib.build(config)
   batch = next(
     datasets.train_batches(

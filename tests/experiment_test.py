@@ -126,6 +126,23 @@ def test_unset_sizes_become_the_batch_per_device(devices, asked, settled):
   assert (config.sam.m, config.microbatch_size) == asked
 
 
+@pytest.mark.parametrize(
+  ('data', 'model', 'asked', 'settled'),
+  [
+    ('image_folder', 'efficientnet-b3', None, 300),
+    ('image_folder', 'efficientnet-b3', 64, 64),
+    ('imagenet2012', 'Resnet50', None, 224),
+    ('digits', 'efficientnet-b3', None, None),
+  ],
+)
+def test_images_are_decoded_to_the_size_of_the_model(
+  data, model, asked, settled
+):
+  config = tiny.config(model={'name': model}, **{'data.name': data})
+  config.data.image_size = asked
+  assert experiment.resolve(config, 8).data.image_size == settled
+
+
 def test_only_fields_that_are_set_reach_a_factory():
   section = tiny.config().model
   assert experiment.factory_kwargs(section) == {

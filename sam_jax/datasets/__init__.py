@@ -1,7 +1,8 @@
-"""Data sets as uint8 arrays on the host, and the batches cut from them.
+"""Data sets of images on the host, and the batches cut from them.
 
-`create` gives the arrays, `batches` the stream of a run; what is random about
-the images themselves happens on the device (`sam_jax.augmentation`).
+`create` gives the examples, in memory or encoded, `batches` the stream of them.
+What is random about the images happens on the device (`sam_jax.augmentation`),
+but for the crop of those that are decoded on the fly.
 """
 
 # Each of these modules registers its data sets.
@@ -9,6 +10,8 @@ from sam_jax.datasets import (
   cifar as cifar,
   digits as digits,
   fashion_mnist as fashion_mnist,
+  image_folder as image_folder,
+  large as large,
   svhn as svhn,
 )
 from sam_jax.datasets.batches import (
@@ -22,6 +25,7 @@ from sam_jax.datasets.registry import (
   Source,
   create,
   names,
+  options,
   register,
 )
 
@@ -32,6 +36,7 @@ __all__ = [
   'create',
   'eval_batches',
   'names',
+  'options',
   'register',
   'steps_per_epoch',
   'train_batches',

@@ -1,0 +1,230 @@
+"""ImageNet and the data sets of the paper's fine-tuning, decoded on the fly.
+
+Those that TensorFlow Datasets has are read as it prepared them, in array_record
+files and without TensorFlow; the others from folders (`image_folder`).
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from sam_jax.datasets import encoded, image_folder, registry
+
+_VALIDATION_SHARE = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+  """What is known of a data set.
+
+  Attributes:
+    num_classes: of its labels.
+    train: number of training examples of each of the splits that make up the
+      training set, by name; of folders, of `train`.
+    test: likewise of the test set.
+    home: where it comes from.
+    is_folder: whether it is read from folders.
+  """
+
+  num_classes: int
+  train: dict[str, int]
+  test: dict[str, int]
+  home: str
+  is_folder: bool = False
+
+
+# Test sets are those of the literature: of ImageNet and Food-101 TensorFlow
+# Datasets calls them 'validation'. Of the Flowers one trains on train and
+# validation, as the works do that the paper compares with.
+BY_NAME = {
+  'imagenet2012': Facts(
+    1000,
+    {'train': 1_281_167},
+    {'validation': 50_000},
+    'https://image-net.org',
+  ),
+  'oxford_flowers102': Facts(
+    102,
+    {'train': 1_020, 'validation': 1_020},
+    {'test': 6_149},
+    'https://www.robots.ox.ac.uk/~vgg/data/flowers/102/',
+  ),
+  'oxford_iiit_pet': Facts(
+    37,
+    {'train': 3_680},
+    {'test': 3_669},
+    'https://www.robots.ox.ac.uk/~vgg/data/pets/',
+  ),
+  'cars196': Facts(
+    196,
+    {'train': 8_144},
+    {'test': 8_041},
+    'https://ai.stanford.edu/~jkrause/cars/car_dataset.html',
+  ),
+  'food101': Facts(
+    101,
+    {'train': 75_750},
+    {'validation': 25_250},
+    'https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/',
+  ),
+  'fgvc_aircraft': Facts(
+    100,
+    {'train': 6_667},
+    {'test': 3_333},
+    'https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/',
+    is_folder=True,
+  ),
+  'birdsnap': Facts(
+    500,
+    {'train': 47_386},
+    {'test': 2_443},
+    'https://thomasberg.org',
+    is_folder=True,
+  ),
+}
+
+
+def load(
+  name: str,
+  directory: str | None,
+  seed: int,
+  *,
+  image_size: int = 224,
+  workers: int = 0,
+) -> registry.Source:
+  """Finds the examples of a prepared data set; decodes none.
+
+  Args:
+    name: one of `BY_NAME` that is not read from folders.
+    directory: of TensorFlow Datasets; None for its default.
+    seed: unused: the splits are official, and the files' order is random.
+    image_size: height and width in pixels of what the images are decoded to.
+    workers: processes that decode; 0 uses threads of this one.
+
+  Raises:
+    FileNotFoundError: not prepared; says how to.
+  """
+  del seed
+  facts = BY_NAME[name]
+  train, test = (
+    _examples(name, list(splits), directory, image_size, workers)
+    for splits in (facts.train, facts.test)
+  )
+  return registry.Source(
+    train=train,
+    test=test,
+    num_classes=facts.num_classes,
+    mean=image_folder.MEAN,
+    std=image_folder.STD,
+    num_validation=int(_VALIDATION_SHARE * len(train.labels)),
+  )
+
+
+def load_folder(
+  name: str,
+  directory: str | None,
+  seed: int,
+  *,
+  image_size: int = 224,
+  workers: int = 0,
+) -> registry.Source:
+  """Finds the examples of a data set that TensorFlow Datasets does not have.
+
+  Args:
+    name: one of `BY_NAME` that is read from folders.
+    directory: with train/CLASS/ and test/CLASS/, see `image_folder.load`.
+    seed: of what 'validation' holds out.
+    image_size: see `load`.
+    workers: see `load`.
+
+  Raises:
+    ValueError: no directory, or another number of classes in it.
+    FileNotFoundError: a folder is missing.
+  """
+  facts = BY_NAME[name]
+  if directory is None:
+    raise ValueError(
+      f'data.name={name!r} needs data.directory: tensorflow-datasets does not '
+      f'have it; sort the images of {facts.home} into train/CLASS/ and '
+      'test/CLASS/ ("python scripts/prepare_data.py '
+      f'{name}" says more)'
+    )
+  source = image_folder.load(
+    directory, seed, image_size=image_size, workers=workers
+  )
+  if source.num_classes != facts.num_classes:
+    raise ValueError(
+      f'{directory} has {source.num_classes} classes; {name} has '
+      f'{facts.num_classes}'
+    )
+  return source
+
+
+for _name, _facts in BY_NAME.items():
+  registry.register(_name)(
+    functools.partial(load_folder if _facts.is_folder else load, _name)
+  )
+
+
+def _examples(
+  name: str,
+  splits: Sequence[str],
+  directory: str | None,
+  image_size: int,
+  workers: int,
+) -> registry.Examples:
+  """Returns the examples of some splits, one after the other."""
+  import tensorflow_datasets as tfds
+
+  builder = tfds.builder(name, data_dir=directory)
+  try:
+    sources = builder.as_data_source(
+      split=list(splits), decoders={'image': tfds.decode.SkipDecoding()}
+    )
+  # How tfds says that there are no such files, and no such split in them.
+  except (NotImplementedError, ValueError) as error:
+    raise FileNotFoundError(
+      f'{name} with splits {", ".join(splits)} is not prepared as '
+      f'array_record in {builder.data_dir}; run "python '
+      f'scripts/prepare_data.py {name}" (--directory for another place)'
+    ) from error
+  labels = [
+    _labels(source, pathlib.Path(builder.data_dir), split)
+    for source, split in zip(sources, splits, strict=True)
+  ]
+  storage = encoded.Records(tuple(sources), name)
+  rows = np.arange(len(storage))
+  images = encoded.EncodedImages(storage, rows, image_size, workers)
+  return registry.Examples(images, np.concatenate(labels))
+
+
+def _labels(
+  source: Sequence[Any], directory: pathlib.Path, split: str
+) -> np.ndarray:
+  """Returns all labels of a split, int32; kept in a file once they are read.
+
+  To get at them every record has to be read, images and all.
+  """
+  path = directory / f'sam_jax_labels-{split}.npy'
+  if path.exists():
+    labels = np.load(path)
+    if len(labels) == len(source):
+      return labels
+  progress = tqdm.tqdm(
+    source, desc=f'labels of {directory.parent.name}, {split}', disable=None
+  )
+  labels = np.array([example['label'] for example in progress], np.int32)
+  partial = path.with_suffix(f'.{os.getpid()}.tmp')
+  try:
+    with open(partial, 'wb') as stream:
+      np.save(stream, labels)
+    partial.rename(path)
+  except OSError:
+    pass  # read-only: they are read again the next time
+  return labels

@@ -1,0 +1,113 @@
+"""Training from image files, through the same loop as from arrays."""
+
+import jax
+import numpy as np
+import pytest
+
+from sam_jax import train_loop
+from tests import large_test, pictures, tiny
+
+_RESNET = {'name': 'resnet', 'stage_sizes': (1, 1), 'width': 4}
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """4 classes of 12 + 4 images of 48x64 pixels."""
+  root = tmp_path_factory.mktemp('folder')
+  return pictures.folder(root, {'train': 12, 'test': 4}, height=48, width=64)
+
+
+@pytest.fixture(autouse=True)
+def two_devices(monkeypatch):
+  tiny.use_devices(monkeypatch, 2)
+
+
+def _fields(**others):
+  """48 examples, 3 steps in an epoch."""
+  return {
+    'model': _RESNET,
+    'data.image_size': 32,
+    'augmentation.name': 'randaugment',
+    'augmentation.padding': 0,
+    'sam.m': 8,
+    'microbatch_size': 8,
+    'checkpoint.every_steps': 100,
+    **others,
+  }
+
+
+def _folder_config(folder, **others):
+  config = tiny.config(**_fields(**others))
+  with config.data.unlocked():
+    del config.data.train_size
+  config.data.name = 'image_folder'
+  config.data.directory = str(folder)
+  return config
+
+
+def _losses(workdir):
+  return [
+    line['train/loss'] for line in tiny.log(workdir) if 'train/loss' in line
+  ]
+
+
+def test_a_resnet_learns_the_colours_of_a_folder(folder, tmp_path):
+  config = _folder_config(folder, num_epochs=6, learning_rate=0.05)
+  config.augmentation.name = 'basic'
+  result = train_loop.train_and_evaluate(config, tmp_path)
+  assert result['steps'] == 18
+  last = tiny.log(tmp_path)[-1]
+  # Chance is .75.
+  assert last['test/error_rate'] < 0.4
+
+
+def test_a_run_stopped_within_an_epoch_sees_the_same_images(
+  folder, tmp_path, monkeypatch
+):
+  config = _folder_config(folder, num_epochs=2)
+  train_loop.train_and_evaluate(config, tmp_path / 'whole')
+  config.checkpoint.every_steps = 2
+  # Crashes on the way to step 5; goes on from step 4, in the second epoch.
+  with monkeypatch.context() as patch:
+    read = train_loop._Loop._read_later
+
+    def crash(self, handler, step, *rest):
+      if step == 5:
+        raise ZeroDivisionError
+      return read(self, handler, step, *rest)
+
+    patch.setattr(train_loop._Loop, '_read_later', crash)
+    with pytest.raises(ZeroDivisionError):
+      train_loop.train_and_evaluate(config, tmp_path / 'stopped')
+  assert max(tiny.steps(tmp_path / 'stopped')) == 4
+  config.data.workers = 0  # may change
+  train_loop.train_and_evaluate(config, tmp_path / 'stopped')
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    tiny.state(tmp_path / 'stopped'),
+    tiny.state(tmp_path / 'whole'),
+  )
+
+
+@pytest.mark.slow
+def test_an_efficientnet_trains_on_a_prepared_set(tmp_path):
+  sizes = {'train': 40, 'validation': 40, 'test': 20}
+  large_test.prepare(tmp_path / 'data', sizes, height=80, width=96)
+  config = tiny.config(
+    **_fields(
+      **{
+        'model': {'name': 'efficientnet-b0', 'resolution': 64},
+        'data.image_size': None,
+        'num_steps': 3,
+        'optimizer.name': 'rmsprop_tf',
+        'learning_rate': 0.01,
+      }
+    )
+  )
+  with config.data.unlocked():
+    del config.data.train_size
+  config.data.name = 'oxford_flowers102'
+  config.data.directory = str(tmp_path / 'data')
+  result = train_loop.train_and_evaluate(config, tmp_path / 'run')
+  assert result['steps'] == 3
+  assert np.isfinite(_losses(tmp_path / 'run')).all()

@@ -1,0 +1,162 @@
+"""ImageNet and its like: found where tensorflow-datasets left them."""
+
+import io
+import itertools
+import sys
+
+import numpy as np
+import pytest
+
+from sam_jax import datasets
+from sam_jax.datasets import decoding, large
+from tests import pictures
+
+_FLOWERS = 'oxford_flowers102'
+
+
+def prepare(directory, sizes, *, height=24, width=32):
+  """Prepares the Flowers, of `sizes` images by split; returns their bytes."""
+  import tensorflow_datasets as tfds
+  from tensorflow_datasets.core import registered
+
+  stored = {
+    split: [
+      pictures.encode(pictures.pixels(100 * k + i, height, width))
+      for i in range(size)
+    ]
+    for k, (split, size) in enumerate(sizes.items())
+  }
+  # Looked up outside: looking up imports the class, and it is to register.
+  version = tfds.builder_cls(_FLOWERS).VERSION
+  with registered.skip_registration():
+
+    class OxfordFlowers102(tfds.core.GeneratorBasedBuilder):
+      VERSION = version
+
+      def _info(self):
+        features = dict(
+          file_name=tfds.features.Text(),
+          image=tfds.features.Image(),
+          label=tfds.features.ClassLabel(num_classes=102),
+        )
+        return tfds.core.DatasetInfo(
+          builder=self,
+          features=tfds.features.FeaturesDict(features),
+          disable_shuffling=True,
+        )
+
+      def _split_generators(self, dl_manager):
+        del dl_manager
+        return {split: self._generate_examples(split) for split in stored}
+
+      def _generate_examples(self, split):
+        for i, data in enumerate(stored[split]):
+          label = label_of(split, i)
+          image = io.BytesIO(data)
+          yield i, dict(file_name=str(i), image=image, label=label)
+
+  OxfordFlowers102(
+    data_dir=str(directory), file_format='array_record'
+  ).download_and_prepare()
+  return stored
+
+
+def label_of(split, i):
+  return (7 * i + len(split)) % 102
+
+
+def _create(directory, **arguments):
+  return datasets.create(_FLOWERS, directory=str(directory), **arguments)
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+  directory = tmp_path_factory.mktemp('tfds')
+  sizes = {'train': 12, 'validation': 8, 'test': 6}
+  return directory, prepare(directory, sizes)
+
+
+def test_a_prepared_set_is_read_without_tensorflow(prepared):
+  directory, stored = prepared
+  flowers = _create(directory, image_size=16)
+  assert flowers.num_classes == 102
+  # Of the Flowers one trains on both.
+  expected = [('train', i) for i in range(12)]
+  expected += [('validation', i) for i in range(8)]
+  images, labels = flowers.train
+  assert images.shape == (20, 16, 16, 3)
+  assert [images.read(i) for i in range(20)] == [
+    stored[split][i] for split, i in expected
+  ]
+  np.testing.assert_array_equal(labels, [label_of(*e) for e in expected])
+  assert labels.dtype == np.int32
+  batch = next(datasets.eval_batches(flowers.evaluation, 4))
+  np.testing.assert_array_equal(
+    batch['image'][3], decoding.center_crop(stored['test'][3], 16)
+  )
+  assert 'tensorflow' not in sys.modules
+
+
+def test_labels_are_read_once_and_kept(prepared, monkeypatch):
+  directory, _ = prepared
+  first = _create(directory).train.labels
+  kept = sorted(p.name for p in directory.rglob('sam_jax_labels-*.npy'))
+  assert kept == [
+    f'sam_jax_labels-{split}.npy' for split in ('test', 'train', 'validation')
+  ]
+  monkeypatch.setattr(large.tqdm, 'tqdm', None)  # that reads them all
+  np.testing.assert_array_equal(_create(directory).train.labels, first)
+
+
+def test_kept_labels_of_another_number_are_read_anew(tmp_path):
+  prepare(tmp_path, {'train': 4, 'validation': 2, 'test': 2})
+  expected = _create(tmp_path).train.labels
+  [path] = tmp_path.rglob('sam_jax_labels-train.npy')
+  np.save(path, np.zeros(3, np.int32))
+  np.testing.assert_array_equal(_create(tmp_path).train.labels, expected)
+
+
+@pytest.mark.filterwarnings('ignore:resource_tracker')
+def test_worker_processes_read_records(prepared):
+  directory, _ = prepared
+  runs = []
+  for workers in (0, 2):
+    train = _create(directory, image_size=8, workers=workers).train
+    stream = datasets.train_batches(train, 5, seed=0)
+    runs.append(list(itertools.islice(stream, 3)))
+    stream.close()
+  for ours, other in zip(*runs, strict=True):
+    np.testing.assert_array_equal(ours['image'], other['image'])
+    np.testing.assert_array_equal(ours['label'], other['label'])
+
+
+def test_a_validation_split_holds_out_a_tenth(prepared):
+  directory, _ = prepared
+  flowers = _create(directory, split='validation')
+  assert len(flowers.train.labels) == 18
+  assert len(flowers.evaluation.labels) == 2
+
+
+@pytest.mark.parametrize('name', sorted(large.BY_NAME))
+def test_a_missing_set_says_how_to_get_it(name, tmp_path):
+  is_folder = large.BY_NAME[name].is_folder
+  with pytest.raises((ValueError, FileNotFoundError)) as error:
+    datasets.create(name, directory=None if is_folder else str(tmp_path))
+  message = str(error.value)
+  assert f'scripts/prepare_data.py {name}' in message
+  assert '\n' not in message
+
+
+def test_a_folder_with_other_classes_is_refused(tmp_path):
+  pictures.folder(tmp_path, {'train': 1, 'test': 1})
+  with pytest.raises(ValueError, match='4 classes; birdsnap has 500'):
+    datasets.create('birdsnap', directory=str(tmp_path))
+
+
+def test_the_facts_are_those_of_tensorflow_datasets():
+  import tensorflow_datasets as tfds
+
+  for name, facts in large.BY_NAME.items():
+    if not facts.is_folder:
+      features = tfds.builder(name, data_dir='/nowhere').info.features
+      assert features['label'].num_classes == facts.num_classes
