@@ -60,6 +60,28 @@ class Parallel(NamedTuple):
   shard: Callable[[types.PyTree], types.PyTree]
 
 
+def is_first_process() -> bool:
+  """Whether this process is the one that writes and reports."""
+  return jax.process_index() == 0
+
+
+def process_rows(batch_size: int) -> tuple[int, int]:
+  """Returns (start, stop), the rows of a batch that this process feeds.
+
+  Args:
+    batch_size: rows over all processes, a multiple of the devices.
+  """
+  rows = batch_size // jax.process_count()
+  return jax.process_index() * rows, (jax.process_index() + 1) * rows
+
+
+def any_process(value: bool) -> bool:
+  """Returns whether the value is true in any process; all have to ask."""
+  from jax.experimental import multihost_utils
+
+  return bool(np.any(multihost_utils.process_allgather(np.array(value))))
+
+
 def _varying(x: jax.Array) -> frozenset[str]:
   """Returns the manual mesh axes over which an array differs."""
   return jax.typeof(x).mat.varying
@@ -147,6 +169,12 @@ def _shard_map(layout: layout_lib.Layout, devices: Sequence) -> Parallel:
     )
     return jax.jit(mapped, donate_argnums=tuple(range(num_donated)))
 
+  def replicate(tree: types.PyTree) -> types.PyTree:
+    if jax.process_count() > 1:
+      # Every process has all of it; devices of others take no array from here.
+      tree = jax.device_get(tree)
+    return jax.device_put(tree, replicated)
+
   def shard(batch: types.PyTree) -> types.PyTree:
     if jax.process_count() == 1:
       return jax.device_put(batch, sharded)
@@ -163,7 +191,7 @@ def _shard_map(layout: layout_lib.Layout, devices: Sequence) -> Parallel:
       axes=_AXES,
     ),
     compile=compile_step,
-    replicate=lambda tree: jax.device_put(tree, replicated),
+    replicate=replicate,
     unreplicate=lambda tree: tree,
     shard=shard,
   )

@@ -15,6 +15,7 @@ import ml_collections
 from sam_jax import (
   checkpoints as checkpoints_lib,
   experiment as experiment_lib,
+  parallel,
   pretrained,
   train_step,
   workdir as workdir_lib,
@@ -66,7 +67,8 @@ def prepare(
     state = experiment.state_shapes()
   else:
     state = initial_state(config, experiment)
-  workdir_lib.write_config(workdir, config)
+  if parallel.is_first_process():
+    workdir_lib.write_config(workdir, config)
   return Prepared(config, experiment, workdir, state, None)
 
 

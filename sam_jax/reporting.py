@@ -14,7 +14,13 @@ class Reporter:
   """Shows how far a run is. Close it when done."""
 
   def __init__(
-    self, *, start_step: int, num_steps: int, batch_size: int, seconds: float
+    self,
+    *,
+    start_step: int,
+    num_steps: int,
+    batch_size: int,
+    seconds: float,
+    quiet: bool = False,
   ) -> None:
     """Starts to report.
 
@@ -23,7 +29,9 @@ class Reporter:
       num_steps: updates at the end of the run.
       batch_size: examples per update, for the rate.
       seconds: between lines where there is no terminal.
+      quiet: whether to show nothing, as the other processes of a run do.
     """
+    self._quiet = quiet
     self._num_steps = num_steps
     self._batch_size = batch_size
     self._seconds = seconds
@@ -32,7 +40,7 @@ class Reporter:
     self._bar = tqdm.tqdm(
       total=num_steps,
       initial=start_step,
-      disable=not sys.stderr.isatty(),
+      disable=quiet or not sys.stderr.isatty(),
       unit='step',
       dynamic_ncols=True,
     )
@@ -54,10 +62,10 @@ class Reporter:
 
   def line(self, text: str) -> None:
     """Prints a line, above the bar if there is one."""
-    if self._bar.disable:
-      print(text, flush=True)
-    else:
+    if not self._bar.disable:
       self._bar.write(text)
+    elif not self._quiet:
+      print(text, flush=True)
 
   def close(self) -> None:
     """Takes the bar away."""

@@ -29,6 +29,19 @@ _WORKDIR = flags.DEFINE_string(
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Print what would run, and its cost; write nothing.'
 )
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  None,
+  'Where several processes meet that train together, each started with this '
+  "command on a host: HOST:PORT of the first one; or 'auto' on TPU pods and "
+  'under Slurm, Open MPI and Kubernetes, where JAX finds out.',
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'How many processes, unless --coordinator=auto.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Which of them this is, from 0.'
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -41,6 +54,7 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
   config = _CONFIG.value
   _configure_jax(config.deterministic)
+  _join_processes()
   workdir = pathlib.Path(_WORKDIR.value)
   try:
     if _DRY_RUN.value:
@@ -70,6 +84,23 @@ def _configure_jax(deterministic: bool) -> None:
     jax.config.update('jax_compilation_cache_dir', str(cache))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
+
+
+def _join_processes() -> None:
+  """Makes this process one of several, if the flags say so."""
+  where, count, index = (
+    flag.value for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)
+  )
+  if where == 'auto':
+    jax.distributed.initialize()
+  elif where is not None and None not in (count, index):
+    jax.distributed.initialize(where, count, index)
+  elif (where, count, index) != (None,) * 3:
+    _exit(
+      2,
+      '--coordinator=HOST:PORT, --num_processes and --process_id belong '
+      'together; or give --coordinator=auto alone',
+    )
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ while training goes on.
 import collections
 import math
 import pathlib
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,6 +23,7 @@ from sam_jax import (
   evaluate,
   experiment as experiment_lib,
   interrupts,
+  parallel,
   preparation,
   provenance,
   reporting,
@@ -35,6 +37,8 @@ from sam_jax import (
 _POOR_COSINE = 0.7
 # Steps that may be under way before the metrics of the oldest are read.
 _MAX_PENDING = 2
+# Steps after which processes ask each other whether to stop; they wait for it.
+_AGREE_EVERY = 20
 
 
 class TrainingFailed(RuntimeError):
@@ -75,12 +79,6 @@ def train(prepared: preparation.Prepared) -> dict[str, Any]:
     loop.close()
 
 
-def _shard(batch_size: int) -> tuple[int, int]:
-  """Returns the rows of a batch that are this process's."""
-  rows = batch_size // jax.process_count()
-  return jax.process_index() * rows, (jax.process_index() + 1) * rows
-
-
 class _Loop:
   """One run on its way: the mutable part, around pure steps."""
 
@@ -109,7 +107,7 @@ class _Loop:
     self._started = self._epoch_started = time.monotonic()
     self._logged_step = 0
     self._has_warned = False
-    self._writer: writers.MetricWriter | None = None
+    self._writer: writers.MetricWriter | writers.NoWriter | None = None
     self._reporter: reporting.Reporter | None = None
 
   def run(self, state: train_step.TrainState) -> dict[str, Any]:
@@ -140,16 +138,20 @@ class _Loop:
   def _open_logs(self) -> None:
     """Opens what the run writes to, from the step on where it goes on."""
     step = self._progress.step
-    self._writer = writers.MetricWriter(
-      self._workdir,
-      start_step=step,
-      tensorboard=self._config.log.tensorboard,
-    )
+    if parallel.is_first_process():
+      self._writer = writers.MetricWriter(
+        self._workdir,
+        start_step=step,
+        tensorboard=self._config.log.tensorboard,
+      )
+    else:
+      self._writer = writers.NoWriter()
     self._reporter = reporting.Reporter(
       start_step=step,
       num_steps=self._experiment.num_steps,
       batch_size=self._config.batch_size,
       seconds=self._config.log.progress_seconds,
+      quiet=not parallel.is_first_process(),
     )
 
   def _announce(self, num_parameters: int) -> None:
@@ -174,11 +176,18 @@ class _Loop:
       self._read_later(self._on_step, step, metrics)
       if self._ends_epoch(step):
         self._end_epoch(step, state)
-      stops = listener.signum is not None and step < num_steps
+      stops = step < num_steps and self._is_stopped(listener, step)
       if stops or self._is_checkpoint_due(step):
         self._save(step, state)
       if stops:
-        raise interrupts.Interrupted(listener.signum, step)
+        raise interrupts.Interrupted(listener.signum or signal.SIGTERM, step)
+
+  def _is_stopped(self, listener: interrupts.Listener, step: int) -> bool:
+    """Whether a signal came, to any process: all stop at the same step."""
+    has_come = listener.signum is not None
+    if jax.process_count() == 1 or step % _AGREE_EVERY:
+      return has_come and jax.process_count() == 1
+    return parallel.any_process(has_come)
 
   def _batches(self) -> Iterator[train_step.Batch]:
     """Yields the batches that are left, on the devices."""
@@ -187,7 +196,7 @@ class _Loop:
       self._config.batch_size,
       seed=self._config.seed,
       start_step=self._progress.step,
-      shard=_shard(self._config.batch_size),
+      shard=parallel.process_rows(self._config.batch_size),
     )
     return map(self._parallel.shard, stream)
 
@@ -293,11 +302,12 @@ class _Loop:
       splits['train_eval'] = dataset.train
     variables = self._experiment.variables(state)
     batch_size = self._experiment.eval_batch_size
+    rows = parallel.process_rows(batch_size)
     return {
       name: evaluate.run(
         self._eval_step,
         variables,
-        datasets.eval_batches(examples, batch_size, shard=_shard(batch_size)),
+        datasets.eval_batches(examples, batch_size, shard=rows),
         self._parallel.shard,
       )
       for name, examples in splits.items()
@@ -402,7 +412,8 @@ class _Loop:
       'parameters': num_parameters,
       **provenance.describe(),
     }
-    workdir_lib.write_json(self._workdir / 'result.json', result)
+    if parallel.is_first_process():
+      workdir_lib.write_json(self._workdir / 'result.json', result)
     self._reporter.line(f'finished: {_summary(result)}')
     return result
 

@@ -54,6 +54,21 @@ class MetricWriter:
       self._events.close()
 
 
+class NoWriter:
+  """Takes metrics and writes none: the other processes of a run."""
+
+  def write(
+    self, step: int, epoch: float, metrics: Mapping[str, float]
+  ) -> None:
+    """Does nothing."""
+
+  def sync(self) -> None:
+    """Does nothing."""
+
+  def close(self) -> None:
+    """Does nothing."""
+
+
 class _EventFile:
   """What TensorBoard reads.
 

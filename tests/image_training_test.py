@@ -26,6 +26,7 @@ def _fields(**others):
   """48 examples, 3 steps in an epoch."""
   return {
     'model': _RESNET,
+    'data.train_size': None,
     'data.image_size': 32,
     'augmentation.name': 'randaugment',
     'augmentation.padding': 0,
@@ -37,12 +38,8 @@ def _fields(**others):
 
 
 def _folder_config(folder, **others):
-  config = tiny.config(**_fields(**others))
-  with config.data.unlocked():
-    del config.data.train_size
-  config.data.name = 'image_folder'
-  config.data.directory = str(folder)
-  return config
+  data = {'data.name': 'image_folder', 'data.directory': str(folder)}
+  return tiny.config(**_fields(**data, **others))
 
 
 def _losses(workdir):
@@ -104,8 +101,6 @@ def test_an_efficientnet_trains_on_a_prepared_set(tmp_path):
       }
     )
   )
-  with config.data.unlocked():
-    del config.data.train_size
   config.data.name = 'oxford_flowers102'
   config.data.directory = str(tmp_path / 'data')
   result = train_loop.train_and_evaluate(config, tmp_path / 'run')
