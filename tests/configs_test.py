@@ -12,9 +12,11 @@ from configs import (
   digits,
   fashion_mnist,
   finetune,
+  image_folder,
+  imagenet,
   svhn,
 )
-from sam_jax import layout, models
+from sam_jax import datasets, layout, models
 
 _README = pathlib.Path(__file__).resolve().parents[1] / 'README.md'
 _WRN = 'WideResnet28x10'
@@ -91,6 +93,49 @@ def test_fine_tuning_has_the_settings_of_the_paper(row, settings):
   assert model.resolution == {'b7': 600, 'l2-475': 475}[row]
 
 
+@pytest.mark.parametrize('row', ['b7', 'l2-475'])
+@pytest.mark.parametrize(
+  ('data', 'augmentation', 'padding'),
+  [('cifar100', 'autoaugment', 4), ('food101', 'basic', 0)],
+)
+def test_fine_tuning_augments_as_the_paper_did(
+  row, data, augmentation, padding
+):
+  config = finetune.get_config(f'{row},{data}')
+  assert config.data.name == data
+  assert config.augmentation.name == augmentation
+  assert config.augmentation.padding == padding
+
+
+# Table 2 and section 3.2 of the facts of the paper.
+@pytest.mark.parametrize(
+  ('row', 'model', 'epochs'),
+  [('50', 'Resnet50', 100), ('101,400', 'Resnet101', 400)],
+)
+def test_imagenet_has_the_settings_of_the_paper(row, model, epochs):
+  config = imagenet.get_config(row)
+  sizes = (config.batch_size, config.sam.m, config.microbatch_size)
+  assert sizes == (4096, 128, 128)
+  assert (config.model.name, config.num_epochs) == (model, epochs)
+  assert (config.learning_rate, config.weight_decay.rate) == (1.0, 1e-4)
+  assert (config.sam.rho, config.label_smoothing) == (0.05, 0.1)
+  assert config.augmentation.padding == 0
+
+
+@pytest.mark.parametrize('row', ['50,many', '34', '50,'])
+def test_an_odd_length_is_refused_or_the_default(row):
+  if row == '50,':
+    assert imagenet.get_config(row) == imagenet.get_config('50')
+  else:
+    with pytest.raises(ValueError, match='use a depth of 50, 101, 152'):
+      imagenet.get_config(row)
+
+
+@pytest.mark.parametrize('config', [imagenet, image_folder, finetune])
+def test_the_data_of_a_config_are_known(config):
+  assert config.get_config().data.name in datasets.names()
+
+
 @pytest.mark.parametrize('variant', ['clean', 'noisy'])
 def test_the_digits_say_how_the_batch_is_cut(variant):
   config = digits.get_config(variant)
@@ -99,7 +144,8 @@ def test_the_digits_say_how_the_batch_is_cut(variant):
 
 
 @pytest.mark.parametrize(
-  'module', [cifar10, cifar100, digits, fashion_mnist, finetune, svhn]
+  'module',
+  [cifar10, cifar100, digits, fashion_mnist, finetune, imagenet, svhn],
 )
 def test_an_unknown_argument_is_refused(module):
   with pytest.raises(ValueError, match="hundred'?.* is unknown; use "):

@@ -107,7 +107,7 @@ BAD = (
   ('--config.data.directory={tmp}/empty', 'must be None'),
   (
     '--config.data.name=cifar10 --config.data.directory={tmp}/empty',
-    'tfds build cifar10.*cifar-10-batches-bin',
+    'prepare_data.py cifar10.*cifar-10-batches-bin',
   ),
   (
     '--config.data.name=fashion_mnist --config.data.directory={tmp}/empty',

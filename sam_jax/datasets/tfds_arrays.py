@@ -43,9 +43,9 @@ def load(
   except (NotImplementedError, ValueError) as error:
     raise FileNotFoundError(
       f'{name} with splits {", ".join(splits)} is not prepared as '
-      f'array_record in {builder.data_dir}; run '
-      f'"tfds build {name} --file_format=array_record" in an environment with '
-      f'tensorflow (--data_dir for another place){alternative}'
+      f'array_record in {builder.data_dir}; run "python '
+      f'scripts/prepare_data.py {name}" (--directory for another place)'
+      f'{alternative}'
     ) from error
   return [_decode(source) for source in sources]
 

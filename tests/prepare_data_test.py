@@ -1,0 +1,85 @@
+"""scripts/prepare_data.py on sets made here; nothing is downloaded."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from sam_jax.datasets import large
+from tests import large_test, pictures
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def _run(*arguments):
+  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  return subprocess.run(
+    [sys.executable, 'scripts/prepare_data.py', *map(str, arguments)],
+    cwd=_ROOT,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_a_good_folder_is_called_good(tmp_path):
+  pictures.folder(tmp_path, {'train': 3, 'test': 2})
+  done = _run('image_folder', f'--directory={tmp_path}')
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.splitlines() == [
+    'train: 12 images of 4 classes',
+    'test: 8 images of 4 classes',
+    'image_folder: all is well',
+  ]
+
+
+def test_damaged_images_are_listed(tmp_path):
+  pictures.folder(tmp_path, {'train': 3, 'test': 2})
+  broken = tmp_path / 'train' / 'red' / '001.jpg'
+  broken.write_bytes(broken.read_bytes()[:200])
+  done = _run('image_folder', f'--directory={tmp_path}', '--check')
+  assert done.returncode == 1
+  assert f'  {broken}: ' in done.stdout
+  assert done.stdout.count('.jpg') == 1
+  assert 'image_folder: not all is well' in done.stdout
+
+
+def test_wrong_counts_are_told(tmp_path):
+  large_test.prepare(tmp_path, {'train': 4, 'validation': 2, 'test': 3})
+  done = _run('oxford_flowers102', f'--directory={tmp_path}', '--check')
+  assert done.returncode == 1, done.stderr
+  assert 'train: 6 images of 102 classes; expected 2,040' in done.stdout
+  assert 'test: 3 images of 102 classes; expected 6,149' in done.stdout
+
+
+@pytest.mark.parametrize('name', ['birdsnap', 'fgvc_aircraft'])
+def test_a_set_of_folders_says_how_it_is_expected(name):
+  done = _run(name)
+  assert done.returncode == 2
+  assert done.stderr.count('\n') == 1
+  facts = large.BY_NAME[name]
+  for words in ('--directory', 'train/CLASS', facts.home):
+    assert words in done.stderr
+
+
+def test_a_set_that_is_not_there_is_one_line(tmp_path):
+  done = _run('food101', f'--directory={tmp_path}', '--check')
+  assert done.returncode == 2
+  assert done.stderr.count('\n') == 1
+  assert 'not prepared as array_record' in done.stderr
+
+
+def test_an_unknown_set_is_one_line():
+  done = _run('flowers')
+  assert done.returncode == 2
+  assert 'oxford_flowers102' in done.stderr
+
+
+def test_the_table_has_every_set():
+  done = _run('--list')
+  assert done.returncode == 0
+  for name in large.BY_NAME:
+    assert f'\n{name} ' in done.stdout
