@@ -5,11 +5,10 @@
 
 DIR has train/CLASS/*.jpg and test/CLASS/*.jpg, or val/ for test/. ResNet-50
 from scratch with the settings of table 2 of the paper, but for 256 images a
-step and a learning rate in proportion. Give `--config.sam.rho`: 0.05 is the paper's, a
-larger one helps where data are few or labels wrong; choose it on
-`--config.data.split=validation`. Smaller images: `--config.data.image_size`;
-another network: `--config.model.name`; pretrained weights:
-configs/finetune.py with `--config.data.name=image_folder`.
+step and a learning rate in proportion. Choose `--config.sam.rho` on
+`--config.data.split=validation`: 0.05 is the paper's, a larger one helps where
+labels are wrong. Smaller images: `--config.data.image_size`; another network:
+`--config.model.name`; pretrained weights: configs/finetune.py:b7,image_folder.
 """
 
 import ml_collections

@@ -11,13 +11,18 @@ the host makes the next batch while the device computes. Steps, device parts and
 batches are timed in turn, so that what else the machine does falls on all; a
 share is the median over the rounds.
 
+Of images that are decoded on the fly it also measures the decoder alone, what
+crops and resizing add to it, and the rate by threads and by processes.
+
 Without --config: 10,000 random images of 32 pixels, WRN-28-1, batches of 128. A
 recipe is a name, or names joined by '+': 'basic+cutout+mixup'.
 """
 
+import dataclasses
 import functools
 import itertools
 import json
+import os
 import pathlib
 import sys
 import time
@@ -41,6 +46,7 @@ from sam_jax import (
   train_step,
 )
 from sam_jax.augmentation import mixing
+from sam_jax.datasets import decoding, encoded
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', help_string='Data, model and batch.'
@@ -63,6 +69,7 @@ _STEPS = flags.DEFINE_integer('steps', 2, 'Steps per round.', lower_bound=1)
 _JSON = flags.DEFINE_string('json', None, 'File for all figures.')
 
 _CUTOUT_LENGTH = 16
+_NUM_DECODED = 2000
 _HEADER = (
   ('recipe', 22, ''),
   ('host, images/s', 16, ',.0f'),
@@ -102,8 +109,11 @@ def main(argv: Sequence[str]) -> None:
       ''.join(f'{rows[-1][name]:>{w}{form}}' for name, w, form in _HEADER),
       flush=True,
     )
+  decoded = _measure_decoding()
+  for name, value in decoded.items():
+    print(f'{name:>38} {value:,.2f}')
   if _JSON.value:
-    content = {**provenance.describe(), 'recipes': rows}
+    content = {**provenance.describe(), 'recipes': rows, 'decoding': decoded}
     with open(_JSON.value, 'w', encoding='utf-8') as stream:
       json.dump(content, stream, indent=2)
 
@@ -157,6 +167,51 @@ def _measure(recipe: str) -> dict[str, object]:
   shares = np.median(rounds / rounds[:, 2:], axis=0)
   figures = (recipe, host, new_epoch, device, step, shares[0], shares[1])
   return dict(zip((name for name, *_ in _HEADER), figures, strict=True))
+
+
+def _measure_decoding() -> dict[str, float]:
+  """Returns the figures of decoding; none if the images are in memory."""
+  config = _config('none')
+  images, labels = datasets.create(
+    **experiment_lib.factory_kwargs(config.data)
+  ).train
+  if not isinstance(images, encoded.EncodedImages):
+    return {}
+  rows = np.random.default_rng(0).permutation(len(images))[:_NUM_DECODED]
+  files = [images.read(row) for row in rows]
+  rng = np.random.default_rng(0)
+  calls = {
+    'decoding alone': decoding.decode,
+    'training crop': lambda data: decoding.random_crop(data, images.size, rng),
+    'evaluation crop': lambda data: decoding.center_crop(data, images.size),
+  }
+  # In turn for each file; what other programs do falls on all.
+  times = [
+    [_seconds(functools.partial(c, data), 1) for c in calls.values()]
+    for data in files
+  ]
+  medians = np.median(times, axis=0)
+  figures = {}
+  for name, median in zip(calls, medians, strict=True):
+    figures[f'{name}, ms on one core'] = 1e3 * median
+  figures['training crop / decoding alone'] = medians[1] / medians[0]
+  for workers in (0, 1, os.cpu_count() or 1):
+    name = f'{workers} processes' if workers else 'threads'
+    chosen = dataclasses.replace(images, workers=workers)
+    examples = datasets.Examples(chosen, labels)
+    figures[f'by {name}, images/s'] = _rate(examples, config.batch_size)
+  return figures
+
+
+def _rate(examples: datasets.Examples, batch_size: int) -> float:
+  """Returns images per second of a stream on its way."""
+  stream = datasets.train_batches(examples, batch_size, seed=0)
+  for _ in range(8):  # what was made while nobody asked
+    next(stream)
+  count = max(_NUM_DECODED // batch_size, 4)
+  seconds = _seconds(lambda: next(stream), count)
+  stream.close()
+  return batch_size / seconds
 
 
 def _stream(

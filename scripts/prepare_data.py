@@ -47,7 +47,25 @@ _CHECK = flags.DEFINE_bool('check', False, 'Only check what is there.')
 _LIST = flags.DEFINE_bool('list', False, 'Print what is known of each set.')
 
 _ENVIRONMENT = pathlib.Path.home() / '.cache' / 'sam_jax' / 'prepare-env'
-_PACKAGES = ('tensorflow-cpu>=2.18', 'tensorflow-datasets>=4.9.9')
+_PACKAGES = (
+  'tensorflow-cpu>=2.18',
+  'tensorflow-datasets>=4.9.9',
+  # What it needs to write, and to read some archives, without listing it.
+  'array_record>=0.8.1',
+  'importlib_resources>=6.4',
+  'scipy>=1.14',
+)
+# What runs there; tensorflow-datasets' own command wants Apache Beam.
+_PROGRAM = """
+import sys
+import tensorflow_datasets as tfds
+name, directory, manual = sys.argv[1:]
+builder = tfds.builder(
+  name, data_dir=directory or None, file_format='array_record'
+)
+config = tfds.download.DownloadConfig(manual_dir=manual or None)
+builder.download_and_prepare(download_config=config)
+"""
 # Small sets that are read into memory when they are trained on.
 _IN_MEMORY = ('cifar10', 'cifar100', 'fashion_mnist', 'svhn_cropped')
 _MAX_LISTED = 20
@@ -120,13 +138,13 @@ def _prepare(name: str) -> None:
   subprocess.run(
     [python, '-m', 'pip', 'install', '--quiet', *_PACKAGES], check=True
   )
-  command = [python, '-m', 'tensorflow_datasets.scripts.cli.main', 'build']
-  command += [name, '--file_format=array_record']
-  if _DIRECTORY.value:
-    command.append(f'--data_dir={_DIRECTORY.value}')
-  if _MANUAL_DIR.value:
-    command.append(f'--manual_dir={_MANUAL_DIR.value}')
-  subprocess.run(command, check=True)
+  arguments = (name, _DIRECTORY.value or '', _MANUAL_DIR.value or '')
+  done = subprocess.run([python, '-c', _PROGRAM, *arguments], check=False)
+  if done.returncode:
+    raise ValueError(
+      f'tensorflow-datasets could not prepare {name}, see above; files that '
+      'have been downloaded by hand are taken from --manual_dir'
+    )
 
 
 def _verify(name: str) -> bool:
