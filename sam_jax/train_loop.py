@@ -6,11 +6,12 @@ while training goes on.
 """
 
 import collections
+import contextlib
 import math
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -124,8 +125,11 @@ class _Loop:
     num_parameters = provenance.count_parameters(state.params)
     self._announce(num_parameters)
     state = self._parallel.replicate(state)
-    with interrupts.Listener() as listener:
-      self._train(state, listener)
+    with (
+      contextlib.closing(self._batches()) as batches,
+      interrupts.Listener() as listener,
+    ):
+      self._train(state, batches, listener)
       return self._finish(num_parameters)
 
   def close(self) -> None:
@@ -165,14 +169,17 @@ class _Loop:
     self._reporter.line(self._experiment.layout.describe())
 
   def _train(
-    self, state: train_step.TrainState, listener: interrupts.Listener
+    self,
+    state: train_step.TrainState,
+    batches: Iterator[datasets.Batch],
+    listener: interrupts.Listener,
   ) -> None:
     """Makes all steps that are left."""
     train_step_fn = self._experiment.compile_train_step()
-    batches = self._batches()
     num_steps = self._experiment.num_steps
     for step in range(self._progress.step + 1, num_steps + 1):
-      state, metrics = train_step_fn(state, next(batches))
+      batch = self._parallel.shard(next(batches))
+      state, metrics = train_step_fn(state, batch)
       self._read_later(self._on_step, step, metrics)
       if self._ends_epoch(step):
         self._end_epoch(step, state)
@@ -185,20 +192,19 @@ class _Loop:
   def _is_stopped(self, listener: interrupts.Listener, step: int) -> bool:
     """Whether a signal came, to any process: all stop at the same step."""
     has_come = listener.signum is not None
-    if jax.process_count() == 1 or step % _AGREE_EVERY:
-      return has_come and jax.process_count() == 1
-    return parallel.any_process(has_come)
+    if jax.process_count() == 1:
+      return has_come
+    return step % _AGREE_EVERY == 0 and parallel.any_process(has_come)
 
-  def _batches(self) -> Iterator[train_step.Batch]:
-    """Yields the batches that are left, on the devices."""
-    stream = datasets.train_batches(
+  def _batches(self) -> Generator[datasets.Batch, None, None]:
+    """Yields the batches that are left, this process's rows of them."""
+    return datasets.train_batches(
       self._experiment.dataset.train,
       self._config.batch_size,
       seed=self._config.seed,
       start_step=self._progress.step,
       shard=parallel.process_rows(self._config.batch_size),
     )
-    return map(self._parallel.shard, stream)
 
   def _ends_epoch(self, step: int) -> bool:
     """Whether an epoch, or the run, is over after this step."""

@@ -216,7 +216,7 @@ def _rate(examples: datasets.Examples, batch_size: int) -> float:
 
 def _stream(
   experiment: experiment_lib.Experiment, seed: int, start_step: int
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Iterator[datasets.Batch]:
   """Returns the run's batches."""
   return datasets.train_batches(
     experiment.dataset.train,

@@ -15,6 +15,7 @@ from sam_jax.datasets import (
   svhn as svhn,
 )
 from sam_jax.datasets.batches import (
+  Batch,
   eval_batches,
   steps_per_epoch,
   train_batches,
@@ -30,6 +31,7 @@ from sam_jax.datasets.registry import (
 )
 
 __all__ = [
+  'Batch',
   'Dataset',
   'Examples',
   'Source',

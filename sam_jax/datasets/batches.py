@@ -5,10 +5,11 @@ microseconds; encoded images are decoded ahead of time (`streams`). Whoever asks
 for batches does not know which it is.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def train_batches(
   seed: int,
   start_step: int = 0,
   shard: tuple[int, int] | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
   """Yields shuffled training batches without end.
 
   The batch of step t is a function of (seed, t) alone: the rows at offset
@@ -59,10 +60,10 @@ def train_batches(
       wants; None for all.
 
   Returns:
-    An iterator over dicts: `image` uint8 [rows, height, width, channels],
-    `label` int32 [rows], `position` int32 [rows], the row in the *global*
-    batch, which random augmentation is keyed by, and the crop of an encoded
-    image is keyed by together with seed and step.
+    A generator, to be closed when no more is needed, of dicts: `image` uint8
+    [rows, height, width, channels], `label` int32 [rows], `position` int32
+    [rows], the row in the *global* batch, by which random augmentation is
+    keyed, and the crop of an encoded image too, with seed and step.
 
   Raises:
     ValueError: batch_size not in [1, n], a negative start_step, or a shard
@@ -85,7 +86,7 @@ def eval_batches(
   batch_size: int,
   *,
   shard: tuple[int, int] | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
   """Yields every example once, in order; the last batch is filled up.
 
   Args:
@@ -162,13 +163,15 @@ def _iterate(
   make: _TrainingBatches | _EvaluationBatches,
   images: np.ndarray | encoded.EncodedImages,
   start: int,
-  stop: int | None,
-) -> Iterator[Batch]:
-  """Yields the batches from number `start` on."""
+  count: int | None,
+) -> Generator[Batch, None, None]:
+  """Yields `count` batches from number `start` on, or without end."""
   if isinstance(images, np.ndarray):
-    return map(make, itertools.count(start) if stop is None else range(stop))
-  stream = streams.batches(make, start, stop, images.workers)
-  return streams.warn_of_skipped(stream, images)
+    yield from itertools.islice(map(make, itertools.count(start)), count)
+    return
+  with contextlib.closing(streams.batches(make, start, images.workers)) as made:
+    stream = streams.warn_of_skipped(made, images)
+    yield from itertools.islice(stream, count)
 
 
 def _positions(batch_size: int, shard: tuple[int, int] | None) -> np.ndarray:

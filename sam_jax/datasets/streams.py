@@ -28,20 +28,19 @@ _SKIPPED = 'skipped'
 
 
 def batches(
-  make: Callable[[int], Batch], start: int, stop: int | None, workers: int
+  make: Callable[[int], Batch], start: int, workers: int
 ) -> Iterator[Batch]:
-  """Yields `make(start)`, `make(start + 1)`, ... made ahead of time.
+  """Yields `make(start)`, `make(start + 1)`, ... made ahead of time, no end.
 
   Args:
     make: a batch by its number; with workers, it is copied to processes.
     start: the first number.
-    stop: the number after the last; None goes on without end.
     workers: processes; 0 uses threads of this process.
   """
   import grain
 
   num_threads = min(_MAX_THREADS, os.cpu_count() or 1)
-  numbers = grain.MapDataset.range(start, sys.maxsize if stop is None else stop)
+  numbers = grain.MapDataset.range(start, sys.maxsize)
   stream = numbers.map(make).to_iter_dataset(
     grain.ReadOptions(
       num_threads=1 if workers else num_threads,
@@ -106,7 +105,10 @@ def evaluation_images(
   Raises:
     ValueError: one cannot be decoded; evaluation is exact or not at all.
   """
-  return np.stack([_evaluation_image(images, int(row)) for row in rows])
+  # What fills up the last batch is one image many times.
+  unique, inverse = np.unique(rows, return_inverse=True)
+  decoded = [_evaluation_image(images, int(row)) for row in unique]
+  return np.stack(decoded)[inverse]
 
 
 def warn_of_skipped(
