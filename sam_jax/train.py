@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
   """Runs what the flags say."""
   if len(argv) > 1:
     _exit(2, f'unknown arguments: {" ".join(argv[1:])}')
-  from sam_jax import dry_run, interrupts, preparation, train_loop
+  from sam_jax import datasets, dry_run, interrupts, preparation, train_loop
 
   if not flags.FLAGS['verbosity'].present:  # the libraries' chatter
     logging.set_verbosity(logging.WARNING)
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
   # From here on a ValueError is a fault of the program, and shows where.
   try:
     train_loop.train(prepared)
-  except train_loop.TrainingFailed as error:
+  except (train_loop.TrainingFailed, datasets.UndecodableError) as error:
     _exit(1, error)
   except interrupts.Interrupted as error:
     _exit(128 + error.signum, error)

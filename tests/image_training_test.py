@@ -27,7 +27,7 @@ def _fields(**others):
   return {
     'model': _RESNET,
     'data.train_size': None,
-    'data.image_size': 32,
+    'data.image_size': 64,
     'augmentation.name': 'randaugment',
     'augmentation.padding': 0,
     'sam.m': 8,
@@ -84,6 +84,31 @@ def test_a_run_stopped_within_an_epoch_sees_the_same_images(
     tiny.state(tmp_path / 'stopped'),
     tiny.state(tmp_path / 'whole'),
   )
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_damaged_test_image_ends_a_run_with_one_line(tmp_path, workers):
+  folder = pictures.folder(tmp_path / 'data', {'train': 4, 'test': 2})
+  broken = folder / 'test' / 'red' / '001.jpg'
+  broken.write_bytes(broken.read_bytes()[:300])
+  (folder / 'train' / 'red' / '001.jpg').write_bytes(b'')
+  fields = _fields(
+    **{
+      'data.name': 'image_folder',
+      'data.directory': str(folder),
+      'data.image_size': 8,
+      'data.workers': workers,
+      'model': {'name': 'cnn', 'features': (2,), 'hidden': 2},
+      'num_epochs': 1,
+    }
+  )
+  config = tiny.config_file(tmp_path, **fields)
+  done = tiny.cli(f'--config={config}', f'--workdir={tmp_path / "run"}')
+  assert done.returncode == 1
+  assert 'Traceback' not in done.stderr
+  [line] = [x for x in done.stderr.splitlines() if x.startswith('sam_jax: ')]
+  assert f'{broken} cannot be decoded' in line
+  assert '1 of 16 training images cannot be decoded' in done.stderr
 
 
 @pytest.mark.slow

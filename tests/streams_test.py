@@ -201,3 +201,12 @@ def test_encoded_images_look_like_an_array(paths):
   assert [part.name(i) for i in range(2)] == [paths[13], paths[10]]
   with open(paths[13], 'rb') as stream:
     assert part.read(0) == stream.read()
+
+
+def test_a_file_that_has_gone_is_like_a_damaged_one(paths, tmp_path):
+  gone = [*paths[:-1], str(tmp_path / 'gone.jpg')]
+  with pytest.warns(UserWarning, match=r'1 of 22 training images.*gone\.jpg'):
+    batches = _train(gone, 2 * (_NUM // _BATCH_SIZE))
+  assert not any(_NUM - 1 in b['label'] for b in batches)
+  with pytest.raises(datasets.UndecodableError, match=r'gone\.jpg cannot be'):
+    list(datasets.eval_batches(_examples(gone), 8))

@@ -20,6 +20,7 @@ from sam_jax.datasets.batches import (
   steps_per_epoch,
   train_batches,
 )
+from sam_jax.datasets.decoding import UndecodableError
 from sam_jax.datasets.registry import (
   Dataset,
   Examples,
@@ -35,6 +36,7 @@ __all__ = [
   'Dataset',
   'Examples',
   'Source',
+  'UndecodableError',
   'create',
   'eval_batches',
   'names',

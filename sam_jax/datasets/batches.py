@@ -67,8 +67,8 @@ def train_batches(
 
   Raises:
     ValueError: batch_size not in [1, n], a negative start_step, or a shard
-      that is not within the batch; while iterating, see
-      `streams.training_images`.
+      that is not within the batch.
+    UndecodableError: while iterating; many encoded images are damaged.
 
   Differs from the official release: there the shuffling has no seed, and a
   resumed run starts a new order.
@@ -101,8 +101,8 @@ def eval_batches(
     row that only fills up (the last example again).
 
   Raises:
-    ValueError: batch_size < 1, or a shard that is not within the batch; while
-      iterating, an image cannot be decoded.
+    ValueError: batch_size < 1, or a shard that is not within the batch.
+    UndecodableError: while iterating; an encoded image is damaged.
 
   Differs from the official release: there nothing is padded, an uneven last
   batch fails on several devices, and every host evaluates all examples.

@@ -86,7 +86,7 @@ def training_images(
     -1.
 
   Raises:
-    ValueError: twenty images in a row cannot be decoded.
+    UndecodableError: twenty images in a row cannot be decoded.
   """
   batch = np.empty((len(rows), *images.shape[1:]), np.uint8)
   used = np.array(rows, np.int64)
@@ -103,7 +103,7 @@ def evaluation_images(
   """Decodes the crops of evaluation, uint8 [len(rows), size, size, 3].
 
   Raises:
-    ValueError: one cannot be decoded; evaluation is exact or not at all.
+    UndecodableError: one of them cannot be; evaluation is exact or not at all.
   """
   # What fills up the last batch is one image many times.
   unique, inverse = np.unique(rows, return_inverse=True)
@@ -139,9 +139,9 @@ def _readable(
     try:
       data = images.read(candidate)
       return decoding.random_crop(data, images.size, rng), candidate
-    except decoding.UndecodableError as error:
+    except (decoding.UndecodableError, OSError) as error:
       last: Any = error
-  raise ValueError(
+  raise decoding.UndecodableError(
     f'{_MAX_SKIPPED} training images in a row cannot be decoded, from '
     f'{images.name(row)} on ({last}); are they images?'
   )
@@ -151,8 +151,8 @@ def _evaluation_image(images: encoded.EncodedImages, row: int) -> np.ndarray:
   """Returns the crop of one image."""
   try:
     return decoding.center_crop(images.read(row), images.size)
-  except decoding.UndecodableError as error:
-    raise ValueError(
+  except (decoding.UndecodableError, OSError) as error:
+    raise decoding.UndecodableError(
       f'{images.name(row)} cannot be decoded ({error}) and evaluation needs '
       'every image; repair or remove it'
     ) from error
