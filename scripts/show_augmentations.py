@@ -3,10 +3,11 @@
     python scripts/show_augmentations.py --config=configs/cifar10.py \
         --config.augmentation.name=autoaugment --out=grid.png
 
-Each row is one example of a batch: first as it is stored, then as the network
-sees it in this and the following steps, if each step had this batch. The images
-are those of the run with that config to the last bit, normalisation undone;
-where they are mixed, so are the labels above them.
+Each row is one example of a batch: first as it is stored (of image files, its
+crop in that batch), then as the network sees it in this and the following
+steps, if each step had this batch. The images are those of the run with that
+config to the last bit, normalisation undone; where they are mixed, so are the
+labels above them.
 """
 
 import dataclasses
