@@ -30,7 +30,7 @@ _LAYERS = (
     'workdir',
     'writers',
   },
-  {'experiment'},
+  {'experiment', 'sweeps'},
   {'runs'},
   {'pretrained'},
   {'preparation'},

@@ -1,0 +1,232 @@
+"""Sweeps: many runs of one question, as plain data, and where they stand.
+
+A sweep is a list of cells; a cell is a config file and some fields of it. Each
+cell has a run directory of its own, named after its fields, under one directory
+that several machines may share.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import re
+import socket
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sam_jax import workdir as workdir_lib, writers
+
+Fields = dict[str, Any]
+
+CONFIG = 'config'  # the key of a cell that is not a field but the config file
+
+# Seconds after which a claim that nobody renews is free, and between renewals.
+STALE_SECONDS = 120
+RENEW_SECONDS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+  """Many runs.
+
+  Attributes:
+    cells: a dict each, of fields by dotted name, and 'config', the config file.
+    replicas: fields that tell replicas of a cell apart.
+  """
+
+  cells: Sequence[Fields]
+  replicas: tuple[str, ...] = ('seed',)
+
+
+def product(*axes: Iterable[Fields] | Mapping[str, Iterable]) -> list[Fields]:
+  """Returns every combination of an element of each axis.
+
+  Args:
+    *axes: a list of dicts, or a dict of one or several names with their values,
+      which stands for all of their combinations. What comes later wins.
+
+  Example:
+    >>> product({'config': ['a.py']}, [{'x': 1}, {'x': 2, 'y': 0}])
+    [{'config': 'a.py', 'x': 1}, {'config': 'a.py', 'x': 2, 'y': 0}]
+  """
+  lists = [
+    _grid(axis) if isinstance(axis, Mapping) else list(axis) for axis in axes
+  ]
+  return [
+    {name: value for part in parts for name, value in part.items()}
+    for parts in itertools.product(*lists)
+  ]
+
+
+def _grid(axis: Mapping[str, Iterable]) -> list[Fields]:
+  """Returns the combinations of the values of several names."""
+  return [
+    dict(zip(axis, values, strict=True))
+    for values in itertools.product(*axis.values())
+  ]
+
+
+def check(sweep: Sweep) -> None:
+  """Raises ValueError unless every cell has a config and a name of its own."""
+  names: dict[str, Fields] = {}
+  for cell in sweep.cells:
+    if CONFIG not in cell:
+      raise ValueError(f'cell {cell} has no {CONFIG!r}, the file to start from')
+    other = names.setdefault(cell_name(cell), cell)
+    if other is not cell:
+      raise ValueError(f'cell {cell_name(cell)} is there twice')
+  if not names:
+    raise ValueError('the sweep has no cells')
+
+
+def cell_name(cell: Fields) -> str:
+  """Returns the name of a cell's run directory.
+
+  Example:
+    >>> cell_name({'config': 'configs/digits.py:noisy', 'sam.rho': 0.1})
+    'digits.py:noisy,sam.rho=0.1'
+  """
+  config = pathlib.PurePath(cell[CONFIG]).name
+  fields = [f'{k}={v}' for k, v in cell.items() if k != CONFIG]
+  return re.sub(r'[^\w.,:=+-]+', '_', ','.join([config, *fields]))
+
+
+def arguments(cell: Fields, directory: pathlib.Path) -> list[str]:
+  """Returns what the command line of `sam_jax.train` gets for a cell."""
+  fields = [
+    f'--config.{name}={value}' for name, value in cell.items() if name != CONFIG
+  ]
+  workdir = directory / cell_name(cell)
+  return [f'--config={cell[CONFIG]}', *fields, f'--workdir={workdir}']
+
+
+def result(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """Returns what a finished run found, None if it is not finished."""
+  try:
+    return json.loads((workdir / 'result.json').read_text('utf-8'))
+  except FileNotFoundError:
+    return None
+
+
+def fraction(workdir: pathlib.Path) -> float:
+  """Returns the share of a run that is made, by its log; in [0, 1]."""
+  if result(workdir) is not None:
+    return 1.0
+  config = workdir_lib.read_config(workdir)
+  if config is None or not (workdir / 'metrics.jsonl').exists():
+    return 0.0
+  lines = writers.read(workdir)
+  if not lines:
+    return 0.0
+  if config.num_steps is None:
+    return min(lines[-1]['epoch'] / config.num_epochs, 1.0)
+  return min(lines[-1]['step'] / config.num_steps, 1.0)
+
+
+class Claim:
+  """The right to run a cell: a file that one machine makes and renews.
+
+  Whoever dies leaves a claim that is not renewed: free at once for who sees
+  that the process is gone, and for other machines after two minutes. To take
+  it over is to make the file of the next number, which only one can.
+  """
+
+  def __init__(self, directory: pathlib.Path, name: str) -> None:
+    """Prepares to claim; `take` does it.
+
+    Args:
+      directory: of all claims.
+      name: of the cell.
+    """
+    self._directory, self._name = directory, name
+    self._number = -1
+    self._owner = {
+      'host': socket.gethostname(),
+      'pid': os.getpid(),
+      'began': _began(os.getpid()),
+      'id': uuid.uuid4().hex,
+    }
+
+  def take(self) -> bool:
+    """Returns whether the cell is ours now."""
+    self._directory.mkdir(parents=True, exist_ok=True)
+    last = self._last_number()
+    if last >= 0 and not self._is_free(self._path(last)):
+      return False
+    if not self._create(self._path(last + 1)):
+      return False
+    self._number = last + 1
+    return True
+
+  def renew(self) -> bool:
+    """Says that we are alive; returns whether the cell is still ours."""
+    if self._number < 0 or self._last_number() != self._number:
+      return False
+    os.utime(self._path(self._number))
+    return True
+
+  def give_back(self) -> None:
+    """Makes the cell free, if it is ours."""
+    if self._number < 0 or self._last_number() != self._number:
+      return
+    for number in range(self._number + 1):
+      self._path(number).unlink(missing_ok=True)
+
+  def _path(self, number: int) -> pathlib.Path:
+    """Returns the file of the claim of that number."""
+    return self._directory / f'{self._name}.{number}'
+
+  def _last_number(self) -> int:
+    """Returns the highest number there is, -1 if there is none."""
+    parts = (path.name.rpartition('.') for path in self._directory.iterdir())
+    numbers = (n for name, _, n in parts if name == self._name)
+    return max((int(n) for n in numbers if n.isdecimal()), default=-1)
+
+  def _create(self, path: pathlib.Path) -> bool:
+    """Makes the file, whole, unless there is one."""
+    partial = self._directory / f'.{self._owner["id"]}'
+    partial.write_text(json.dumps(self._owner))
+    try:
+      os.link(partial, path)
+      return True
+    except FileExistsError:
+      return False
+    finally:
+      partial.unlink()
+
+  def _is_free(self, path: pathlib.Path) -> bool:
+    """Whether who made the claim is gone, or has just given it back."""
+    try:
+      owner = json.loads(path.read_text())
+      age = self._now() - path.stat().st_mtime
+    except FileNotFoundError:
+      return True
+    if owner['host'] == self._owner['host']:
+      return _began(owner['pid']) != owner['began']
+    return age > STALE_SECONDS
+
+  def _now(self) -> float:
+    """Returns the time by the clock that stamps the files."""
+    probe = self._directory / f'.{self._owner["id"]}'
+    probe.touch()
+    try:
+      return probe.stat().st_mtime
+    finally:
+      probe.unlink()
+
+
+def _began(pid: int) -> str | None:
+  """Returns when a process of this machine began, None if there is none."""
+  try:
+    stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
+    return stat.rsplit(')', 1)[1].split()[19]
+  except (FileNotFoundError, ProcessLookupError):
+    pass
+  # Without /proc: whether there is a process of that number.
+  try:
+    os.kill(pid, 0)
+  except (ProcessLookupError, PermissionError):
+    return None
+  return ''

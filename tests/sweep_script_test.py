@@ -1,0 +1,267 @@
+"""scripts/sweep.py: every cell once, whatever happens."""
+
+import os
+import pathlib
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny
+
+from sam_jax import sweeps
+
+_SWEEPS = sorted((tiny.ROOT / 'configs' / 'sweeps').glob('[a-z]*.py'))
+
+
+def _sweep_file(directory, *axes, **fields):
+  """Writes a sweep over a tiny config; returns its path and its cells."""
+  config = tiny.config_file(directory, **fields)
+  axes = [{'config': [str(config)]}, *axes]
+  path = directory / 'sweep_file.py'
+  path.write_text(
+    'from sam_jax import sweeps\n'
+    f'def get_sweep():\n  return sweeps.Sweep(sweeps.product(*{axes!r}))\n'
+  )
+  return path, sweeps.product(*axes)
+
+
+def _arguments(path, workdir, *rest):
+  return [
+    sys.executable,
+    'scripts/sweep.py',
+    f'--sweep={path}',
+    f'--workdir={workdir}',
+    *rest,
+  ]
+
+
+def _environment():
+  return {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+
+
+def _run(path, workdir, *rest):
+  return subprocess.run(
+    _arguments(path, workdir, *rest),
+    cwd=tiny.ROOT,
+    env=_environment(),
+    capture_output=True,
+    text=True,
+    timeout=300,
+    check=False,
+  )
+
+
+def _starts(workdir, cell):
+  """How often a cell was started."""
+  log = workdir / 'logs' / f'{sweeps.cell_name(cell)}.log'
+  return log.read_text().count('steps of which')
+
+
+def test_a_failing_cell_does_not_stop_the_rest(tmp_path):
+  path, cells = _sweep_file(
+    tmp_path, {'sam.rho': [0.1, -1.0], 'seed': [0, 1]}, num_steps=2
+  )
+  runs = tmp_path / 'runs'
+  done = _run(path, runs, '--workers=2')
+  assert done.returncode == 1, done.stderr
+  assert '2 of 4 cells are finished' in done.stdout
+  for cell in cells:
+    is_good = cell['sam.rho'] > 0
+    assert (sweeps.result(runs / sweeps.cell_name(cell)) is not None) == is_good
+  failures = re.findall(r'^failed: (.*?): .*rho is -1', done.stdout, re.M)
+  assert sorted(failures) == [sweeps.cell_name(c) for c in cells[2:]]
+  # Progress: which of how many, and the time that is left.
+  assert re.search(
+    r'^\[2/4, \d+:\d\d:\d\d left\] test error', done.stdout, re.M
+  )
+  # Nothing is run twice, but what failed if that is asked for.
+  again = _run(path, runs)
+  assert again.returncode == 1
+  assert '2 of 4 cells are finished' in again.stdout
+  assert [_starts(runs, cell) for cell in cells[:2]] == [1, 1]
+  log = runs / 'logs' / f'{sweeps.cell_name(cells[2])}.log'
+  assert log.read_text().count('rho is -1') == 1
+  assert _run(path, runs, '--retry').returncode == 1
+  assert log.read_text().count('rho is -1') == 2
+  assert not list((runs / 'claims').iterdir())
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_again_and_again_loses_nothing(tmp_path):
+  fields = {
+    'num_steps': 60,
+    'data.train_size': 480,
+    'checkpoint.every_steps': 5,
+  }
+  path, cells = _sweep_file(tmp_path, {'seed': [0, 1, 2]}, **fields)
+  runs, rng = tmp_path / 'runs', random.Random(0)
+  for _ in range(3):
+    sweep = subprocess.Popen(
+      _arguments(path, runs, '--workers=2'),
+      cwd=tiny.ROOT,
+      env=_environment(),
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.DEVNULL,
+    )
+    time.sleep(rng.uniform(2, 8))
+    sweep.send_signal(signal.SIGKILL)
+    sweep.wait()
+  done = _run(path, runs, '--workers=2')
+  assert done.returncode == 0, done.stdout + done.stderr
+  assert '3 of 3 cells are finished' in done.stdout
+  whole = tmp_path / 'whole'
+  assert _run(path, whole).returncode == 0
+  for cell in cells:
+    name = sweeps.cell_name(cell)
+    tiny.assert_same_run(runs / name, whole / name)
+
+
+@pytest.mark.slow
+def test_a_signal_lets_cells_save_and_go_on(tmp_path):
+  fields = {
+    'num_steps': 3000,
+    'data.train_size': 480,
+    'checkpoint.every_steps': 2999,
+    'schedule.name': 'constant',
+  }
+  path, [cell] = _sweep_file(tmp_path, {'seed': [0]}, **fields)
+  runs = tmp_path / 'runs'
+  sweep = subprocess.Popen(
+    _arguments(path, runs), cwd=tiny.ROOT, env=_environment()
+  )
+  metrics = runs / sweeps.cell_name(cell) / 'metrics.jsonl'
+  deadline = time.monotonic() + 100
+  while not (metrics.exists() and metrics.stat().st_size):
+    assert time.monotonic() < deadline
+    time.sleep(0.1)
+  sweep.send_signal(signal.SIGTERM)
+  assert sweep.wait(60) == 128 + signal.SIGTERM
+  assert tiny.steps(metrics.parent)
+  assert not list((runs / 'claims').iterdir())
+
+
+@pytest.mark.slow
+def test_two_sweeps_share_a_directory(tmp_path):
+  path, cells = _sweep_file(
+    tmp_path, {'seed': list(range(6))}, num_steps=20, **{'data.train_size': 320}
+  )
+  runs = tmp_path / 'runs'
+  both = [
+    subprocess.Popen(
+      _arguments(path, runs),
+      cwd=tiny.ROOT,
+      env=_environment(),
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for _ in range(2)
+  ]
+  outputs = [sweep.communicate(timeout=300)[0] for sweep in both]
+  # Each did some; together all, and none twice.
+  counts = [output.count('] test error') for output in outputs]
+  assert min(counts) >= 1
+  assert sum(counts) == 6
+  assert [_starts(runs, cell) for cell in cells] == [1] * 6
+
+
+def test_commands_are_those_of_the_cells(tmp_path):
+  path, cells = _sweep_file(tmp_path, {'seed': [0, 1]}, num_steps=1)
+  runs = tmp_path / 'runs'
+  expected = [sweeps.arguments(cell, runs) for cell in cells]
+  shell = _run(path, runs, '--emit=shell').stdout.splitlines()
+  assert [shlex.split(line)[3:] for line in shell[1:]] == expected
+  pod = _run(path, runs, '--emit=tpu').stdout.splitlines()
+  assert [shlex.split(line)[3:-1] for line in pod[1:]] == expected
+  assert all(line.endswith(' --coordinator=auto') for line in pod[1:])
+  script = _run(path, runs, '--emit=slurm').stdout
+  assert '--array=0-1' in script
+  # What the shell makes of the script's second task.
+  echoed = subprocess.run(
+    ['bash', '-c', script.replace('exec python', "printf '%s\\n'")],
+    env={**os.environ, 'SLURM_ARRAY_TASK_ID': '1'},
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout.splitlines()
+  assert echoed[2:] == expected[1]
+  assert not runs.exists()
+
+
+def test_a_dry_run_tells_the_cost_and_writes_nothing(tmp_path):
+  path, _ = _sweep_file(
+    tmp_path,
+    [{'method': 'sgd'}, {'method': 'sam'}, {'data.name': 'nowhere'}],
+    num_steps=7,
+    **{'sam.m': 16, 'microbatch_size': 16},
+  )
+  runs = tmp_path / 'runs'
+  done = _run(path, runs, '--dry_run')
+  assert done.returncode == 0, done.stderr
+  rows = [line.split() for line in done.stdout.splitlines()[1:]]
+  assert [row[0] for row in rows[:2]] == ['7', '14']
+  assert "unknown data set 'nowhere'" in done.stdout
+  assert 'left to do: 21 gradient evaluations' in done.stdout
+  assert not runs.exists()
+
+
+def test_a_smoke_run_takes_one_replica_of_each_cell(tmp_path):
+  path, _ = _sweep_file(tmp_path, {'sam.rho': [0.1, 0.2], 'seed': [4, 5]})
+  done = _run(path, tmp_path / 'runs', '--emit=shell', '--scale=smoke')
+  lines = done.stdout.splitlines()[1:]
+  assert len(lines) == 2
+  assert all('seed=4' in line and 'num_steps=3' in line for line in lines)
+
+
+@pytest.mark.parametrize(
+  ('content', 'message'),
+  [
+    (None, 'is no Python file'),
+    ('x = ', 'SyntaxError'),
+    ('def get_sweep():\n  return 1 / 0', 'ZeroDivisionError'),
+    (
+      'from sam_jax import sweeps\n'
+      'def get_sweep():\n  return sweeps.Sweep([])\n',
+      'no cells',
+    ),
+  ],
+)
+def test_a_bad_sweep_file_is_one_line(tmp_path, content, message):
+  path = tmp_path / 'bad.py'
+  if content is not None:
+    path.write_text(content)
+  done = _run(path, tmp_path / 'runs')
+  assert done.returncode == 2
+  assert message in done.stderr
+  assert done.stderr.count('\n') == 1
+  assert not (tmp_path / 'runs').exists()
+
+
+@pytest.mark.parametrize('path', _SWEEPS, ids=lambda path: path.stem)
+def test_every_cell_of_the_shipped_sweeps_is_dry_run(path, tmp_path):
+  done = _run(path, tmp_path / 'runs', '--dry_run', '--time_steps=0')
+  assert done.returncode == 0, done.stderr
+  assert '?' not in done.stdout
+  assert re.search(r'^[1-9]\d* cells; left to do: [1-9]', done.stdout, re.M)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', _SWEEPS, ids=lambda path: path.stem)
+def test_a_cell_of_the_shipped_sweeps_takes_a_few_steps(path, tmp_path):
+  shell = _run(path, tmp_path, '--emit=shell', '--scale=smoke').stdout
+  command = shlex.split(shell.splitlines()[1])
+  done = subprocess.run(
+    [sys.executable, *command[1:]],
+    cwd=tiny.ROOT,
+    env=_environment(),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  [workdir] = [p for p in pathlib.Path(tmp_path).iterdir() if p.is_dir()]
+  assert sweeps.result(workdir)['steps'] == 3

@@ -1,0 +1,165 @@
+"""Cells, their names, where they stand, and who runs them."""
+
+import concurrent.futures
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import tiny
+
+from sam_jax import sweeps
+
+
+def _cell(**fields):
+  return {'config': 'configs/digits.py', **fields}
+
+
+def test_a_product_has_every_combination_in_order():
+  cells = sweeps.product(
+    {'config': ['a.py', 'b.py'], 'x': (1, 2)},
+    [{'method': 'sgd'}, {'method': 'sam', 'x': 9}],
+  )
+  # What comes later wins.
+  assert cells == [
+    {'config': config, 'x': x if method == 'sgd' else 9, 'method': method}
+    for config in ('a.py', 'b.py')
+    for x in (1, 2)
+    for method in ('sgd', 'sam')
+  ]
+
+
+def test_names_can_be_directories_and_tell_cells_apart():
+  cells = [
+    _cell(),
+    _cell(seed=1),
+    _cell(**{'sam.rho': 0.1}),
+    {'config': 'configs/digits.py:noisy'},
+    _cell(**{'data.directory': '/some where/else'}),
+  ]
+  names = [sweeps.cell_name(cell) for cell in cells]
+  assert len(set(names)) == len(cells)
+  assert all('/' not in name and ' ' not in name for name in names)
+
+
+def test_arguments_are_those_of_the_command_line(tmp_path):
+  cell = _cell(**{'sam.rho': 0.1, 'seed': 3})
+  assert sweeps.arguments(cell, tmp_path) == [
+    '--config=configs/digits.py',
+    '--config.sam.rho=0.1',
+    '--config.seed=3',
+    f'--workdir={tmp_path}/digits.py,sam.rho=0.1,seed=3',
+  ]
+
+
+@pytest.mark.parametrize(
+  ('cells', 'message'),
+  [
+    ([], 'no cells'),
+    ([{'seed': 1}], "no 'config'"),
+    ([_cell(seed=1), _cell(seed=1)], r'seed=1 is there twice'),
+  ],
+)
+def test_a_sweep_that_cannot_be_is_refused(cells, message):
+  with pytest.raises(ValueError, match=message):
+    sweeps.check(sweeps.Sweep(cells))
+
+
+def test_the_share_of_a_run_that_is_made(tmp_path):
+  assert sweeps.fraction(tmp_path / 'none') == 0
+  tiny.train(tmp_path / 'run', num_steps=4)
+  run = tmp_path / 'run'
+  assert sweeps.fraction(run) == 1
+  assert sweeps.result(run)['steps'] == 4
+  (run / 'result.json').unlink()
+  assert sweeps.result(run) is None
+  lines = (run / 'metrics.jsonl').read_text().splitlines()
+  (run / 'metrics.jsonl').write_text(lines[0] + '\n')
+  assert sweeps.fraction(run) == 0.25
+  (run / 'metrics.jsonl').write_text('')
+  assert sweeps.fraction(run) == 0
+
+
+# --- Claims ------------------------------------------------------------------
+
+
+def _claim(directory, name='cell,x=0.1'):
+  return sweeps.Claim(directory, name)
+
+
+def test_a_cell_is_claimed_once_until_it_is_given_back(tmp_path):
+  first, second, other = (
+    _claim(tmp_path),
+    _claim(tmp_path),
+    _claim(tmp_path, 'cell,x=0'),
+  )
+  assert first.take()
+  assert not second.take()
+  assert other.take()
+  assert first.renew()
+  assert not second.renew()
+  second.give_back()  # is not its own
+  assert first.renew()
+  first.give_back()
+  assert not first.renew()
+  assert second.take()
+  second.give_back()
+  other.give_back()
+  assert not list(tmp_path.iterdir())
+
+
+def _write(directory, **changes):
+  """A claim that another process made."""
+  assert _claim(directory).take()
+  [path] = directory.iterdir()
+  owner = json.loads(path.read_text()) | changes
+  path.write_text(json.dumps(owner))
+  return path
+
+
+def test_the_claim_of_a_process_that_is_gone_is_free_at_once(tmp_path):
+  done = subprocess.run([sys.executable, '-c', ''], check=True)
+  assert done.returncode == 0
+  _write(tmp_path, pid=2**22 + 1)
+  assert _claim(tmp_path).take()
+
+
+def test_nor_does_another_process_of_its_number_hold_it(tmp_path):
+  _write(tmp_path, began='long ago')
+  assert _claim(tmp_path).take()
+
+
+def test_the_claim_of_another_machine_is_free_when_it_is_old(tmp_path):
+  path = _write(tmp_path, host=f'not-{socket.gethostname()}', pid=1)
+  assert not _claim(tmp_path).take()
+  now = path.stat().st_mtime
+  os.utime(path, (now, now - sweeps.STALE_SECONDS + 30))
+  assert not _claim(tmp_path).take()
+  os.utime(path, (now, now - sweeps.STALE_SECONDS - 5))
+  assert _claim(tmp_path).take()
+
+
+def test_who_slept_too_long_learns_that_the_cell_is_anothers(tmp_path):
+  first = _claim(tmp_path)
+  assert first.take()
+  [path] = tmp_path.iterdir()
+  owner = json.loads(path.read_text())
+  path.write_text(json.dumps(owner | {'began': 'before'}))
+  second = _claim(tmp_path)
+  assert second.take()
+  assert not first.renew()
+  first.give_back()
+  assert second.renew()
+
+
+def test_of_many_who_see_a_free_claim_one_gets_it(tmp_path):
+  for attempt in range(20):
+    directory = tmp_path / str(attempt)
+    directory.mkdir()
+    _write(directory, began='long ago')
+    claims = [_claim(directory) for _ in range(8)]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+      taken = list(pool.map(sweeps.Claim.take, claims))
+    assert sum(taken) == 1
