@@ -1,5 +1,6 @@
 """Image files become pixels: the official ones, from any format."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -76,6 +77,60 @@ def test_every_format_becomes_red_green_and_blue(data, expected, tolerance):
   assert np.abs(decoded - expected).max() <= tolerance
   for crop in (decoding.center_crop, _random_crop):
     assert crop(data, 16).shape == (16, 16, 3)
+
+
+def _with_bytes_too_many(jpeg):
+  return jpeg[:-2] + b'\0\1\2\3' + jpeg[-2:]
+
+
+def _with_an_odd_version(jpeg):
+  at = jpeg.index(b'JFIF\0') + 5
+  return jpeg[:at] + b'\0\0' + jpeg[at + 2 :]
+
+
+# As reported of Oxford-IIIT Pets and cats_vs_dogs, where TensorFlow decodes
+# them. Pillow, which reads the second, has a more exact transform.
+@pytest.mark.parametrize(
+  ('change', 'tolerance'),
+  [(_with_bytes_too_many, 0), (_with_an_odd_version, 12)],
+)
+def test_what_libjpeg_only_warns_of_is_no_error(change, tolerance):
+  jpeg = pictures.encode(pictures.pixels(1))
+  changed = change(jpeg)
+  assert changed != jpeg
+  assert decoding.dimensions(changed) == (24, 32)
+  for read in (
+    decoding.decode,
+    functools.partial(decoding.center_crop, size=8),
+    functools.partial(_random_crop, size=8),
+  ):
+    difference = np.abs(read(changed).astype(int) - read(jpeg))
+    assert difference.max() <= tolerance
+
+
+def test_a_palette_with_transparency_is_decoded_without_a_warning():
+  palette = PIL.Image.fromarray(pictures.pixels(1)).quantize(16)
+  data = pictures.encode(palette, 'PNG', transparency=bytes(range(16)))
+  np.testing.assert_array_equal(
+    decoding.decode(data), np.asarray(palette.convert('RGB'))
+  )
+
+
+def test_a_grey_image_of_16_bits_is_scaled_in_every_format():
+  deep = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32) * 80
+  expected = np.repeat((deep >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+  for kind in ('PNG', 'TIFF', 'PPM'):
+    data = pictures.encode(PIL.Image.fromarray(deep), kind)
+    np.testing.assert_array_equal(decoding.decode(data), expected)
+
+
+# Cut off at 0 and 255, or shifted, they would be black.
+@pytest.mark.parametrize('dtype', [np.float32, np.int32])
+def test_values_of_unknown_range_are_refused(dtype):
+  image = np.ones((4, 5), dtype)
+  data = pictures.encode(PIL.Image.fromarray(image), 'TIFF')
+  with pytest.raises(decoding.UndecodableError, match='32 bits and no known'):
+    decoding.decode(data)
 
 
 def _random_crop(data, size, seed=0):

@@ -210,3 +210,16 @@ def test_a_file_that_has_gone_is_like_a_damaged_one(paths, tmp_path):
   assert not any(_NUM - 1 in b['label'] for b in batches)
   with pytest.raises(datasets.UndecodableError, match=r'gone\.jpg cannot be'):
     list(datasets.eval_batches(_examples(gone), 8))
+
+
+@pytest.mark.parametrize(
+  ('numbers', 'message'),
+  [
+    ({'size': 0}, 'image_size is 0; it must be at least 1'),
+    ({'workers': -1}, 'workers is -1; it must be at least 0'),
+  ],
+)
+def test_numbers_that_make_no_sense_are_refused(paths, numbers, message):
+  arguments = {'size': _SIZE, 'workers': 0} | numbers
+  with pytest.raises(ValueError, match=message):
+    encoded.EncodedImages(encoded.Files(paths), np.arange(_NUM), **arguments)

@@ -2,7 +2,10 @@
 
 JPEG goes through libjpeg-turbo (simplejpeg), with the same fast transform as in
 TensorFlow, whose pixels it gives; everything else through Pillow. OpenCV
-resizes. Orientation by EXIF is not applied, as in the official release.
+resizes. Orientation by EXIF is not applied, as in the official release. As
+there, what libjpeg only warns of is no error: it is reported to warn of two
+photographs of the Oxford Pets (tensorflow/models, issue 2194). A file that
+lacks its end is refused.
 """
 
 import io
@@ -157,7 +160,7 @@ def dimensions(data: bytes) -> tuple[int, int]:
     UndecodableError: the bytes are not of an image.
   """
   if _is_plain_jpeg(data):
-    return simplejpeg.decode_jpeg_header(data)[:2]
+    return simplejpeg.decode_jpeg_header(data, strict=False)[:2]
   width, height = _guard(lambda: _open(data).size)
   return height, width
 
@@ -174,36 +177,54 @@ def decode(data: bytes, reduction: int = 1) -> np.ndarray:
     palettes are converted, transparency is dropped, 16 bits become 8.
 
   Raises:
-    UndecodableError: the bytes are not of an image, or some are missing.
+    UndecodableError: the bytes are not of an image, or some are missing; or
+      they are numbers whose range is not known, of 32 bits.
   """
-  if not _is_plain_jpeg(data):
-    return _guard(lambda: _decode_other(data))
+  if _is_plain_jpeg(data):
+    try:
+      return _decode_jpeg(data, reduction)
+    except ValueError:
+      pass  # it warns of a header as if that were an error; let Pillow see
+  return _guard(lambda: _decode_other(data))
+
+
+def _decode_jpeg(data: bytes, reduction: int) -> np.ndarray:
+  """Decodes a plain JPEG."""
   height, width = dimensions(data)
-  return _guard(
-    lambda: simplejpeg.decode_jpeg(
-      data,
-      'RGB',
-      fastdct=True,
-      min_height=-(-height // reduction),
-      min_width=-(-width // reduction),
-    )
+  return simplejpeg.decode_jpeg(
+    data,
+    'RGB',
+    fastdct=True,
+    min_height=-(-height // reduction),
+    min_width=-(-width // reduction),
+    strict=False,
   )
 
 
 def _is_plain_jpeg(data: bytes) -> bool:
-  """Whether this is a JPEG of brightness and perhaps colour, not of inks."""
+  """Whether this is a JPEG of brightness and perhaps colour, with its end."""
   if not simplejpeg.is_jpeg(data):
     return False
-  *_, colorspace, _ = _guard(lambda: simplejpeg.decode_jpeg_header(data))
-  return colorspace in ('YCbCr', 'Gray')
+  try:
+    header = simplejpeg.decode_jpeg_header(data, strict=False)
+  except ValueError:
+    return False  # a rare form of sampling, say; let Pillow see
+  return header[2] in ('YCbCr', 'Gray')
 
 
 def _decode_other(data: bytes) -> np.ndarray:
   """Decodes what is not a plain JPEG."""
   image = _open(data)
+  if image.mode == 'F' or (image.mode == 'I' and image.format != 'PPM'):
+    # Whatever the scale, nothing may become black without a word.
+    raise UndecodableError(
+      'its values have 32 bits and no known range; save it with 8 or 16'
+    )
   if image.mode.startswith('I'):  # 16 bits, which Pillow would cut off
     grey = (np.asarray(image) >> 8).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=-1)
+  if isinstance(image.info.get('transparency'), bytes):
+    image = image.convert('RGBA')  # else Pillow warns of each
   return np.asarray(image.convert('RGB'))
 
 

@@ -82,6 +82,9 @@ class EncodedImages:
     rows: int64 [n], which of them.
     size: height and width in pixels of what they are decoded to.
     workers: processes that decode; 0 decodes by threads of this one.
+
+  Raises:
+    ValueError: size < 1 or workers < 0.
   """
 
   storage: Storage
@@ -91,6 +94,15 @@ class EncodedImages:
 
   dtype = np.dtype(np.uint8)
   ndim = 4
+
+  def __post_init__(self) -> None:
+    """Refuses numbers that make no sense."""
+    if self.size < 1:
+      raise ValueError(f'image_size is {self.size}; it must be at least 1')
+    if self.workers < 0:
+      raise ValueError(
+        f'workers is {self.workers}; it must be at least 0, which uses threads'
+      )
 
   @property
   def shape(self) -> tuple[int, ...]:
