@@ -1,13 +1,14 @@
 """Batches of encoded images: those of the step, however they are made."""
 
 import itertools
+import time
 import warnings
 
 import numpy as np
 import pytest
 
 from sam_jax import datasets
-from sam_jax.datasets import decoding, encoded
+from sam_jax.datasets import decoding, encoded, streams
 from tests import pictures
 
 _NUM, _BATCH_SIZE, _SIZE = 22, 6, 8
@@ -99,6 +100,34 @@ def test_a_shard_has_the_rows_of_the_whole_batch(paths, shard):
 @pytest.mark.filterwarnings('ignore:resource_tracker')
 def test_worker_processes_make_the_same_batches(paths):
   _assert_equal(_train(paths, 5, workers=2), _train(paths, 5))
+
+
+# Of 6 images, that are one piece by default: 3 and 3; 2, 2 and 2.
+@pytest.mark.filterwarnings('ignore:resource_tracker')
+@pytest.mark.parametrize(('piece', 'workers'), [(4, 0), (2, 0), (2, 2)])
+def test_batches_are_the_same_in_pieces(paths, monkeypatch, piece, workers):
+  expected = _train(paths, 4, start_step=2)
+  evaluated = list(datasets.eval_batches(_examples(paths), 6))
+  monkeypatch.setattr(streams, 'PIECE', piece)
+  _assert_equal(_train(paths, 4, workers, start_step=2), expected)
+  batches = datasets.eval_batches(_examples(paths, workers), 6)
+  _assert_equal(list(batches), evaluated)
+
+
+def test_few_batches_are_held_however_many_threads(paths, monkeypatch):
+  monkeypatch.setattr(streams, 'PIECE', 1)
+  monkeypatch.setattr(streams.os, 'cpu_count', lambda: 3)
+  read = []
+  count = encoded.Files.read
+  monkeypatch.setattr(
+    encoded.Files, 'read', lambda self, i: read.append(i) or count(self, i)
+  )
+  stream = datasets.train_batches(_examples(paths), _BATCH_SIZE, seed=0)
+  next(stream)
+  time.sleep(0.5)  # for the threads to do all that they will
+  stream.close()
+  # The one that was asked for, and two more.
+  assert 2 * _BATCH_SIZE < len(read) <= 3 * _BATCH_SIZE + 1
 
 
 def test_another_seed_gives_other_crops(paths):

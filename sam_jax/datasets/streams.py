@@ -1,16 +1,20 @@
 """Batches of encoded images: Grain decodes them ahead of time, in parallel.
 
-Grain is asked for batch after batch by number, and what a batch is follows from
-its number alone. So the position of the stream is the step, its batches are the
-same with any number of threads and processes, and a stream that starts in the
-middle costs nothing.
+Grain is asked for piece after piece of batch after batch by number, and what a
+piece is follows from its number alone. So the position of the stream is the
+step, its batches are the same with any number of threads and processes, and a
+stream that starts in the middle costs nothing. Pieces, as batches of thousands
+of images would be too many to hold one for each thread.
 """
 
+import dataclasses
+import functools
+import itertools
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from absl import flags
@@ -19,46 +23,95 @@ from sam_jax.datasets import decoding, encoded
 
 Batch = dict[str, np.ndarray]
 
+# Images that are decoded in turn.
+PIECE = 64
+
 _MAX_THREADS = 16
-# Batches that a worker process is ahead.
+# Batches that are held ahead of time, if that is work for every thread.
+_AHEAD = 2
+# Pieces that a worker process is ahead, at least.
 _BUFFER = 2
 # Unreadable images in a row after which something else must be wrong.
 _MAX_SKIPPED = 20
 _SKIPPED = 'skipped'
 
 
-def batches(
-  make: Callable[[int], Batch], start: int, workers: int
-) -> Iterator[Batch]:
+class Make(Protocol):
+  """Makes a batch, or some rows of it; a dataclass.
+
+  Attributes:
+    positions: int [rows], the rows of the batch.
+  """
+
+  positions: np.ndarray
+
+  def __call__(self, number: int) -> Batch:
+    """Returns these rows of batch `number`."""
+
+
+def batches(make: Make, start: int, workers: int) -> Iterator[Batch]:
   """Yields `make(start)`, `make(start + 1)`, ... made ahead of time, no end.
 
+  About two batches are held, or a piece for each thread if that is more.
+
   Args:
-    make: a batch by its number; with workers, it is copied to processes.
+    make: a batch by its number, in pieces by replacing `positions`; with
+      workers, it is copied to processes.
     start: the first number.
     workers: processes; 0 uses threads of this process.
   """
   import grain
 
+  pieces = _split(make)
+  count = len(pieces)
   num_threads = min(_MAX_THREADS, os.cpu_count() or 1)
-  numbers = grain.MapDataset.range(start, sys.maxsize)
-  stream = numbers.map(make).to_iter_dataset(
+  numbers = grain.MapDataset.range(start * count, sys.maxsize)
+  stream = numbers.map(functools.partial(_make_piece, pieces)).to_iter_dataset(
     grain.ReadOptions(
       num_threads=1 if workers else num_threads,
-      prefetch_buffer_size=_BUFFER if workers else num_threads,
+      prefetch_buffer_size=1 if workers else max(num_threads, _AHEAD * count),
     )
   )
   if workers:
     _let_grain_read_its_flags()
     stream = stream.mp_prefetch(
       grain.MultiprocessingOptions(
-        num_workers=workers, per_worker_buffer_size=_BUFFER
+        num_workers=workers,
+        per_worker_buffer_size=max(_BUFFER, -(-_AHEAD * count // workers)),
       )
     )
   iterator = iter(stream)
   try:
-    yield from iterator
+    while True:
+      yield _join(itertools.islice(iterator, count))
   finally:
     iterator.close()
+
+
+def _split(make: Any) -> list[Make]:
+  """Returns what makes the pieces of a batch, of about the same size."""
+  count = -(-len(make.positions) // PIECE)
+  return [
+    dataclasses.replace(make, positions=positions)
+    for positions in np.array_split(make.positions, count)
+  ]
+
+
+def _make_piece(pieces: Sequence[Make], number: int) -> Batch:
+  """Returns piece `number`, counted over all batches."""
+  batch, piece = divmod(number, len(pieces))
+  return pieces[piece](batch)
+
+
+def _join(pieces: Iterable[Batch]) -> Batch:
+  """Returns the batch of these pieces."""
+  first, *rest = pieces
+  if not rest:
+    return first
+  return {
+    name: np.concatenate([part[name] for part in (first, *rest)])
+    for name in first
+  }
 
 
 def _let_grain_read_its_flags() -> None:
