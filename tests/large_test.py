@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import os
+import pathlib
 import sys
 
 import numpy as np
@@ -114,6 +116,32 @@ def test_kept_labels_of_another_number_are_read_anew(tmp_path):
   [path] = tmp_path.rglob('sam_jax_labels-train.npy')
   np.save(path, np.zeros(3, np.int32))
   np.testing.assert_array_equal(_create(tmp_path).train.labels, expected)
+
+
+def test_labels_of_a_read_only_set_are_kept_in_the_cache(tmp_path, monkeypatch):
+  data, cache = tmp_path / 'data', tmp_path / 'cache'
+  prepare(data, {'train': 4, 'validation': 2, 'test': 2})
+  monkeypatch.setenv('XDG_CACHE_HOME', str(cache))
+  rename = pathlib.Path.rename
+
+  def refuse(self, target):
+    if data in self.parents:
+      raise PermissionError(self)
+    return rename(self, target)
+
+  # Permissions would not stop a test that is run as root.
+  monkeypatch.setattr(pathlib.Path, 'rename', refuse)
+  expected = _create(data).train.labels
+  assert not list(data.rglob('sam_jax_labels-*.npy'))
+  assert len(list(cache.rglob('sam_jax_labels-*.npy'))) == 3
+  with monkeypatch.context() as patch:
+    patch.setattr(large.tqdm, 'tqdm', None)  # that reads them all
+    np.testing.assert_array_equal(_create(data).train.labels, expected)
+  # Prepared anew, it may have others.
+  [info] = data.rglob('dataset_info.json')
+  os.utime(info, (1, 1))
+  _create(data)
+  assert len(list(cache.rglob('sam_jax_labels-*.npy'))) == 6
 
 
 @pytest.mark.filterwarnings('ignore:resource_tracker')

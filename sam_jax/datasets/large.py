@@ -6,6 +6,7 @@ files and without TensorFlow; the others from folders (`image_folder`).
 
 import dataclasses
 import functools
+import hashlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -209,10 +210,11 @@ def _labels(
 ) -> np.ndarray:
   """Returns all labels of a split, int32; kept in a file once they are read.
 
-  To get at them every record has to be read, images and all.
+  To get at them every record has to be read, images and all: 56 us each, and
+  ImageNet's 140 GB from the disk.
   """
-  path = directory / f'sam_jax_labels-{split}.npy'
-  if path.exists():
+  places = _label_files(directory, split)
+  for path in filter(pathlib.Path.exists, places):
     labels = np.load(path)
     if len(labels) == len(source):
       return labels
@@ -220,11 +222,30 @@ def _labels(
     source, desc=f'labels of {directory.parent.name}, {split}', disable=None
   )
   labels = np.array([example['label'] for example in progress], np.int32)
+  any(_is_saved(path, labels) for path in places)  # up to the first that is
+  return labels
+
+
+def _label_files(directory: pathlib.Path, split: str) -> list[pathlib.Path]:
+  """Returns where labels are kept: beside the data, or in the user's cache."""
+  name = f'sam_jax_labels-{split}.npy'
+  # A data set that was prepared anew is another one.
+  age = (directory / 'dataset_info.json').stat().st_mtime_ns
+  key = hashlib.sha256(f'{directory.resolve()} {age}'.encode()).hexdigest()
+  cache = pathlib.Path(
+    os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  )
+  return [directory / name, cache / 'sam_jax' / 'labels' / key[:16] / name]
+
+
+def _is_saved(path: pathlib.Path, labels: np.ndarray) -> bool:
+  """Saves labels; returns whether that was possible."""
   partial = path.with_suffix(f'.{os.getpid()}.tmp')
   try:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(partial, 'wb') as stream:
       np.save(stream, labels)
     partial.rename(path)
   except OSError:
-    pass  # read-only: they are read again the next time
-  return labels
+    return False
+  return True
