@@ -268,13 +268,16 @@ def create(
   Args:
     name: 'shard_map' or 'pmap'.
     layout: says how many devices, and which of them share a group.
-    devices: as many; None means all that there are.
+    devices: as many; None means all that there are, those of one process
+      side by side, as `process_rows` has it: on a TPU pod JAX may list them in
+      another order.
 
   Raises:
     ValueError: an unknown name, another number of devices than the layout's,
       or pmap in several processes.
   """
-  devices = jax.devices() if devices is None else devices
+  if devices is None:
+    devices = sorted(jax.devices(), key=lambda device: device.process_index)
   lookup.check('parallel', name, names())
   if len(devices) != layout.num_devices:
     raise ValueError(

@@ -1,3 +1,5 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,3 +156,15 @@ def test_pmap_refuses_several_processes(monkeypatch):
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   with pytest.raises(ValueError, match="not in 2; use parallel='shard_map'"):
     parallel.create('pmap', layout_lib.create(8, 8))
+
+
+def test_devices_of_one_process_are_side_by_side(monkeypatch):
+  listed = [types.SimpleNamespace(id=i, process_index=i % 2) for i in range(6)]
+  monkeypatch.setattr(jax, 'devices', lambda: listed)
+  # No backend has such an order here: what is made of it is what is checked.
+  monkeypatch.setitem(
+    parallel._PARALLEL, 'shard_map', lambda layout, devices: devices
+  )
+  devices = parallel.create('shard_map', layout_lib.create(6, 6, m=1))
+  assert [d.process_index for d in devices] == [0, 0, 0, 1, 1, 1]
+  assert [d.id for d in devices] == [0, 2, 4, 1, 3, 5]
