@@ -6,6 +6,7 @@ that several machines may share.
 """
 
 import dataclasses
+import importlib.util
 import itertools
 import json
 import os
@@ -14,7 +15,7 @@ import re
 import socket
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sam_jax import workdir as workdir_lib, writers
 
@@ -27,6 +28,20 @@ STALE_SECONDS = 120
 RENEW_SECONDS = 20
 
 
+class Paper(NamedTuple):
+  """What the paper has for some cells.
+
+  Attributes:
+    fields: of the config, by dotted name, of all cells that are meant.
+    error: test error in percent.
+    half_width: of its 95 % confidence interval, None if there is none.
+  """
+
+  fields: Fields
+  error: float
+  half_width: float | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Sweep:
   """Many runs.
@@ -34,10 +49,31 @@ class Sweep:
   Attributes:
     cells: a dict each, of fields by dotted name, and 'config', the config file.
     replicas: fields that tell replicas of a cell apart.
+    paper: numbers of the paper to compare with.
   """
 
   cells: Sequence[Fields]
   replicas: tuple[str, ...] = ('seed',)
+  paper: Sequence[Paper] = ()
+
+
+def load(path: pathlib.Path) -> Sweep:
+  """Returns what `get_sweep()` of a sweep file returns, checked.
+
+  Raises:
+    ValueError: the file is not there, or has a fault.
+  """
+  spec = importlib.util.spec_from_file_location('sweep_file', path)
+  if spec is None or not path.exists():
+    raise ValueError(f'{path} is no Python file')
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    sweep = module.get_sweep()
+  except Exception as error:  # the sweep file is a program of the user's
+    raise ValueError(f'{path}: {type(error).__name__}: {error}') from error
+  check(sweep)
+  return sweep
 
 
 def product(*axes: Iterable[Fields] | Mapping[str, Iterable]) -> list[Fields]:

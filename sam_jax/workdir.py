@@ -73,11 +73,11 @@ def adopt(
     ValueError: they are not the same run; the message says where they differ.
   """
   config = config.copy_and_resolve_references()
-  old = _flatten(saved)
+  old = flatten(saved)
   for name in _RESOLVED:
-    if _flatten(config)[name] is None:
+    if flatten(config)[name] is None:
       config.update_from_flattened_dict({name: old.get(name)})
-  new = _flatten(config)
+  new = flatten(config)
   differing = [
     name
     for name in sorted(new.keys() | old.keys())
@@ -124,7 +124,7 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
   partial.replace(path)
 
 
-def _flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Returns {'sam.rho': 0.05, ...} with the types that JSON leaves."""
   flat = {}
 
@@ -149,4 +149,9 @@ def _may_differ(
     lengths = (old.get(name), new.get(name))
     is_longer = None not in lengths and lengths[0] < lengths[1]
     return is_longer and new['schedule.name'] == 'constant'
+  return is_operational(name)
+
+
+def is_operational(name: str) -> bool:
+  """Whether a field says how a run is made and not what comes out."""
   return any(name == f or name.startswith(f + '.') for f in _OPERATIONAL)

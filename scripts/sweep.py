@@ -112,16 +112,7 @@ def _exit(message: str) -> None:
 
 def _cells(path: pathlib.Path) -> list[sweeps.Fields]:
   """Returns the cells of a sweep file, at the scale asked for."""
-  spec = importlib.util.spec_from_file_location('sweep_file', path)
-  if spec is None or not path.exists():
-    raise ValueError(f'{path} is no Python file')
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-    sweep = module.get_sweep()
-  except Exception as error:  # the sweep file is a program of the user's
-    raise ValueError(f'{path}: {type(error).__name__}: {error}') from error
-  sweeps.check(sweep)
+  sweep = sweeps.load(path)
   if _SCALE.value == 'full':
     return list(sweep.cells)
   first: dict[str, sweeps.Fields] = {}

@@ -31,7 +31,7 @@ _LAYERS = (
     'writers',
   },
   {'experiment', 'sweeps'},
-  {'runs'},
+  {'reports', 'runs'},
   {'pretrained'},
   {'preparation'},
   {'train_loop'},

@@ -1,0 +1,218 @@
+"""What the runs of a sweep found: cells with confidence intervals.
+
+Runs that differ in nothing but their seed are replicas of one cell. Which
+fields tell cells apart follows from the runs' configs.
+"""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from sam_jax import sweeps, workdir as workdir_lib, writers
+
+Fields = dict[str, Any]
+
+# Of result.json: what makes a number another number, if it differs.
+_VERSIONS = ('git_commit', 'versions', 'device')
+_CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A finished run.
+
+  Attributes:
+    workdir: its directory.
+    fields: of its config, by dotted name, without those that its method
+      ignores.
+    result: what it found, see result.json.
+  """
+
+  workdir: pathlib.Path
+  fields: Fields
+  result: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """A mean with its uncertainty.
+
+  Attributes:
+    mean: of the replicas.
+    half_width: of the 95 % confidence interval by Student's t; NaN for one.
+    n: number of replicas.
+  """
+
+  mean: float
+  half_width: float
+  n: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """Replicas.
+
+  Attributes:
+    fields: what tells this cell from others.
+    runs: one for each seed.
+  """
+
+  fields: Fields
+  runs: tuple[Run, ...]
+
+  def estimate(self, name: str) -> Estimate:
+    """Returns mean and confidence interval of a number of result.json."""
+    return estimate([run.result[name] for run in self.runs])
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+  """Returns the mean of independent values and how far to trust it.
+
+  Example:
+    >>> found = estimate([1.0, 2.0, 3.0])
+    >>> f'{found.mean} +- {found.half_width:.3f}, n={found.n}'
+    '2.0 +- 2.484, n=3'
+  """
+  n = len(values)
+  if n < 2:
+    return Estimate(float(np.mean(values)), math.nan, n)
+  error = float(np.std(values, ddof=1)) / math.sqrt(n)
+  quantile = scipy.stats.t.ppf((1 + _CONFIDENCE) / 2, n - 1)
+  return Estimate(float(np.mean(values)), float(quantile * error), n)
+
+
+def collect(directory: pathlib.Path) -> tuple[list[Run], int]:
+  """Finds the runs under a directory.
+
+  Returns:
+    Those that are finished, sorted by path, and how many are not.
+
+  Raises:
+    ValueError: there is no run at all.
+  """
+  runs, num_unfinished = [], 0
+  for path in sorted(directory.rglob('config.json')):
+    result = sweeps.result(path.parent)
+    if result is None:
+      num_unfinished += 1
+      continue
+    config = workdir_lib.read_config(path.parent)
+    fields = _relevant(workdir_lib.flatten(config))
+    runs.append(Run(path.parent, fields, result))
+  if not runs and not num_unfinished:
+    raise ValueError(f'{directory} has no runs in it, or below')
+  return runs, num_unfinished
+
+
+def _relevant(fields: Fields) -> Fields:
+  """Leaves out what does not matter: SGD has no perturbation."""
+  if fields['method'] != 'sgd':
+    return fields
+  return {k: v for k, v in fields.items() if not k.startswith('sam.')}
+
+
+def group(
+  runs: Iterable[Run], replicas: Sequence[str] = ('seed',)
+) -> list[Cell]:
+  """Returns the cells of some runs, in the order in which they come.
+
+  Args:
+    runs: finished ones.
+    replicas: fields that tell replicas apart.
+  """
+  runs = list(runs)
+  names = varying(runs, replicas)
+  cells: dict[str, list[Run]] = {}
+  for run in runs:
+    cells.setdefault(repr([run.fields.get(n) for n in names]), []).append(run)
+  return [
+    Cell({n: members[0].fields.get(n) for n in names}, tuple(members))
+    for members in cells.values()
+  ]
+
+
+def varying(runs: Sequence[Run], replicas: Sequence[str]) -> list[str]:
+  """Returns the fields that differ between runs and change what they find."""
+  names = {name: None for run in runs for name in run.fields}
+  return [
+    name
+    for name in names
+    if name not in replicas
+    and not workdir_lib.is_operational(name)
+    and len({repr(r.fields[name]) for r in runs if name in r.fields}) > 1
+  ]
+
+
+def select(
+  cells: Sequence[Cell], field: str = 'sam.rho'
+) -> list[tuple[Cell, list[Any]]]:
+  """Chooses a field on the validation split, as the paper chooses rho.
+
+  Args:
+    cells: with `data.split` and the field among what tells them apart.
+    field: to be chosen.
+
+  Returns:
+    The test cell of each combination of the other fields with the value whose
+    mean validation error is lowest, and all values that were tried. Where
+    there was nothing to choose, the test cell as it is.
+  """
+  tried: dict[str, dict[str, list[Cell]]] = {}
+  for cell in cells:
+    others = {
+      k: v for k, v in cell.fields.items() if k not in (field, 'data.split')
+    }
+    splits = tried.setdefault(repr(others), {'validation': [], 'test': []})
+    splits[cell.fields.get('data.split', 'test')].append(cell)
+  selected = []
+  for splits in tried.values():
+    values = [cell.fields.get(field) for cell in splits['test']]
+    if len(splits['test']) == 1:
+      selected.append((splits['test'][0], values))
+    elif splits['validation'] and splits['test']:
+      selected += _best(splits, field)
+  return selected
+
+
+def _best(
+  splits: dict[str, list[Cell]], field: str
+) -> list[tuple[Cell, list[Any]]]:
+  """Returns the test cell of the value that is best on validation."""
+  validation = sorted(
+    splits['validation'], key=lambda c: c.estimate('final_error_rate').mean
+  )
+  values = [cell.fields.get(field) for cell in splits['validation']]
+  best = validation[0].fields.get(field)
+  return [
+    (cell, values) for cell in splits['test'] if cell.fields.get(field) == best
+  ]
+
+
+def mixed(cell: Cell) -> list[str]:
+  """Returns in which versions the runs of a cell differ: no fair replicas."""
+  return [
+    name
+    for name in _VERSIONS
+    if len({repr(run.result.get(name)) for run in cell.runs}) > 1
+  ]
+
+
+def curve(cell: Cell, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns epochs, mean and half width of a metric along the runs."""
+  by_epoch: dict[float, list[float]] = {}
+  for run in cell.runs:
+    for line in writers.read(run.workdir):
+      if name in line:
+        by_epoch.setdefault(line['epoch'], []).append(line[name])
+  epochs = sorted(by_epoch)
+  found = [estimate(by_epoch[epoch]) for epoch in epochs]
+  return (
+    np.array(epochs),
+    np.array([e.mean for e in found]),
+    np.array([e.half_width for e in found]),
+  )

@@ -1,0 +1,203 @@
+"""Tables of sweeps: the right runs in a cell, the right numbers of it."""
+
+import csv
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny
+from matplotlib import pyplot as plt
+
+from sam_jax import reports, workdir
+
+_VERSIONS = {'git_commit': 'a', 'versions': {'jax': '1'}, 'device': '1 x cpu'}
+
+
+def _write(root, name, errors, *, finished=True, versions=None, **fields):
+  """A run that ends with the last of the errors, one per epoch."""
+  directory = root / name
+  directory.mkdir(parents=True)
+  config = tiny.config(**fields)
+  workdir.write_config(directory, config)
+  split = config.data.split
+  with (directory / 'metrics.jsonl').open('w') as stream:
+    for i, error in enumerate(errors):
+      line = {'step': 5 * i + 5, 'epoch': i + 1, f'{split}/error_rate': error}
+      stream.write(json.dumps(line) + '\n')
+  if finished:
+    result = {
+      'steps': 5 * len(errors),
+      'split': split,
+      'final_error_rate': errors[-1],
+      'best_error_rate': min(errors),
+      'gradient_evaluations': 10.0 * len(errors),
+      'wall_seconds': 3.0,
+      **(versions or _VERSIONS),
+    }
+    workdir.write_json(directory / 'result.json', result)
+
+
+def _sweep(root):
+  """SGD and three rhos on both splits, two seeds; the best rho is 0.2."""
+  errors = {0.1: 0.3, 0.2: 0.1, 0.5: 0.2}
+  for split, offset in (('validation', 0.0), ('test', 0.02)):
+    for seed in (0, 1):
+      fields = {'data.split': split, 'seed': seed}
+      error = 0.4 + offset + 0.01 * seed
+      name = f'{split}-{seed}'
+      _write(root, f'sgd-{name}', [0.9, error], method='sgd', **fields)
+      for rho, level in errors.items():
+        # On the test split another rho would look better.
+        bonus = 0.15 if (split, rho) == ('test', 0.5) else 0
+        error = level + offset - bonus + 0.01 * seed
+        fields['sam.rho'] = rho
+        _write(root, f'sam-{rho}-{name}', [0.9, error], **fields)
+  return root
+
+
+def test_intervals_are_students():
+  # Three values: t = 4.3027, the error of the mean is 1 / sqrt(3).
+  found = reports.estimate([1.0, 2.0, 3.0])
+  assert found.mean == 2
+  assert found.half_width == pytest.approx(4.30265 / math.sqrt(3), rel=1e-5)
+  alone = reports.estimate([5.0])
+  assert (alone.mean, alone.n) == (5.0, 1)
+  assert math.isnan(alone.half_width)
+
+
+def test_intervals_hold_the_mean_as_often_as_they_say():
+  draws = np.random.default_rng(0).normal(7, 3, (4000, 5))
+  found = [reports.estimate(row) for row in draws]
+  share = np.mean([abs(e.mean - 7) < e.half_width for e in found])
+  # Binomial: standard deviation .0034, four of them.
+  assert abs(share - 0.95) < 0.014
+
+
+def test_cells_are_what_differs_in_more_than_the_seed(tmp_path):
+  runs, num_unfinished = reports.collect(_sweep(tmp_path))
+  assert (len(runs), num_unfinished) == (16, 0)
+  cells = reports.group(runs)
+  assert [len(cell.runs) for cell in cells] == [2] * 8
+  assert set(cells[0].fields) == {'method', 'data.split', 'sam.rho'}
+  sgd = [c for c in cells if c.fields['method'] == 'sgd']
+  # It has no rho, whatever its config says.
+  assert [c.fields['sam.rho'] for c in sgd] == [None, None]
+
+
+def test_a_seed_of_the_data_is_no_replica_unless_it_is_said(tmp_path):
+  for seed in (0, 1):
+    _write(tmp_path, f'{seed}', [0.5], **{'data.seed': seed})
+  runs, _ = reports.collect(tmp_path)
+  assert len(reports.group(runs)) == 2
+  assert len(reports.group(runs, ('seed', 'data.seed'))) == 1
+
+
+def test_operational_fields_make_no_cells(tmp_path):
+  _write(tmp_path, 'a', [0.5], seed=0)
+  _write(tmp_path, 'b', [0.5], seed=1, **{'log.every_steps': 7})
+  runs, _ = reports.collect(tmp_path)
+  [cell] = reports.group(runs)
+  assert cell.fields == {}
+
+
+def test_rho_is_chosen_on_the_validation_split(tmp_path):
+  runs, _ = reports.collect(_sweep(tmp_path))
+  selected = reports.select(reports.group(runs))
+  by_method = {c.fields['method']: (c, values) for c, values in selected}
+  assert set(by_method) == {'sgd', 'sam'}
+  cell, values = by_method['sam']
+  assert cell.fields['sam.rho'] == 0.2
+  assert cell.fields['data.split'] == 'test'
+  assert sorted(values) == [0.1, 0.2, 0.5]
+  assert cell.estimate('final_error_rate').mean == pytest.approx(0.125)
+  assert by_method['sgd'][0].fields['data.split'] == 'test'
+
+
+def test_unfinished_runs_are_counted(tmp_path):
+  _write(tmp_path, 'a', [0.5])
+  _write(tmp_path, 'b', [0.5], finished=False)
+  runs, num_unfinished = reports.collect(tmp_path)
+  assert [run.workdir.name for run in runs] == ['a']
+  assert num_unfinished == 1
+
+
+def test_mixed_versions_are_seen(tmp_path):
+  _write(tmp_path, 'a', [0.5], seed=0)
+  other = _VERSIONS | {'git_commit': 'b'}
+  _write(tmp_path, 'b', [0.5], seed=1, versions=other)
+  [cell] = reports.group(reports.collect(tmp_path)[0])
+  assert reports.mixed(cell) == ['git_commit']
+
+
+def test_curves_are_means_over_the_seeds(tmp_path):
+  _write(tmp_path, 'a', [0.8, 0.4], seed=0)
+  _write(tmp_path, 'b', [0.6, 0.2], seed=1)
+  [cell] = reports.group(reports.collect(tmp_path)[0])
+  epochs, mean, half = reports.curve(cell, 'test/error_rate')
+  np.testing.assert_array_equal(epochs, [1, 2])
+  np.testing.assert_allclose(mean, [0.7, 0.3])
+  np.testing.assert_allclose(half, 12.7062 * 0.1, rtol=1e-4)
+
+
+# --- The script --------------------------------------------------------------
+
+
+def _run(*arguments):
+  return subprocess.run(
+    [sys.executable, 'scripts/report.py', *map(str, arguments)],
+    cwd=tiny.ROOT,
+    env={k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_tables_and_pictures_are_written(tmp_path):
+  _sweep(tmp_path / 'runs')
+  sweep = tmp_path / 'sweep.py'
+  sweep.write_text(
+    'from sam_jax import sweeps\n'
+    'def get_sweep():\n'
+    '  fields = {"method": "sam", "sam.rho": 0.2, "data.split": "test"}\n'
+    '  return sweeps.Sweep(\n'
+    '    [{"config": "c.py"}], paper=[sweeps.Paper(fields, 12.0, 0.5)]\n'
+    '  )\n'
+  )
+  done = _run(tmp_path / 'runs', f'--sweep={sweep}')
+  assert done.returncode == 0, done.stderr
+  report = tmp_path / 'runs' / 'report'
+  with (report / 'table.csv').open() as stream:
+    rows = list(csv.DictReader(stream))
+  assert len(rows) == 8
+  [row] = [
+    r for r in rows if r['sam.rho'] == '0.2' and r['data.split'] == 'test'
+  ]
+  # 12 and 13 %: the error of the mean is .5, t = 12.706.
+  assert row['error, %'] == '12.50 ± 6.35'
+  assert (row['n'], row['gradients'], row['seconds']) == ('2', '20', '3')
+  assert (row['paper, %'], row['difference']) == ('12.0 ± 0.5', '+0.50')
+  assert sum(r['paper, %'] != '' for r in rows) == 1
+  text = (report / 'table.txt').read_text()
+  assert text in done.stdout
+  assert len(set(map(len, (report / 'table.md').read_text().splitlines()))) == 1
+  assert re.search('3 tried', (report / 'selected.txt').read_text())
+  for name in ('error_vs_rho', 'error_vs_compute', 'curves'):
+    assert plt.imread(report / f'{name}.png').std() > 0.01
+  assert not (report / 'error_vs_m.png').exists()
+
+
+@pytest.mark.parametrize('kind', ['nothing', 'unfinished'])
+def test_where_there_is_nothing_to_report_one_line_says_so(tmp_path, kind):
+  if kind == 'unfinished':
+    _write(tmp_path, 'a', [0.5], finished=False)
+  done = _run(tmp_path)
+  assert done.returncode == 2
+  message = {'nothing': 'no runs', 'unfinished': 'none of the 1 runs'}[kind]
+  assert message in done.stderr
+  assert done.stderr.count('\n') == 1
