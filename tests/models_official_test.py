@@ -191,11 +191,12 @@ def test_full_size_models_give_the_official_eval_logits(name):
 
 # The release's own ResNet is 2.4e-4 of the logits and 4.1e-2 of the gradients
 # from float64 (2 images of 64 pixels leave 8 values to BatchNorm in the last
-# stage), ours 1.2e-4 and 1.6e-2.
+# stage), ours 1.3e-4 and 4.8e-2, or 1.2e-2 where the rounding of another
+# formula leaves a ReLU unit on its side of zero.
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'relative', 'gradients'),
-  [('Resnet50', 5e-4, 6e-2), ('efficientnet-b0', 1e-4, 3e-2)],
+  [('Resnet50', 5e-4, 8e-2), ('efficientnet-b0', 1e-4, 3e-2)],
 )
 def test_full_size_models_train_as_the_official_ones(
   name, relative, gradients, monkeypatch
