@@ -98,7 +98,7 @@ def center_crop(data: bytes, size: int) -> np.ndarray:
   interpolation (`augmentation.resize` says which). Differs from the official
   release: values are rounded to whole numbers in [0, 255], which it exceeds by
   a few where contrast is high; and as it decodes the crop alone, colours in its
-  last two columns may differ by three levels.
+  last three columns may differ by three levels.
   """
   image = decode(data)
   height, width, _ = image.shape

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from sam_jax.datasets import encoded, image_folder, registry
+from sam_jax.datasets import encoded, image_folder, registry, tfds_arrays
 
 _VALIDATION_SHARE = 0.1
 
@@ -183,20 +183,11 @@ def _examples(
   """Returns the examples of some splits, one after the other."""
   import tensorflow_datasets as tfds
 
-  builder = tfds.builder(name, data_dir=directory)
-  try:
-    sources = builder.as_data_source(
-      split=list(splits), decoders={'image': tfds.decode.SkipDecoding()}
-    )
-  # How tfds says that there are no such files, and no such split in them.
-  except (NotImplementedError, ValueError) as error:
-    raise FileNotFoundError(
-      f'{name} with splits {", ".join(splits)} is not prepared as '
-      f'array_record in {builder.data_dir}; run "python '
-      f'scripts/prepare_data.py {name}" (--directory for another place)'
-    ) from error
+  place, sources = tfds_arrays.open_splits(
+    name, splits, directory, decoders={'image': tfds.decode.SkipDecoding()}
+  )
   labels = [
-    _labels(source, pathlib.Path(builder.data_dir), split)
+    _labels(source, place, split)
     for source, split in zip(sources, splits, strict=True)
   ]
   storage = encoded.Records(tuple(sources), name)

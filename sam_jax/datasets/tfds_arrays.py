@@ -5,7 +5,9 @@ its own. One that was prepared as array_record is read by the small package
 `tensorflow_datasets` alone.
 """
 
+import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,11 +36,38 @@ def load(
   Raises:
     FileNotFoundError: it is not prepared there, or not as array_record.
   """
+  _, sources = open_splits(name, splits, directory, alternative=alternative)
+  return [_decode(source) for source in sources]
+
+
+def open_splits(
+  name: str,
+  splits: Sequence[str],
+  directory: str | None,
+  *,
+  decoders: Mapping[str, Any] | None = None,
+  alternative: str = '',
+) -> tuple[pathlib.Path, Sequence[Any]]:
+  """Opens splits of a prepared set for random access.
+
+  Args:
+    name: see `load`.
+    splits: see `load`.
+    directory: see `load`.
+    decoders: of TensorFlow Datasets, by feature; None decodes all.
+    alternative: see `load`.
+
+  Returns:
+    Where the files are, and a data source for each split.
+
+  Raises:
+    FileNotFoundError: see `load`.
+  """
   import tensorflow_datasets as tfds
 
   builder = tfds.builder(name, data_dir=directory)
   try:
-    sources = builder.as_data_source(split=list(splits))
+    sources = builder.as_data_source(split=list(splits), decoders=decoders)
   # How tfds says that there are no such files, and no such split in them.
   except (NotImplementedError, ValueError) as error:
     raise FileNotFoundError(
@@ -47,7 +76,7 @@ def load(
       f'scripts/prepare_data.py {name}" (--directory for another place)'
       f'{alternative}'
     ) from error
-  return [_decode(source) for source in sources]
+  return pathlib.Path(builder.data_dir), sources
 
 
 def _decode(source: Sequence[Mapping[str, np.ndarray]]) -> registry.Examples:
