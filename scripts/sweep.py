@@ -229,9 +229,7 @@ class _Runner:
 
   def _conclude(self) -> int:
     """Says what is done and what is not; returns the exit status."""
-    done = sum(
-      sweeps.result(self._workdir(cell)) is not None for cell in self._cells
-    )
+    done = self._num_done()
     print(f'{done} of {len(self._cells)} cells are finished')
     if self._elsewhere:
       print(f'{len(self._elsewhere)} were being run by another sweep')
@@ -243,6 +241,12 @@ class _Runner:
       return 128 + self._signum
     return 0 if done == len(self._cells) else 1
 
+  def _num_done(self) -> int:
+    """Returns how many cells are finished."""
+    return sum(
+      sweeps.result(self._workdir(cell)) is not None for cell in self._cells
+    )
+
   def _fraction(self) -> float:
     """Returns how many cells' worth is made."""
     return sum(sweeps.fraction(self._workdir(cell)) for cell in self._cells)
@@ -250,26 +254,24 @@ class _Runner:
   def _show(self) -> None:
     """Moves the bar."""
     if not self._bar.disable:
-      self._bar.n = self._fraction()
+      self._bar.n = made = self._fraction()
       self._bar.set_postfix_str(
         f'{len(self._running)} running, {len(self._failed)} failed'
-        f'{self._time_left()}'
+        f'{self._time_left(made)}'
       )
 
   def _line(self, text: str) -> None:
     """Prints a line, above the bar if there is one."""
-    done = sum(
-      sweeps.result(self._workdir(cell)) is not None for cell in self._cells
-    )
-    text = f'[{done}/{len(self._cells)}{self._time_left()}] {text}'
+    done = self._num_done()
+    left = self._time_left(self._fraction())
+    text = f'[{done}/{len(self._cells)}{left}] {text}'
     if self._bar.disable:
       print(text, flush=True)
     else:
       self._bar.write(text)
 
-  def _time_left(self) -> str:
+  def _time_left(self, made: float) -> str:
     """Returns the time left, once there is something to tell it by."""
-    made = self._fraction()
     here = made - self._fraction_at_start
     if here <= 0:
       return ''
@@ -425,8 +427,9 @@ class _Cost:
 def _cost(cell: sweeps.Fields) -> _Cost | str:
   """Returns what a cell costs, or why that cannot be told."""
   try:
-    config = experiment_lib.resolve(_config(cell), jax.device_count())
+    config = _config(cell)
     experiment_lib.load_plugins(config)
+    config = experiment_lib.resolve(config, jax.device_count())
     experiment = experiment_lib.build(config)
   except (ValueError, OSError, AttributeError, KeyError) as error:
     return ' '.join(str(error).split())
