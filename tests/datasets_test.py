@@ -1,17 +1,15 @@
 """Data sets: what is loaded, how it is split, and what is refused."""
 
 import gzip
-import io
 import re
 import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from sam_jax import datasets
 from sam_jax.datasets import fashion_mnist, registry, tfds_arrays
-from tests import reference
+from tests import pictures, records, reference
 
 
 @pytest.fixture(autouse=True)
@@ -375,52 +373,23 @@ def test_a_missing_cifar_file_is_named(tmp_path):
 
 
 def _prepare_cifar10(directory, sizes=(('train', 12), ('test', 6))):
-  """Prepares 12 + 6 images as array_record; returns what was stored.
-
-  `tfds build` needs TensorFlow to encode images; these come encoded.
-  """
-  import tensorflow_datasets as tfds
-  from tensorflow_datasets.core import registered
-
+  """Prepares 12 + 6 images as array_record; returns what was stored."""
   stored = {
     split: _examples(num, size=32, channels=3, seed=num) for split, num in sizes
   }
-
-  def png(image):
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, 'png')
-    stream.seek(0)
-    return stream
-
-  # Looked up outside: looking up imports the class, and it is to register.
-  version = tfds.builder_cls('cifar10').VERSION
-  with registered.skip_registration():
-
-    class Cifar10(tfds.core.GeneratorBasedBuilder):
-      VERSION = version
-
-      def _info(self):
-        features = dict(
-          id=tfds.features.Text(),
-          image=tfds.features.Image(shape=(32, 32, 3)),
-          label=tfds.features.ClassLabel(num_classes=10),
-        )
-        return tfds.core.DatasetInfo(
-          builder=self,
-          features=tfds.features.FeaturesDict(features),
-          disable_shuffling=True,
-        )
-
-      def _split_generators(self, dl_manager):
-        del dl_manager
-        return {split: self._generate_examples(split) for split in stored}
-
-      def _generate_examples(self, split):
-        for i, (image, label) in enumerate(zip(*stored[split], strict=True)):
-          yield i, dict(id=str(i), image=png(image), label=int(label))
-
-  builder = Cifar10(data_dir=str(directory), file_format='array_record')
-  builder.download_and_prepare()
+  records.prepare(
+    directory,
+    'cifar10',
+    {
+      split: [
+        (pictures.encode(image, 'PNG'), int(label))
+        for image, label in zip(*examples, strict=True)
+      ]
+      for split, examples in stored.items()
+    },
+    num_classes=10,
+    shape=(32, 32, 3),
+  )
   return stored
 
 

@@ -1,6 +1,5 @@
 """ImageNet and its like: found where tensorflow-datasets left them."""
 
-import io
 import itertools
 import os
 import pathlib
@@ -11,16 +10,13 @@ import pytest
 
 from sam_jax import datasets
 from sam_jax.datasets import decoding, large
-from tests import pictures
+from tests import pictures, records
 
 _FLOWERS = 'oxford_flowers102'
 
 
 def prepare(directory, sizes, *, height=24, width=32):
   """Prepares the Flowers, of `sizes` images by split; returns their bytes."""
-  import tensorflow_datasets as tfds
-  from tensorflow_datasets.core import registered
-
   stored = {
     split: [
       pictures.encode(pictures.pixels(100 * k + i, height, width))
@@ -28,38 +24,11 @@ def prepare(directory, sizes, *, height=24, width=32):
     ]
     for k, (split, size) in enumerate(sizes.items())
   }
-  # Looked up outside: looking up imports the class, and it is to register.
-  version = tfds.builder_cls(_FLOWERS).VERSION
-  with registered.skip_registration():
-
-    class OxfordFlowers102(tfds.core.GeneratorBasedBuilder):
-      VERSION = version
-
-      def _info(self):
-        features = dict(
-          file_name=tfds.features.Text(),
-          image=tfds.features.Image(),
-          label=tfds.features.ClassLabel(num_classes=102),
-        )
-        return tfds.core.DatasetInfo(
-          builder=self,
-          features=tfds.features.FeaturesDict(features),
-          disable_shuffling=True,
-        )
-
-      def _split_generators(self, dl_manager):
-        del dl_manager
-        return {split: self._generate_examples(split) for split in stored}
-
-      def _generate_examples(self, split):
-        for i, data in enumerate(stored[split]):
-          label = label_of(split, i)
-          image = io.BytesIO(data)
-          yield i, dict(file_name=str(i), image=image, label=label)
-
-  OxfordFlowers102(
-    data_dir=str(directory), file_format='array_record'
-  ).download_and_prepare()
+  examples = {
+    split: [(data, label_of(split, i)) for i, data in enumerate(files)]
+    for split, files in stored.items()
+  }
+  records.prepare(directory, _FLOWERS, examples, num_classes=102)
   return stored
 
 
