@@ -365,11 +365,10 @@ def _kill_after(process, run, seconds):
     if log.stat().st_size > cut:
       break
   time.sleep(seconds)
-  if process.poll() is not None:
-    return None
+  has_ended = process.poll() is not None
   process.kill()
-  process.communicate()
-  return (tiny.steps(run)[-1:] or [0])[0]
+  process.communicate()  # closes the pipes of one that has ended, too
+  return None if has_ended else (tiny.steps(run)[-1:] or [0])[0]
 
 
 @pytest.mark.slow
