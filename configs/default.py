@@ -68,6 +68,10 @@ def get_config() -> ml_collections.ConfigDict:
   # What to start from: a run directory, of whose last checkpoint counts what it
   # was evaluated with, or an official checkpoint; '' is random.
   config.init_from = ''
+  # Run directory whose last checkpoint predicts the training labels, which then
+  # count instead of the data set's; '' is none. What the paper calls bootstrap:
+  # the first run has the same config.data, and is finished.
+  config.labels_from = ''
 
   # --- Data [dataset] --------------------------------------------------------
   config.data = ml_collections.ConfigDict()

@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from sam_jax import (
+  bootstrap,
   experiment as experiment_lib,
   lookup,
   parallel as parallel_lib,
@@ -18,6 +19,7 @@ from sam_jax import (
   provenance,
   reporting,
   train_step,
+  workdir as workdir_lib,
 )
 
 # Share of a device's matrix-multiplication rate that a step of convolutions
@@ -41,6 +43,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   config = preparation.resolve(config, workdir.absolute())
   experiment = _build(config)
   preparation.check_init_from(config, experiment, workdir.absolute())
+  if config.labels_from and not workdir_lib.has_begun(workdir):
+    bootstrap.check(config)
   print(json.dumps(config.to_dict(), indent=2))
   print(experiment.layout.describe())
   for name, value in describe(config, experiment).items():

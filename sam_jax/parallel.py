@@ -82,6 +82,13 @@ def any_process(value: bool) -> bool:
   return bool(np.any(multihost_utils.process_allgather(np.array(value))))
 
 
+def from_first_process(array: np.ndarray) -> np.ndarray:
+  """Returns the first process's array; all have to ask, with one like it."""
+  from jax.experimental import multihost_utils
+
+  return np.asarray(multihost_utils.broadcast_one_to_all(array))
+
+
 def _varying(x: jax.Array) -> frozenset[str]:
   """Returns the manual mesh axes over which an array differs."""
   return jax.typeof(x).mat.varying

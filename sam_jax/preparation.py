@@ -4,6 +4,7 @@ All that can be wrong with a config, a data set or a run directory is found
 here, before anything is written.
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -13,6 +14,7 @@ import jax
 import ml_collections
 
 from sam_jax import (
+  bootstrap,
   checkpoints as checkpoints_lib,
   experiment as experiment_lib,
   parallel,
@@ -50,8 +52,8 @@ def prepare(
     workdir: run directory, made if it does not exist.
 
   Raises:
-    ValueError: a value of the config is not allowed, or the directory holds
-      another run or cannot be written to.
+    ValueError: a value of the config is not allowed, `config.labels_from` has
+      other data, or the directory holds another run or cannot be written to.
     FileNotFoundError: the data set, or `config.init_from`, is not there.
   """
   workdir = workdir.absolute()
@@ -63,12 +65,16 @@ def prepare(
   )
   if result is not None:
     return Prepared(config, experiment, workdir, None, result)
+  dataset = bootstrap.relabel(experiment.dataset, config, workdir)
+  experiment = dataclasses.replace(experiment, dataset=dataset)
   if _has_checkpoint(workdir):
     state = experiment.state_shapes()
   else:
     state = initial_state(config, experiment)
   if parallel.is_first_process():
     workdir_lib.write_config(workdir, config)
+    if config.labels_from:
+      bootstrap.write(dataset.train.labels, workdir)
   return Prepared(config, experiment, workdir, state, None)
 
 

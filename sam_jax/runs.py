@@ -1,12 +1,25 @@
 """A trained model, ready for use: `sam_jax.load(workdir)`."""
 
+import functools
 import pathlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import flax
 import ml_collections
+import numpy as np
+import tqdm
 
-from sam_jax import checkpoints, experiment, types, workdir as workdir_lib
+from sam_jax import (
+  augmentation,
+  checkpoints,
+  datasets,
+  evaluate,
+  experiment,
+  precision,
+  types,
+  workdir as workdir_lib,
+)
 
 
 class Run(NamedTuple):
@@ -78,6 +91,39 @@ def load_with_info(
   model = experiment.create_model(config, info['num_classes'])
   run = Run(model, _variables(state, config), config)
   return run, info | {'step': progress.step}
+
+
+def predict(
+  run: Run,
+  info: dict[str, Any],
+  examples: datasets.Examples,
+  batch_size: int = 256,
+) -> Iterator[np.ndarray]:
+  """Yields the logits of examples, a batch at a time; a bar shows how far.
+
+  Args:
+    run: see `load_with_info`.
+    info: of the same run.
+    examples: uint8 images, in memory or encoded; labels are not looked at.
+    batch_size: examples at once; the result does not depend on it.
+
+  Returns:
+    An iterator over float32 `[examples, num_classes]`.
+  """
+  preprocess = functools.partial(
+    augmentation.preprocess,
+    mean=info['mean'],
+    std=info['std'],
+    resolution=experiment.resolution(run.model),
+  )
+  apply_fn = precision.apply_in(
+    run.model.apply, 'float32', run.config.matmul_precision
+  )
+  batches = datasets.eval_batches(examples, batch_size)
+  with tqdm.tqdm(total=len(examples.labels), unit='image', disable=None) as bar:
+    for part in evaluate.predict(apply_fn, run.variables, preprocess, batches):
+      yield part
+      bar.update(len(part))
 
 
 def _variables(

@@ -7,7 +7,6 @@ per example: index, label, prediction, probability of the prediction) or, if
 the name ends in .npz, to arrays: label, prediction, logits.
 """
 
-import functools
 import json
 import pathlib
 import sys
@@ -15,20 +14,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.special
-import tqdm
 from absl import app, flags, logging
 
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from sam_jax import (
-  augmentation,
-  datasets,
-  evaluate,
-  experiment,
-  precision,
-  runs,
-)
+from sam_jax import bootstrap, datasets, evaluate, experiment, runs
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Run directory.', required=True)
 _CHECKPOINT = flags.DEFINE_string(
@@ -38,7 +29,7 @@ _SPLIT = flags.DEFINE_enum(
   'split',
   'test',
   ['test', 'validation', 'train'],
-  'What to evaluate on; train is what it trained on, label noise included.',
+  'What to evaluate on; train is what it trained on, with the labels it had.',
 )
 _OUTPUT = flags.DEFINE_string(
   'output',
@@ -70,7 +61,8 @@ def _run(argv: Sequence[str]) -> None:
   run, info = runs.load_with_info(_WORKDIR.value, checkpoint)
   output = _output_path(info['step'])
   examples = _examples(run.config)
-  logits = _predict(run, info, examples)
+  parts = runs.predict(run, info, examples, _BATCH_SIZE.value)
+  logits = np.concatenate(list(parts))
   metrics = evaluate.example_metrics(logits, examples.labels)
   means = {key: float(np.mean(value)) for key, value in metrics.items()}
   _write(output, logits, examples.labels)
@@ -105,30 +97,10 @@ def _examples(config) -> datasets.Examples:
     )
   if _SPLIT.value != 'train':
     data['split'] = _SPLIT.value
-  dataset = datasets.create(**data)
+  dataset = bootstrap.relabel(
+    datasets.create(**data), config, pathlib.Path(_WORKDIR.value)
+  )
   return dataset.train if _SPLIT.value == 'train' else dataset.evaluation
-
-
-def _predict(
-  run: runs.Run, info: dict, examples: datasets.Examples
-) -> np.ndarray:
-  """Returns the logits of all examples."""
-  preprocess = functools.partial(
-    augmentation.preprocess,
-    mean=info['mean'],
-    std=info['std'],
-    resolution=experiment.resolution(run.model),
-  )
-  apply_fn = precision.apply_in(
-    run.model.apply, 'float32', run.config.matmul_precision
-  )
-  batches = datasets.eval_batches(examples, _BATCH_SIZE.value)
-  with tqdm.tqdm(total=len(examples.labels), disable=None) as bar:
-    parts = []
-    for part in evaluate.predict(apply_fn, run.variables, preprocess, batches):
-      parts.append(part)
-      bar.update(len(part))
-  return np.concatenate(parts)
 
 
 def _write(path: pathlib.Path, logits: np.ndarray, labels: np.ndarray) -> None:

@@ -32,7 +32,7 @@ _LAYERS = (
   },
   {'experiment', 'sweeps'},
   {'reports', 'runs'},
-  {'pretrained'},
+  {'bootstrap', 'pretrained'},
   {'preparation'},
   {'train_loop'},
   {'dry_run'},
