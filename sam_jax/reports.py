@@ -101,19 +101,42 @@ def collect(directory: pathlib.Path) -> tuple[list[Run], int]:
     if result is None:
       num_unfinished += 1
       continue
-    config = workdir_lib.read_config(path.parent)
-    fields = _relevant(workdir_lib.flatten(config))
-    runs.append(Run(path.parent, fields, result))
+    runs.append(Run(path.parent, _fields(path.parent), result))
   if not runs and not num_unfinished:
     raise ValueError(f'{directory} has no runs in it, or below')
   return runs, num_unfinished
 
 
-def _relevant(fields: Fields) -> Fields:
-  """Leaves out what does not matter: SGD has no perturbation."""
-  if fields['method'] != 'sgd':
-    return fields
-  return {k: v for k, v in fields.items() if not k.startswith('sam.')}
+def _fields(workdir: pathlib.Path) -> Fields:
+  """Returns what of a run's config tells it from others."""
+  fields = workdir_lib.flatten(workdir_lib.read_config(workdir))
+  if fields['method'] == 'sgd':  # it has no perturbation
+    fields = {k: v for k, v in fields.items() if not k.startswith('sam.')}
+  if fields.get('labels_from'):
+    fields['labels_from'] = _difference(fields)
+  return fields
+
+
+def _difference(fields: Fields) -> str:
+  """Says how the run that a run's labels are from differs from it.
+
+  Every replica has a first run of its own, which makes it no other cell.
+  """
+  first = workdir_lib.read_config(pathlib.Path(fields['labels_from']))
+  if first is None:  # nobody needs it any more
+    return 'another run'
+  theirs = workdir_lib.flatten(first)
+  return str(
+    sweeps.Like(
+      {
+        name: theirs.get(name)
+        for name in sorted(fields)
+        if theirs.get(name) != fields[name]
+        and name != 'labels_from'
+        and not workdir_lib.is_operational(name)
+      }
+    )
+  )
 
 
 def group(

@@ -23,9 +23,27 @@ Fields = dict[str, Any]
 
 CONFIG = 'config'  # the key of a cell that is not a field but the config file
 
+_MAX_NAME = 240  # of the 255 of most file systems, a suffix left out
+
 # Seconds after which a claim that nobody renews is free, and between renewals.
 STALE_SECONDS = 120
 RENEW_SECONDS = 20
+
+
+class Like(NamedTuple):
+  """As the value of a field of a cell: the run directory of another cell.
+
+  That cell is this one without the field, and is run before.
+
+  Attributes:
+    changes: in what it differs besides; None leaves a field out.
+  """
+
+  changes: Fields
+
+  def __str__(self) -> str:
+    """Returns what the cell's name has of it."""
+    return ','.join(f'{k}={v}' for k, v in self.changes.items()) or 'same'
 
 
 class Paper(NamedTuple):
@@ -104,8 +122,45 @@ def _grid(axis: Mapping[str, Iterable]) -> list[Fields]:
   ]
 
 
+def needs(cell: Fields) -> list[Fields]:
+  """Returns the cells that have to be finished before a cell can start.
+
+  Example:
+    >>> needs({'config': 'a.py', 'x': 1, 'labels_from': Like({'x': 2})})
+    [{'config': 'a.py', 'x': 2}]
+  """
+  return [
+    _like(cell, name) for name, value in cell.items() if isinstance(value, Like)
+  ]
+
+
+def _like(cell: Fields, name: str) -> Fields:
+  """Returns the cell whose run directory a field is."""
+  changed = {k: v for k, v in cell.items() if k != name} | cell[name].changes
+  return {k: v for k, v in changed.items() if v is not None}
+
+
+def chains(cells: Iterable[Fields]) -> list[list[Fields]]:
+  """Returns cells in lists that can be run side by side.
+
+  Each cell is in one list, behind those of the cells that it needs.
+  """
+  lists: list[list[Fields]] = []
+  waiting = list(cells)
+  while waiting:
+    # What needs one that is still waiting has to wait as well.
+    ready = [c for c in waiting if not any(n in waiting for n in needs(c))]
+    for cell in ready:
+      needed = needs(cell)
+      mine = [chain for chain in lists if any(n in chain for n in needed)]
+      lists = [chain for chain in lists if chain not in mine]
+      lists.append([*itertools.chain.from_iterable(mine), cell])
+    waiting = [c for c in waiting if c not in ready]
+  return lists
+
+
 def check(sweep: Sweep) -> None:
-  """Raises ValueError unless every cell has a config and a name of its own."""
+  """Raises ValueError unless every cell can be run, under a name of its own."""
   names: dict[str, Fields] = {}
   for cell in sweep.cells:
     if CONFIG not in cell:
@@ -113,29 +168,67 @@ def check(sweep: Sweep) -> None:
     other = names.setdefault(cell_name(cell), cell)
     if other is not cell:
       raise ValueError(f'cell {cell_name(cell)} is there twice')
+  for name in names:
+    if len(name) > _MAX_NAME:
+      raise ValueError(
+        f'cell {name} has {len(name)} characters; a file name of it may have '
+        f'at most {_MAX_NAME}: shorten paths, or put fields into a config file'
+      )
   if not names:
     raise ValueError('the sweep has no cells')
+  for name, cell in names.items():
+    missing = [n for n in map(cell_name, needs(cell)) if n not in names]
+    if missing:
+      raise ValueError(f'cell {name} needs {missing[0]}, which is not there')
 
 
 def cell_name(cell: Fields) -> str:
   """Returns the name of a cell's run directory.
+
+  Fields that do not change what comes out, such as where the data are, are not
+  in it.
 
   Example:
     >>> cell_name({'config': 'configs/digits.py:noisy', 'sam.rho': 0.1})
     'digits.py:noisy,sam.rho=0.1'
   """
   config = pathlib.PurePath(cell[CONFIG]).name
-  fields = [f'{k}={v}' for k, v in cell.items() if k != CONFIG]
-  return re.sub(r'[^\w.,:=+-]+', '_', ','.join([config, *fields]))
+  parts = [
+    f'{name}={value}'
+    for name, value in cell.items()
+    if name != CONFIG and not workdir_lib.is_operational(name)
+  ]
+  return re.sub(r'[^\w.,:=+-]+', '_', ','.join([config, *parts]))
+
+
+def fields(cell: Fields, directory: pathlib.Path) -> Fields:
+  """Returns the fields of a cell's config, by dotted name.
+
+  Args:
+    cell: of a sweep.
+    directory: of all runs.
+  """
+  return {
+    name: str(directory / cell_name(_like(cell, name)))
+    if isinstance(value, Like)
+    else value
+    for name, value in cell.items()
+    if name != CONFIG
+  }
 
 
 def arguments(cell: Fields, directory: pathlib.Path) -> list[str]:
   """Returns what the command line of `sam_jax.train` gets for a cell."""
-  fields = [
-    f'--config.{name}={value}' for name, value in cell.items() if name != CONFIG
+  return [
+    f'--config={cell[CONFIG]}',
+    *(f'--config.{k}={v}' for k, v in fields(cell, directory).items()),
+    f'--workdir={directory / cell_name(cell)}',
   ]
-  workdir = directory / cell_name(cell)
-  return [f'--config={cell[CONFIG]}', *fields, f'--workdir={workdir}']
+
+
+def command(cell: Fields, directory: pathlib.Path) -> list[str]:
+  """Returns the command line of a cell, after the interpreter."""
+  return ['-m', 'sam_jax.train', *arguments(cell, directory)]
 
 
 def result(workdir: pathlib.Path) -> dict[str, Any] | None:

@@ -12,26 +12,25 @@ does not stop the rest; it is listed in the end, and tried again with --retry.
 --dry_run prints the cells and what they cost. --emit=shell, slurm or tpu prints
 commands instead: one a line; a job array; for every worker of a TPU pod.
 --scale=smoke takes three steps of the first replica of every cell, elsewhere.
+--set=FIELD=VALUE sets a field of all cells, such as where the data are.
 
 Exit status: 0 if every cell is finished, 1 if some are not, 2 if the sweep
 cannot be run.
 """
 
-import ctypes
+import ast
 import dataclasses
 import importlib.util
-import os
+import itertools
 import pathlib
 import shlex
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import ml_collections
-import tqdm
 from absl import app, flags, logging
 
 # The checkout goes first, installed or not.
@@ -41,7 +40,7 @@ sys.path.insert(0, str(_ROOT))
 from sam_jax import (
   datasets,
   experiment as experiment_lib,
-  reporting,
+  runner as runner_lib,
   sweeps,
   train_step,
 )
@@ -60,6 +59,9 @@ _SCALE = flags.DEFINE_enum(
   'scale', 'full', ['full', 'smoke'], 'smoke: a few steps of one replica.'
 )
 
+_SET = flags.DEFINE_multi_string(
+  'set', [], 'FIELD=VALUE of the config, for all cells: data.directory=DIR.'
+)
 _GPUS = flags.DEFINE_list(
   'gpus', [], 'Numbers of GPUs that the workers take turns with, one each.'
 )
@@ -71,20 +73,6 @@ _TIME_STEPS = flags.DEFINE_integer(
 )
 
 _SMOKE_FIELDS = {'num_steps': 3, 'eval_batch_size': 64}
-_POLL_SECONDS = 0.5
-_STOP_SECONDS = 120
-_PR_SET_PDEATHSIG = 1
-
-
-@dataclasses.dataclass
-class _Run:
-  """A cell that is running."""
-
-  cell: sweeps.Fields
-  claim: sweeps.Claim
-  process: subprocess.Popen
-  slot: int
-  renewed: float
 
 
 def main(argv: Sequence[str]) -> None:
@@ -101,7 +89,15 @@ def main(argv: Sequence[str]) -> None:
     return _emit(cells, directory)
   if _DRY_RUN.value:
     return _print_cost(cells, directory)
-  sys.exit(_Runner(cells, directory).run())
+  runner = runner_lib.Runner(
+    cells,
+    directory,
+    workers=_WORKERS.value,
+    gpus=_GPUS.value,
+    retry=_RETRY.value,
+    root=_ROOT,
+  )
+  sys.exit(runner.run())
 
 
 def _exit(message: str) -> None:
@@ -111,222 +107,27 @@ def _exit(message: str) -> None:
 
 
 def _cells(path: pathlib.Path) -> list[sweeps.Fields]:
-  """Returns the cells of a sweep file, at the scale asked for."""
+  """Returns the cells of a sweep file, as the flags change them."""
   sweep = sweeps.load(path)
+  fields = dict(map(_field, _SET.value))
   if _SCALE.value == 'full':
-    return list(sweep.cells)
+    return [cell | fields for cell in sweep.cells]
   first: dict[str, sweeps.Fields] = {}
   for cell in sweep.cells:
     kind = {k: v for k, v in cell.items() if k not in sweep.replicas}
-    first.setdefault(sweeps.cell_name(kind), cell | _SMOKE_FIELDS)
+    first.setdefault(sweeps.cell_name(kind), cell | _SMOKE_FIELDS | fields)
   return list(first.values())
 
 
-# --- Running -----------------------------------------------------------------
-
-
-class _Runner:
-  """Runs the cells that are left, some at a time."""
-
-  def __init__(
-    self, cells: list[sweeps.Fields], directory: pathlib.Path
-  ) -> None:
-    self._cells = cells
-    self._directory = directory
-    self._running: list[_Run] = []
-    self._failed: list[sweeps.Fields] = []
-    self._elsewhere: list[sweeps.Fields] = []
-    self._signum: int | None = None
-    self._began = time.monotonic()
-    self._fraction_at_start = self._fraction()
-    self._bar = tqdm.tqdm(
-      total=len(cells),
-      initial=self._fraction_at_start,
-      disable=not sys.stderr.isatty(),
-      bar_format='{l_bar}{bar}| {n:.2f}/{total_fmt} cells {postfix}',
-    )
-
-  def run(self) -> int:
-    """Runs all; returns the exit status."""
-    for signum in (signal.SIGTERM, signal.SIGINT):
-      signal.signal(signum, self._note)
-    pending = list(self._cells)
-    while (pending or self._running) and self._signum is None:
-      while pending and len(self._running) < _WORKERS.value:
-        self._start(pending.pop(0))
-      for run in list(self._running):
-        self._attend(run)
-      self._show()
-      time.sleep(_POLL_SECONDS if self._running else 0)
-    self._stop()
-    self._bar.close()
-    return self._conclude()
-
-  def _note(self, signum: int, frame: object) -> None:
-    del frame
-    self._signum = signum
-
-  def _start(self, cell: sweeps.Fields) -> None:
-    """Starts a cell, unless it is finished, failed or another machine's."""
-    if sweeps.result(self._workdir(cell)) is not None:
-      return
-    if self._failure(cell).exists() and not _RETRY.value:
-      self._failed.append(cell)
-      return
-    claims = self._directory / 'claims'
-    claim = sweeps.Claim(claims, sweeps.cell_name(cell))
-    if not claim.take():
-      self._elsewhere.append(cell)
-      return
-    # It may have been finished between the first look and the claim.
-    if sweeps.result(self._workdir(cell)) is not None:
-      claim.give_back()
-      return
-    self._failure(cell).unlink(missing_ok=True)
-    slot = min(set(range(_WORKERS.value)) - {r.slot for r in self._running})
-    process = _launch(cell, self._directory, self._log(cell), slot)
-    self._running.append(_Run(cell, claim, process, slot, time.monotonic()))
-
-  def _attend(self, run: _Run) -> None:
-    """Renews a claim; takes note of an end."""
-    if time.monotonic() - run.renewed > sweeps.RENEW_SECONDS:
-      run.renewed = time.monotonic()
-      if not run.claim.renew():
-        # We slept so long that another machine took it.
-        run.process.kill()
-        run.process.wait()
-        self._running.remove(run)
-        self._elsewhere.append(run.cell)
-        return
-    if run.process.poll() is None:
-      return
-    self._running.remove(run)
-    if run.process.returncode == 0:
-      result = sweeps.result(self._workdir(run.cell))
-      self._line(
-        f'{result["split"]} error {result["final_error_rate"]:.2%} in '
-        f'{result["wall_seconds"]:.0f} s: {sweeps.cell_name(run.cell)}'
-      )
-    else:
-      self._failed.append(run.cell)
-      reason = _last_line(self._log(run.cell))
-      self._failure(run.cell).parent.mkdir(parents=True, exist_ok=True)
-      self._failure(run.cell).write_text(reason + '\n')
-      self._line(f'failed: {sweeps.cell_name(run.cell)}: {reason}')
-    run.claim.give_back()
-
-  def _stop(self) -> None:
-    """Has what is running save a checkpoint and end."""
-    for run in self._running:
-      run.process.terminate()
-    for run in self._running:
-      try:
-        run.process.wait(_STOP_SECONDS)
-      except subprocess.TimeoutExpired:
-        run.process.kill()
-        run.process.wait()
-      run.claim.give_back()
-
-  def _conclude(self) -> int:
-    """Says what is done and what is not; returns the exit status."""
-    done = self._num_done()
-    print(f'{done} of {len(self._cells)} cells are finished')
-    if self._elsewhere:
-      print(f'{len(self._elsewhere)} were being run by another sweep')
-    for cell in self._failed:
-      reason = self._failure(cell).read_text().strip()
-      print(f'failed: {sweeps.cell_name(cell)}: {reason} ({self._log(cell)})')
-    if self._signum is not None:
-      print('stopped by a signal; the same command goes on from there')
-      return 128 + self._signum
-    return 0 if done == len(self._cells) else 1
-
-  def _num_done(self) -> int:
-    """Returns how many cells are finished."""
-    return sum(
-      sweeps.result(self._workdir(cell)) is not None for cell in self._cells
-    )
-
-  def _fraction(self) -> float:
-    """Returns how many cells' worth is made."""
-    return sum(sweeps.fraction(self._workdir(cell)) for cell in self._cells)
-
-  def _show(self) -> None:
-    """Moves the bar."""
-    if not self._bar.disable:
-      self._bar.n = made = self._fraction()
-      self._bar.set_postfix_str(
-        f'{len(self._running)} running, {len(self._failed)} failed'
-        f'{self._time_left(made)}'
-      )
-
-  def _line(self, text: str) -> None:
-    """Prints a line, above the bar if there is one."""
-    done = self._num_done()
-    left = self._time_left(self._fraction())
-    text = f'[{done}/{len(self._cells)}{left}] {text}'
-    if self._bar.disable:
-      print(text, flush=True)
-    else:
-      self._bar.write(text)
-
-  def _time_left(self, made: float) -> str:
-    """Returns the time left, once there is something to tell it by."""
-    here = made - self._fraction_at_start
-    if here <= 0:
-      return ''
-    rate = here / (time.monotonic() - self._began)
-    left = reporting.duration((len(self._cells) - made) / rate)
-    return f', {left} left'
-
-  def _workdir(self, cell: sweeps.Fields) -> pathlib.Path:
-    return self._directory / sweeps.cell_name(cell)
-
-  def _log(self, cell: sweeps.Fields) -> pathlib.Path:
-    return self._directory / 'logs' / f'{sweeps.cell_name(cell)}.log'
-
-  def _failure(self, cell: sweeps.Fields) -> pathlib.Path:
-    return self._directory / 'failed' / sweeps.cell_name(cell)
-
-
-def _launch(
-  cell: sweeps.Fields, directory: pathlib.Path, log: pathlib.Path, slot: int
-) -> subprocess.Popen:
-  """Starts a cell in a process of its own that does not outlive this one."""
-  log.parent.mkdir(parents=True, exist_ok=True)
-  environment = dict(os.environ)
-  if _GPUS.value:
-    gpu = _GPUS.value[slot % len(_GPUS.value)]
-    environment['CUDA_VISIBLE_DEVICES'] = gpu
-  with log.open('ab') as stream:
-    return subprocess.Popen(
-      [sys.executable, *_command(cell, directory)],
-      cwd=_ROOT,
-      env=environment,
-      stdin=subprocess.DEVNULL,
-      stdout=stream,
-      stderr=subprocess.STDOUT,
-      preexec_fn=_die_with_parent if sys.platform == 'linux' else None,
-    )
-
-
-def _die_with_parent() -> None:
-  """Has Linux kill this process when the sweep is killed.
-
-  A run that went on alone would write where the next sweep writes.
-  """
-  ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _command(cell: sweeps.Fields, directory: pathlib.Path) -> list[str]:
-  """Returns the command line of a cell, after the interpreter."""
-  return ['-m', 'sam_jax.train', *sweeps.arguments(cell, directory)]
-
-
-def _last_line(log: pathlib.Path) -> str:
-  """Returns the last line of a log that says something."""
-  lines = log.read_text('utf-8', errors='replace').splitlines()
-  return next((x.strip() for x in reversed(lines) if x.strip()), 'no output')
+def _field(text: str) -> tuple[str, Any]:
+  """Returns name and value of a field that is set for all cells."""
+  name, separator, value = text.partition('=')
+  if not separator:
+    raise ValueError(f'--set={text} is no FIELD=VALUE')
+  try:
+    return name, ast.literal_eval(value)
+  except (ValueError, SyntaxError):
+    return name, value
 
 
 # --- Commands ----------------------------------------------------------------
@@ -341,32 +142,39 @@ cd {root}
 cells=(
 {cells}
 )
-eval "exec python -m sam_jax.train ${{cells[$SLURM_ARRAY_TASK_ID]}}"
+eval "${{cells[$SLURM_ARRAY_TASK_ID]}}"
 """
 
 
 def _emit(cells: list[sweeps.Fields], directory: pathlib.Path) -> None:
   """Prints commands for the cells that are not finished."""
-  left = [
+  chains = sweeps.chains(
     cell
     for cell in cells
     if sweeps.result(directory / sweeps.cell_name(cell)) is None
-  ]
-  if _EMIT.value == 'slurm':
-    quoted = (shlex.join(sweeps.arguments(c, directory)) for c in left)
-    text = _SLURM.format(
-      name=pathlib.Path(_SWEEP.value).stem,
-      last=len(left) - 1,
-      logs=directory / 'logs',
-      root=shlex.quote(str(_ROOT)),
-      cells='\n'.join(f'  {shlex.quote(q)}' for q in quoted),
-    )
-    print(text, end='')
-    return
+  )
   extra = ['--coordinator=auto'] if _EMIT.value == 'tpu' else []
-  print(f'cd {shlex.quote(str(_ROOT))}')
-  for cell in left:
-    print(shlex.join(['python', *_command(cell, directory), *extra]))
+  commands = [
+    [
+      shlex.join(['python', *sweeps.command(cell, directory), *extra])
+      for cell in chain
+    ]
+    for chain in chains
+  ]
+  if _EMIT.value != 'slurm':
+    print(f'cd {shlex.quote(str(_ROOT))}')
+    print(*itertools.chain.from_iterable(commands), sep='\n')
+    return
+  # The last one takes the place of the shell, and so gets Slurm's signals.
+  tasks = [' && '.join([*c[:-1], f'exec {c[-1]}']) for c in commands]
+  text = _SLURM.format(
+    name=pathlib.Path(_SWEEP.value).stem,
+    last=len(tasks) - 1,
+    logs=directory / 'logs',
+    root=shlex.quote(str(_ROOT)),
+    cells='\n'.join(f'  {shlex.quote(task)}' for task in tasks),
+  )
+  print(text, end='')
 
 
 # --- Cost --------------------------------------------------------------------
@@ -392,7 +200,7 @@ def _print_cost(cells: list[sweeps.Fields], directory: pathlib.Path) -> None:
     fixed = {k: v for k, v in cell.items() if k not in _FREE_FIELDS}
     kind = sweeps.cell_name(fixed)
     if kind not in costs:
-      costs[kind] = _cost(cell)
+      costs[kind] = _cost(cell, directory)
     cost = costs[kind]
     made = sweeps.fraction(directory / sweeps.cell_name(cell))
     state = 'finished' if made == 1 else f'{made:.0%} made'
@@ -424,10 +232,10 @@ class _Cost:
   hours: float
 
 
-def _cost(cell: sweeps.Fields) -> _Cost | str:
+def _cost(cell: sweeps.Fields, directory: pathlib.Path) -> _Cost | str:
   """Returns what a cell costs, or why that cannot be told."""
   try:
-    config = _config(cell)
+    config = _config(cell, directory)
     experiment_lib.load_plugins(config)
     config = experiment_lib.resolve(config, jax.device_count())
     experiment = experiment_lib.build(config)
@@ -438,15 +246,16 @@ def _cost(cell: sweeps.Fields) -> _Cost | str:
   return _Cost(gradients, experiment.num_steps * seconds / 3600)
 
 
-def _config(cell: sweeps.Fields) -> ml_collections.ConfigDict:
+def _config(
+  cell: sweeps.Fields, directory: pathlib.Path
+) -> ml_collections.ConfigDict:
   """Returns the config of a cell as the command line would make it."""
   path, _, argument = cell[sweeps.CONFIG].partition(':')
   spec = importlib.util.spec_from_file_location('config_file', _ROOT / path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   config = module.get_config(argument) if argument else module.get_config()
-  fields = {k: v for k, v in cell.items() if k != sweeps.CONFIG}
-  config.update_from_flattened_dict(fields)
+  config.update_from_flattened_dict(sweeps.fields(cell, directory))
   return config
 
 

@@ -31,7 +31,7 @@ _LAYERS = (
     'writers',
   },
   {'experiment', 'sweeps'},
-  {'reports', 'runs'},
+  {'reports', 'runner', 'runs'},
   {'bootstrap', 'pretrained'},
   {'preparation'},
   {'train_loop'},

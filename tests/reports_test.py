@@ -60,6 +60,29 @@ def _sweep(root):
   return root
 
 
+def test_replicas_that_take_their_labels_from_runs_of_their_own_are_a_cell(
+  tmp_path,
+):
+  for seed in (0, 1):
+    fields = {'seed': seed, 'sam.rho': 0.2}
+    _write(tmp_path, f'plain-{seed}', [0.3], **fields)
+    _write(tmp_path, f'other-{seed}', [0.3], **fields | {'sam.rho': 0.1})
+    for first in ('plain', 'other'):
+      source = str(tmp_path / f'{first}-{seed}')
+      name = f'from-{first}-{seed}'
+      _write(tmp_path, name, [0.2], labels_from=source, **fields)
+  runs, _ = reports.collect(tmp_path)
+  cells = reports.group(runs)
+  found = {(c.fields['labels_from'], c.fields['sam.rho']) for c in cells}
+  assert found == {
+    ('', 0.2),
+    ('', 0.1),
+    ('same', 0.2),
+    ('sam.rho=0.1', 0.2),
+  }
+  assert all(len(cell.runs) == 2 for cell in cells)
+
+
 def test_intervals_are_students():
   # Three values: t = 4.3027, the error of the mean is 1 / sqrt(3).
   found = reports.estimate([1.0, 2.0, 3.0])

@@ -25,6 +25,7 @@ def _sweep_file(directory, *axes, **fields):
   path = directory / 'sweep_file.py'
   path.write_text(
     'from sam_jax import sweeps\n'
+    'from sam_jax.sweeps import Like\n'
     f'def get_sweep():\n  return sweeps.Sweep(sweeps.product(*{axes!r}))\n'
   )
   return path, sweeps.product(*axes)
@@ -169,6 +170,23 @@ def test_two_sweeps_share_a_directory(tmp_path):
   assert [_starts(runs, cell) for cell in cells] == [1] * 6
 
 
+def _execute(script, directory, task):
+  """What a task of a Slurm script runs: the arguments of each `python`."""
+  stub = directory / 'python'
+  stub.write_text('#!/bin/sh\nprintf "%s\\n" "$*"\n')
+  stub.chmod(0o755)
+  return subprocess.run(
+    ['bash', '-c', script],
+    env={
+      'PATH': f'{directory}:{os.environ["PATH"]}',
+      'SLURM_ARRAY_TASK_ID': str(task),
+    },
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout.splitlines()
+
+
 def test_commands_are_those_of_the_cells(tmp_path):
   path, cells = _sweep_file(tmp_path, {'seed': [0, 1]}, num_steps=1)
   runs = tmp_path / 'runs'
@@ -180,16 +198,71 @@ def test_commands_are_those_of_the_cells(tmp_path):
   assert all(line.endswith(' --coordinator=auto') for line in pod[1:])
   script = _run(path, runs, '--emit=slurm').stdout
   assert '--array=0-1' in script
-  # What the shell makes of the script's second task.
-  echoed = subprocess.run(
-    ['bash', '-c', script.replace('exec python', "printf '%s\\n'")],
-    env={**os.environ, 'SLURM_ARRAY_TASK_ID': '1'},
-    capture_output=True,
-    text=True,
-    check=True,
-  ).stdout.splitlines()
-  assert echoed[2:] == expected[1]
+  [command] = _execute(script, tmp_path, 1)
+  assert command.split() == ['-m', 'sam_jax.train', *expected[1]]
   assert not runs.exists()
+
+
+# Of each seed, a run and one that takes its labels, the latter listed first.
+_CHAINED = [
+  {'seed': [0, 1]},
+  [{'labels_from': sweeps.Like({})}, {}],
+]
+
+
+def test_commands_come_behind_those_that_they_need(tmp_path):
+  path, _ = _sweep_file(tmp_path, *_CHAINED, num_steps=1)
+  runs = tmp_path / 'runs'
+  plain = 'tiny_config.py,seed={}'
+  names = [plain.format(0), plain.format(1)]
+  names += [f'{name},labels_from=same' for name in names]
+  shell = _run(path, runs, '--emit=shell').stdout.splitlines()[1:]
+  order = [re.search(r'--workdir=\S*/(\S+)', line)[1] for line in shell]
+  assert sorted(order) == sorted(names)
+  for seed in (0, 1):
+    assert order.index(names[seed]) < order.index(names[seed + 2])
+  script = _run(path, runs, '--emit=slurm').stdout
+  assert '--array=0-1' in script
+  first, second = _execute(script, tmp_path, 1)
+  assert first.endswith(f'--workdir={runs}/{names[1]}')
+  assert f'--config.labels_from={runs}/{names[1]} ' in second
+
+
+def test_a_cell_waits_for_the_one_that_it_needs(tmp_path):
+  fields = {'num_epochs': 1, 'data.label_noise': 0.5}
+  path, _ = _sweep_file(
+    tmp_path,
+    [{}, {'learning_rate': -1.0}],
+    [{'labels_from': sweeps.Like({})}, {}],
+    **fields,
+  )
+  runs = tmp_path / 'runs'
+  done = _run(path, runs, '--workers=2')
+  assert done.returncode == 1, done.stderr
+  assert '2 of 4 cells are finished' in done.stdout
+  log = (runs / 'logs' / 'tiny_config.py,labels_from=same.log').read_text()
+  assert f'labels from {runs}/tiny_config.py, step 5: ' in log
+  name = 'tiny_config.py,learning_rate=-1.0'
+  assert re.search(
+    f'^failed: {name},labels_from=same: needs {name}, which is not finished$',
+    done.stdout,
+    re.M,
+  )
+
+
+def test_a_field_is_set_for_all_cells(tmp_path):
+  path, _ = _sweep_file(tmp_path, {'seed': [0, 1]}, num_steps=1)
+  runs = tmp_path / 'runs'
+  options = ('--set=data.directory=/data', '--set=learning_rate=0.5')
+  shell = _run(path, runs, '--emit=shell', *options).stdout.splitlines()[1:]
+  assert len(shell) == 2
+  for line in shell:
+    assert '--config.data.directory=/data --config.learning_rate=0.5' in line
+    # Where the data are makes no other run.
+    assert re.search(r'/tiny_config.py,seed=[01],learning_rate=0.5$', line)
+  done = _run(path, runs, '--set=learning_rate')
+  assert done.returncode == 2
+  assert done.stderr == 'sweep: --set=learning_rate is no FIELD=VALUE\n'
 
 
 def test_a_dry_run_tells_the_cost_and_writes_nothing(tmp_path):

@@ -37,11 +37,14 @@ def test_names_can_be_directories_and_tell_cells_apart():
     _cell(seed=1),
     _cell(**{'sam.rho': 0.1}),
     {'config': 'configs/digits.py:noisy'},
-    _cell(**{'data.directory': '/some where/else'}),
+    _cell(init_from='/some where/else'),
   ]
   names = [sweeps.cell_name(cell) for cell in cells]
   assert len(set(names)) == len(cells)
   assert all('/' not in name and ' ' not in name for name in names)
+  # Where the data are makes no other run.
+  moved = _cell(**{'data.directory': '/some where/else'})
+  assert sweeps.cell_name(moved) == names[0]
 
 
 def test_arguments_are_those_of_the_command_line(tmp_path):
@@ -60,11 +63,27 @@ def test_arguments_are_those_of_the_command_line(tmp_path):
     ([], 'no cells'),
     ([{'seed': 1}], "no 'config'"),
     ([_cell(seed=1), _cell(seed=1)], r'seed=1 is there twice'),
+    ([_cell(init_from='x' * 240)], r'has 260 characters; .* at most 240'),
   ],
 )
 def test_a_sweep_that_cannot_be_is_refused(cells, message):
   with pytest.raises(ValueError, match=message):
     sweeps.check(sweeps.Sweep(cells))
+
+
+def test_what_needs_another_cell_comes_behind_it():
+  first = {'config': 'a.py', 'seed': 0}
+  second = first | {'labels_from': sweeps.Like({})}
+  other = first | {'labels_from': sweeps.Like({'seed': 1})}
+  third = {'config': 'a.py', 'labels_from': sweeps.Like(first)}
+  assert sweeps.needs(first) == []
+  assert sweeps.needs(second) == sweeps.needs(third) == [first]
+  assert sweeps.needs(second | {'seed': None}) == [{'config': 'a.py'}]
+  root = first | {'seed': 1}
+  chains = sweeps.chains([second, other, third, first, root])
+  assert chains == [[root, other], [first, second, third]]
+  with pytest.raises(ValueError, match='seed=0, which is not there'):
+    sweeps.check(sweeps.Sweep([second]))
 
 
 def test_the_share_of_a_run_that_is_made(tmp_path):

@@ -1,0 +1,290 @@
+"""Runs the cells of a sweep in processes of their own, some at a time."""
+
+import ctypes
+import dataclasses
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import tqdm
+
+from sam_jax import reporting, sweeps
+
+_POLL_SECONDS = 0.5
+_STOP_SECONDS = 120
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclasses.dataclass
+class _Run:
+  """A cell that is running."""
+
+  cell: sweeps.Fields
+  claim: sweeps.Claim
+  process: subprocess.Popen
+  slot: int
+  renewed: float
+
+
+class Runner:
+  """Runs the cells that are left.
+
+  A cell that fails does not stop the rest. Two runners, on one machine or on
+  several, may share a directory: each cell is claimed by one of them.
+  """
+
+  def __init__(
+    self,
+    cells: Sequence[sweeps.Fields],
+    directory: pathlib.Path,
+    *,
+    workers: int = 1,
+    gpus: Sequence[str] = (),
+    retry: bool = False,
+    root: pathlib.Path,
+  ) -> None:
+    """Looks at what is done already.
+
+    Args:
+      cells: of a sweep, checked.
+      directory: of all runs, absolute.
+      workers: cells at a time.
+      gpus: numbers of GPUs that the workers take turns with; none leaves all
+        to each.
+      retry: whether to run cells again that failed before.
+      root: directory to which the paths of config files are relative.
+    """
+    self._cells = cells
+    self._directory = directory
+    self._workers, self._gpus = workers, gpus
+    self._retry, self._root = retry, root
+    self._pending = list(cells)
+    self._running: list[_Run] = []
+    self._failed: dict[str, str] = {}
+    self._elsewhere: list[sweeps.Fields] = []
+    self._signum: int | None = None
+    self._began = time.monotonic()
+    self._fraction_at_start = self._fraction()
+    self._bar = tqdm.tqdm(
+      total=len(cells),
+      initial=self._fraction_at_start,
+      disable=not sys.stderr.isatty(),
+      bar_format='{l_bar}{bar}| {n:.2f}/{total_fmt} cells {postfix}',
+    )
+
+  def run(self) -> int:
+    """Runs all; prints what becomes of them.
+
+    Returns:
+      The exit status: 0 if every cell is finished, 1 if some are not, and 128 +
+      the number of the signal that ended it: what ran has saved a checkpoint.
+    """
+    for signum in (signal.SIGTERM, signal.SIGINT):
+      signal.signal(signum, self._note)
+    while (self._pending or self._running) and self._signum is None:
+      self._fill()
+      for run in list(self._running):
+        self._attend(run)
+      self._show()
+      time.sleep(_POLL_SECONDS if self._running else 0)
+    self._stop()
+    self._bar.close()
+    return self._conclude()
+
+  def _note(self, signum: int, frame: Any) -> None:
+    """Takes note of a signal."""
+    del frame
+    self._signum = signum
+
+  # --- One cell ---
+
+  def _fill(self) -> None:
+    """Starts cells while there are workers for them."""
+    for cell in list(self._pending):
+      if len(self._running) == self._workers:
+        return
+      missing = [n for n in sweeps.needs(cell) if not self._is_done(n)]
+      coming = [*self._pending, *(run.cell for run in self._running)]
+      if any(need in coming for need in missing):
+        continue
+      self._pending.remove(cell)
+      if any(need in self._elsewhere for need in missing):
+        self._elsewhere.append(cell)
+      elif missing:
+        name = sweeps.cell_name(missing[0])
+        self._fail(cell, f'needs {name}, which is not finished')
+      else:
+        self._start(cell)
+
+  def _start(self, cell: sweeps.Fields) -> None:
+    """Starts a cell, unless it is finished, failed or another machine's."""
+    if self._is_done(cell):
+      return
+    failure = self._failure(cell)
+    if failure.exists() and not self._retry:
+      self._failed[sweeps.cell_name(cell)] = failure.read_text().strip()
+      return
+    claim = sweeps.Claim(self._directory / 'claims', sweeps.cell_name(cell))
+    if not claim.take():
+      self._elsewhere.append(cell)
+      return
+    # It may have been finished between the first look and the claim.
+    if self._is_done(cell):
+      claim.give_back()
+      return
+    failure.unlink(missing_ok=True)
+    slot = min(set(range(self._workers)) - {r.slot for r in self._running})
+    process = self._launch(cell, slot)
+    self._running.append(_Run(cell, claim, process, slot, time.monotonic()))
+
+  def _launch(self, cell: sweeps.Fields, slot: int) -> subprocess.Popen:
+    """Starts a cell in a process of its own that does not outlive this one."""
+    environment = dict(os.environ)
+    if self._gpus:
+      gpu = self._gpus[slot % len(self._gpus)]
+      environment['CUDA_VISIBLE_DEVICES'] = gpu
+    log = self._log(cell)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open('ab') as stream:
+      return subprocess.Popen(
+        [sys.executable, *sweeps.command(cell, self._directory)],
+        cwd=self._root,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=stream,
+        stderr=subprocess.STDOUT,
+        preexec_fn=_die_with_parent if sys.platform == 'linux' else None,
+      )
+
+  def _attend(self, run: _Run) -> None:
+    """Renews a claim; takes note of an end."""
+    if not self._renew(run):
+      # We slept so long that another machine took it.
+      run.process.kill()
+      run.process.wait()
+      self._running.remove(run)
+      self._elsewhere.append(run.cell)
+      return
+    if run.process.poll() is None:
+      return
+    self._running.remove(run)
+    if run.process.returncode == 0:
+      result = sweeps.result(self._workdir(run.cell))
+      self._line(
+        f'{result["split"]} error {result["final_error_rate"]:.2%} in '
+        f'{result["wall_seconds"]:.0f} s: {sweeps.cell_name(run.cell)}'
+      )
+    else:
+      reason = _last_line(self._log(run.cell))
+      self._failure(run.cell).parent.mkdir(parents=True, exist_ok=True)
+      self._failure(run.cell).write_text(reason + '\n')
+      self._fail(run.cell, reason)
+    run.claim.give_back()
+
+  def _renew(self, run: _Run) -> bool:
+    """Renews a claim when it is time; returns whether the cell is ours."""
+    if time.monotonic() - run.renewed <= sweeps.RENEW_SECONDS:
+      return True
+    run.renewed = time.monotonic()
+    return run.claim.renew()
+
+  def _fail(self, cell: sweeps.Fields, reason: str) -> None:
+    """Takes note of a cell that cannot be finished."""
+    self._failed[sweeps.cell_name(cell)] = reason
+    self._line(f'failed: {sweeps.cell_name(cell)}: {reason}')
+
+  # --- All cells ---
+
+  def _stop(self) -> None:
+    """Has what is running save a checkpoint and end."""
+    for run in self._running:
+      run.process.terminate()
+    for run in self._running:
+      try:
+        run.process.wait(_STOP_SECONDS)
+      except subprocess.TimeoutExpired:
+        run.process.kill()
+        run.process.wait()
+      run.claim.give_back()
+
+  def _conclude(self) -> int:
+    """Says what is done and what is not; returns the exit status."""
+    done = sum(map(self._is_done, self._cells))
+    print(f'{done} of {len(self._cells)} cells are finished')
+    if self._elsewhere:
+      print(f'{len(self._elsewhere)} were being run by another sweep')
+    for name, reason in self._failed.items():
+      log = self._directory / 'logs' / f'{name}.log'
+      where = f' ({log})' if log.exists() else ''
+      print(f'failed: {name}: {reason}{where}')
+    if self._signum is not None:
+      print('stopped by a signal; the same command goes on from there')
+      return 128 + self._signum
+    return 0 if done == len(self._cells) else 1
+
+  def _is_done(self, cell: sweeps.Fields) -> bool:
+    """Whether a cell is finished."""
+    return sweeps.result(self._workdir(cell)) is not None
+
+  def _fraction(self) -> float:
+    """Returns how many cells' worth is made."""
+    return sum(sweeps.fraction(self._workdir(cell)) for cell in self._cells)
+
+  def _show(self) -> None:
+    """Moves the bar."""
+    if not self._bar.disable:
+      self._bar.n = made = self._fraction()
+      self._bar.set_postfix_str(
+        f'{len(self._running)} running, {len(self._failed)} failed'
+        f'{self._time_left(made)}'
+      )
+
+  def _line(self, text: str) -> None:
+    """Prints a line, above the bar if there is one."""
+    done = sum(map(self._is_done, self._cells))
+    left = self._time_left(self._fraction())
+    text = f'[{done}/{len(self._cells)}{left}] {text}'
+    if self._bar.disable:
+      print(text, flush=True)
+    else:
+      self._bar.write(text)
+
+  def _time_left(self, made: float) -> str:
+    """Returns the time left, once there is something to tell it by."""
+    here = made - self._fraction_at_start
+    if here <= 0:
+      return ''
+    rate = here / (time.monotonic() - self._began)
+    left = reporting.duration((len(self._cells) - made) / rate)
+    return f', {left} left'
+
+  def _workdir(self, cell: sweeps.Fields) -> pathlib.Path:
+    """Returns the run directory of a cell."""
+    return self._directory / sweeps.cell_name(cell)
+
+  def _log(self, cell: sweeps.Fields) -> pathlib.Path:
+    """Returns the file of what a cell prints."""
+    return self._directory / 'logs' / f'{sweeps.cell_name(cell)}.log'
+
+  def _failure(self, cell: sweeps.Fields) -> pathlib.Path:
+    """Returns the file that says why a cell failed."""
+    return self._directory / 'failed' / sweeps.cell_name(cell)
+
+
+def _die_with_parent() -> None:
+  """Has Linux kill this process when the sweep is killed.
+
+  A run that went on alone would write where the next sweep writes.
+  """
+  ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _last_line(log: pathlib.Path) -> str:
+  """Returns the last line of a log that says something."""
+  lines = log.read_text('utf-8', errors='replace').splitlines()
+  return next((x.strip() for x in reversed(lines) if x.strip()), 'no output')
