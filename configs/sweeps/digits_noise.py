@@ -1,37 +1,66 @@
-"""Label noise on the digits: table 4 of the paper in small.
+"""Label noise on the digits: tables 4 and 8 of the paper in small.
 
     python scripts/sweep.py --sweep=configs/sweeps/digits_noise.py \
-        --workdir=runs/digits_noise
+        --workdir=runs/digits_noise --workers=2
+    python scripts/report.py runs/digits_noise
 
 Clean labels and 20 to 80 % of wrong ones; SGD, SGD for twice the epochs (as
-many gradients as SAM), Mixup, and SAM with each rho of the paper's grid and
-1.0; five seeds. rho is to be chosen on the validation split, whose labels are
-clean, which is why every cell is there for both splits. 1,797 real images of
-8 x 8 pixels in place of CIFAR-10, a small CNN in place of ResNet-32: the cells
-of the paper's table are not comparable, the order of the methods is. An hour
-and a quarter on two cores.
+many gradients as SAM), Mixup, SAM, and bootstrap: trained anew on the labels
+that Mixup or SAM predict. Five seeds. 1,797 real images of 8 x 8 pixels in
+place of CIFAR-10 and a small CNN in place of ResNet-32: the cells of the
+paper's tables are not comparable, the order of the methods is.
+
+rho and Mixup's alpha are chosen on the validation split, 100 images with clean
+labels, from the paper's grids (rho also 1.0), three seeds: the cells with
+`data.split=validation`. What they chose is `RHO` and `ALPHA`.
 """
 
 from sam_jax import sweeps
 
 NOISE = (0.0, 0.2, 0.4, 0.6, 0.8)
 RHOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-METHODS = (
-  {'method': 'sgd'},
-  {'method': 'sgd', 'num_epochs': 100},
-  {'method': 'sgd', 'mixing.name': 'mixup'},
-  *({'method': 'sam', 'sam.rho': rho} for rho in RHOS),
-)
+ALPHAS = (1.0, 8.0, 16.0, 32.0)
+# By the share of wrong labels.
+RHO = dict.fromkeys(NOISE, 0.5)
+ALPHA = dict.fromkeys(NOISE, 1.0)
+
+
+def sam(rho: float) -> sweeps.Fields:
+  return {'method': 'sam', 'sam.rho': rho}
+
+
+def mixup(alpha: float) -> sweeps.Fields:
+  return {'method': 'sgd', 'mixing.name': 'mixup', 'mixing.alpha': alpha}
+
+
+def methods(noise: float) -> list[sweeps.Fields]:
+  """Returns what is tested at a noise level."""
+  chosen = [mixup(ALPHA[noise]), sam(RHO[noise])]
+  bootstrap = {'labels_from': sweeps.Like({})}
+  return [
+    {'method': 'sgd'},
+    {'method': 'sgd', 'num_epochs': 100},
+    *chosen,
+    *(fields | bootstrap for fields in chosen),
+  ]
 
 
 def get_sweep() -> sweeps.Sweep:
-  """Returns 2 x 5 x 10 x 5 cells."""
-  return sweeps.Sweep(
-    sweeps.product(
-      {'config': ['configs/digits.py']},
-      {'data.split': ['validation', 'test']},
-      {'data.label_noise': NOISE},
-      METHODS,
+  """Returns 180 validation and 150 test cells."""
+  base = [{'config': 'configs/digits.py'}]
+  candidates = [{'method': 'sgd'}, *map(sam, RHOS), *map(mixup, ALPHAS)]
+  cells = sweeps.product(
+    base,
+    [{'data.split': 'validation'}],
+    {'data.label_noise': NOISE},
+    candidates,
+    {'seed': range(3)},
+  )
+  for noise in NOISE:
+    cells += sweeps.product(
+      base,
+      [{'data.split': 'test', 'data.label_noise': noise}],
+      methods(noise),
       {'seed': range(5)},
     )
-  )
+  return sweeps.Sweep(cells)
