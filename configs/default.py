@@ -134,7 +134,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.mixing.probability = 1.0
 
   # --- Method ----------------------------------------------------------------
-  # 'sam' or 'sgd'. SGD ignores config.sam, apart from the layout by sam.m.
+  # 'sam' or 'sgd'; or 'random', which perturbs in a random direction, a control
+  # (appendix C.5). SGD ignores config.sam, apart from the layout by sam.m, and
+  # 'random' takes only rho from it.
   config.method = 'sam'
   config.sam = ml_collections.ConfigDict()
   # Radius of the perturbation, in units of the parameters; 0 is SGD.
@@ -150,6 +152,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.sam.p = 2.0
   # Ascent steps per perturbation; the paper's results have 1.
   config.sam.ascent_steps = 1
+  # Whether to differentiate through the perturbation (appendix C.4), for about
+  # twice the cost; the paper's results do not.
+  config.sam.second_order = False
 
   # --- Batch -----------------------------------------------------------------
   # Examples per step over all devices. Official [batch_size]: 128.

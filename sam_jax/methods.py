@@ -95,7 +95,12 @@ def sgd() -> Method:
   return _stateless(value_and_grad, gradient_evaluations=1)
 
 
-def sam_method(rho: float, p: float = 2.0, ascent_steps: int = 1) -> Method:
+def sam_method(
+  rho: float,
+  p: float = 2.0,
+  ascent_steps: int = 1,
+  second_order: bool = False,
+) -> Method:
   """Returns Sharpness-Aware Minimization (Foret et al. 2020, algorithm 1).
 
   Args:
@@ -103,16 +108,19 @@ def sam_method(rho: float, p: float = 2.0, ascent_steps: int = 1) -> Method:
     p: norm in which the radius is measured, in [1, inf].
     ascent_steps: gradient ascent steps that make the perturbation (appendix
       C.6); the paper's results use 1.
+    second_order: whether to differentiate through the perturbation (appendix
+      C.4); the paper's results do not.
 
   Returns:
     A stateless method.
 
   Raises:
-    ValueError: rho, p or ascent_steps is out of range.
+    ValueError: rho, p or ascent_steps is out of range, or there are several
+      ascent steps with second_order.
   """
   perturbation = perturbations.lp(rho, p)
-  if ascent_steps < 1:
-    raise ValueError(f'ascent_steps is {ascent_steps}; it must be at least 1')
+  options = {'ascent_steps': ascent_steps, 'second_order': second_order}
+  sam.check_options(**options)
 
   def value_and_grad(
     fun: Callable[..., Any],
@@ -127,17 +135,57 @@ def sam_method(rho: float, p: float = 2.0, ascent_steps: int = 1) -> Method:
       perturbation,
       has_aux=True,
       ascent_fun=ascent_fun,
-      ascent_steps=ascent_steps,
+      differentiate=differentiate,
+      with_info=True,
+      **options,
+    )
+
+  is_plain = perturbation is perturbations.none
+  # A Hessian-vector product differentiates a gradient: about two of them.
+  cost = 1 if is_plain else ascent_steps + 1 + 2 * second_order
+  return _stateless(value_and_grad, gradient_evaluations=cost)
+
+
+def random_method(rho: float) -> Method:
+  """Returns SAM along a random direction, a control (appendix C.5).
+
+  Each group draws one of its own in every step.
+
+  Args:
+    rho: radius of the perturbation; 0 is SGD.
+
+  Returns:
+    A stateless method. Its first pass serves value, metrics and BatchNorm.
+
+  Raises:
+    ValueError: rho is out of range.
+  """
+  perturbations.l2(rho)  # refuses what is no radius
+
+  def value_and_grad(
+    fun: Callable[..., Any],
+    ctx: Context,
+    *,
+    ascent_fun: Callable[..., Any],
+    differentiate: Callable[..., Any],
+  ) -> Callable[..., Any]:
+    return sam.value_and_grad(
+      fun,
+      perturbations.random(rho, ctx.key),
+      has_aux=True,
+      ascent_fun=ascent_fun,
       differentiate=differentiate,
       with_info=True,
     )
 
-  is_plain = perturbation is perturbations.none
-  cost = 1 if is_plain else ascent_steps + 1
-  return _stateless(value_and_grad, gradient_evaluations=cost)
+  return _stateless(value_and_grad, gradient_evaluations=1 if rho == 0 else 2)
 
 
-_METHODS: dict[str, Callable[..., Method]] = {'sgd': sgd, 'sam': sam_method}
+_METHODS: dict[str, Callable[..., Method]] = {
+  'random': random_method,
+  'sam': sam_method,
+  'sgd': sgd,
+}
 
 
 def register(

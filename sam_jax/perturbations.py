@@ -2,8 +2,8 @@ r"""Perturbations: how far, and in which direction, SAM climbs.
 
 A perturbation is a pure function `(grads, params) -> epsilon`. All here are
 homogeneous of degree zero in the gradient: its length does not matter, only
-its direction, as long as its squares are float32 numbers. They share these
-guarantees:
+its direction, as long as its squares are float32 numbers. Those that climb
+share these guarantees:
 
 | gradient                  | epsilon                                       |
 |---------------------------|-----------------------------------------------|
@@ -125,6 +125,47 @@ def lp(rho: types.Scalar, p: float) -> types.Perturbation:
   if _is_static_zero(_validated(rho)):
     return none
   return _lp_max(rho) if p == 1 else _lp_power(rho, float(p))
+
+
+def random(rho: types.Scalar, key: jax.Array) -> types.Perturbation:
+  r"""Moves in a random direction, to a sphere of radius rho.
+
+  .. math:: \epsilon = \rho\, z / \|z\|_2, \qquad z \sim N(0, I)
+
+  What SAM's gradient direction is compared with in appendix C.5 of the paper
+  (which prints the square of the norm; its figure's legend has the norm).
+
+  Args:
+    rho: radius, in units of the parameters; a number or a traced scalar.
+    key: of the draw; each leaf's is the key with its number folded in.
+
+  Returns:
+    A function `(grads, params) -> epsilon` that looks at shapes and dtypes of
+    the gradient alone.
+
+  Raises:
+    ValueError: rho is a number and negative, infinite or NaN.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> from sam_jax import perturbations
+    >>> perturb = perturbations.random(0.5, jax.random.key(0))
+    >>> print(f'{jnp.linalg.norm(perturb(jnp.ones(9), None)):.3f}')
+    0.500
+  """
+  if _is_static_zero(_validated(rho)):
+    return none
+
+  def perturb(grads: types.Grads, params: types.Params) -> types.PyTree:
+    leaves, structure = jax.tree.flatten(grads)
+    drawn = [
+      jax.random.normal(jax.random.fold_in(key, i), leaf.shape)
+      for i, leaf in enumerate(leaves)
+    ]
+    epsilon = l2(rho)(structure.unflatten(drawn), params)
+    return jax.tree.map(lambda e, g: e.astype(g.dtype), epsilon, grads)
+
+  return perturb
 
 
 def _largest(grads: types.Grads) -> jax.Array:

@@ -8,7 +8,8 @@ at a nearby point uphill,
   \nabla L^{SAM}(w) \approx \nabla L(w + \hat\epsilon(w)), \qquad
   \hat\epsilon(w) = \rho\, \nabla L(w) / \|\nabla L(w)\|_2,
 
-where the derivative of :math:`\hat\epsilon` itself is dropped.
+where the derivative of :math:`\hat\epsilon` itself is dropped (or kept, by
+`second_order`).
 
 Guarantees:
 
@@ -32,6 +33,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from sam_jax import perturbations, types
 
@@ -74,6 +76,7 @@ def value_and_grad(
   ascent_fun: Callable[..., Any] | None = None,
   ascent_steps: int = 1,
   ascent_reduce: Callable[[types.Grads], types.Grads] = _identity,
+  second_order: bool = False,
   combine: Callable[[types.Grads, types.Grads], types.Grads] = _descent,
   differentiate: Callable[..., Callable[..., Any]] = jax.value_and_grad,
   with_info: bool = False,
@@ -97,6 +100,11 @@ def value_and_grad(
     ascent_reduce: averages the ascent gradient over the devices that share one
       epsilon, for example `lambda g: jax.lax.pmean(g, 'data')`. Nothing else
       is averaged here: average the result, then clip, then optimize.
+    second_order: whether to differentiate through epsilon: adds the transposed
+      derivative of epsilon times the descent gradient, by one Hessian-vector
+      product more (appendix C.4, where it made results worse). Both functions
+      have to be differentiable twice, and the ascent gradient has to be the
+      gradient of one: its Hessian is taken to be symmetric.
     combine: `(ascent_grads, descent_grads) -> grads`; the default is SAM's,
       the descent gradient.
     differentiate: what differentiates `fun`, called as
@@ -111,7 +119,8 @@ def value_and_grad(
     ascent, and value and aux are those of `fun`.
 
   Raises:
-    ValueError: `ascent_steps` is below 1; or, when called inside
+    ValueError: `ascent_steps` is below 1, or above with `second_order`; or,
+      when called inside
       `jax.shard_map`, the parameters are replicated over a mesh axis over
       which the value varies (JAX would sum the gradient over that axis before
       it is normalised, which silently makes m the global batch).
@@ -135,8 +144,7 @@ def value_and_grad(
     >>> print(aux['largest'], info.perturbed_aux['largest'])
     4.0 4.4
   """
-  if ascent_steps < 1:
-    raise ValueError(f'ascent_steps is {ascent_steps}; it must be at least 1')
+  check_options(ascent_steps, second_order)
   descend = differentiate(fun, has_aux=has_aux)
   is_plain = perturbation is perturbations.none
   ascend = descend
@@ -169,6 +177,15 @@ def value_and_grad(
       perturbed_out, descent_grads = descend(
         _add(params, epsilon), *args, **kwargs
       )
+    if second_order and not is_plain:
+      term = _second_order_term(
+        perturbation,
+        lambda p: ascent_reduce(ascend(p, *args, **kwargs)[1]),
+        ascent_grads,
+        params,
+        descent_grads,
+      )
+      descent_grads = jax.tree.map(jnp.add, descent_grads, term)
     grads = combine(ascent_grads, descent_grads)
     if not with_info:
       return out, grads
@@ -176,6 +193,20 @@ def value_and_grad(
     return out, grads, SamInfo(value, aux, ascent_grads, epsilon)
 
   return sam_value_and_grad
+
+
+def check_options(ascent_steps: int, second_order: bool) -> None:
+  """Refuses options that `value_and_grad` would refuse.
+
+  Raises:
+    ValueError: see there.
+  """
+  if ascent_steps < 1:
+    raise ValueError(f'ascent_steps is {ascent_steps}; it must be at least 1')
+  if second_order and ascent_steps > 1:
+    raise ValueError(
+      f'second_order is for one ascent step, and ascent_steps is {ascent_steps}'
+    )
 
 
 def grad(
@@ -232,6 +263,38 @@ def _fraction(epsilon: types.PyTree, steps: int) -> types.PyTree:
   if steps == 1:
     return epsilon
   return jax.tree.map(lambda e: e / steps, epsilon)
+
+
+def _second_order_term(
+  perturbation: types.Perturbation,
+  gradient_fn: Callable[[types.Params], types.Grads],
+  ascent_grads: types.Grads,
+  params: types.Params,
+  descent_grads: types.Grads,
+) -> types.Grads:
+  """Returns the transposed derivative of epsilon, times the descent gradient.
+
+  epsilon depends on the parameters by the gradient, whose derivative is the
+  Hessian, and perhaps directly.
+  """
+  epsilon, transposed = jax.vjp(perturbation, ascent_grads, params)
+  along, direct = transposed(
+    jax.tree.map(
+      lambda e, g: None if e is None else g.astype(e.dtype),
+      epsilon,
+      descent_grads,
+      is_leaf=lambda x: x is None,
+    )
+  )
+  along = jax.tree.map(_cast_like, along, params)
+  _, through_gradient = jax.jvp(gradient_fn, (params,), (along,))
+  return jax.tree.map(jnp.add, through_gradient, direct)
+
+
+def _cast_like(x: jax.Array, params: jax.Array) -> jax.Array:
+  """Returns x as an array that differs over the mesh axes of params."""
+  axes = tuple(sorted(_varying(params) - _varying(x)))
+  return jax.lax.pcast(x, axes, to='varying') if axes else x
 
 
 def _varying(x: Any) -> frozenset[str]:

@@ -5,6 +5,7 @@ import pytest
 import reference
 
 import sam_jax
+from sam_jax import perturbations
 
 PS = (1, 1.5, 2, 3, np.inf)
 HALF = (jnp.bfloat16, jnp.float16)
@@ -214,3 +215,29 @@ def test_the_program_grows_with_the_number_of_leaves_and_not_its_square():
 
   # XLA:CPU copies the sum over all leaves into each, unless kept from it.
   assert program_size(60) < 2.5 * program_size(30)
+
+
+def test_a_random_perturbation_is_uniform_on_the_sphere():
+  """Of 400 draws in 3 dimensions, over leaves of two shapes and dtypes."""
+  shapes = {'a': jnp.zeros(2), 'b': jnp.zeros(1, jnp.bfloat16)}
+
+  def draw(key):
+    return perturbations.random(2.0, key)(shapes, None)
+
+  drawn = jax.vmap(draw)(jax.random.split(jax.random.key(0), 400))
+  assert drawn['b'].dtype == jnp.bfloat16
+  points = np.concatenate([drawn['a'], np.float32(drawn['b'])], axis=1)
+  # bfloat16 has 8 bits.
+  np.testing.assert_allclose(np.linalg.norm(points, axis=1), 2.0, rtol=4e-3)
+  # Each coordinate has mean 0 and mean square 4 / 3; five standard deviations.
+  np.testing.assert_array_less(np.abs(points.mean(axis=0)), 5 * 1.155 / 20)
+  np.testing.assert_allclose(
+    (points**2).mean(axis=0), 4 / 3, atol=5 * 1.193 / 20
+  )
+
+
+def test_a_random_perturbation_of_radius_zero_is_none():
+  key = jax.random.key(0)
+  assert perturbations.random(0, key) is perturbations.none
+  with pytest.raises(ValueError, match='rho is -1'):
+    perturbations.random(-1, key)

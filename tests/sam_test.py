@@ -416,6 +416,93 @@ def test_differentiate_replaces_jax_in_both_passes(has_aux):
   assert seen == [(fun, has_aux), (ascent_fun, has_aux)]
 
 
+# --- The second-order term
+
+
+def _through(fun, perturbation, ascent_fun=None):
+  """The loss at the perturbed parameters, differentiated by JAX as it is."""
+  gradient_fn = jax.grad(ascent_fun or fun)
+
+  def perturbed(params, *args):
+    epsilon = perturbation(gradient_fn(params, *args), params)
+    return fun(jax.tree.map(jnp.add, params, epsilon), *args)
+
+  return jax.grad(perturbed)
+
+
+def _adaptive(grads, params):
+  """Depends on the parameters directly, too."""
+  scaled = jax.tree.map(lambda g, p: g * p**2, grads, params)
+  return sam_jax.l2(RHO)(scaled, params)
+
+
+@pytest.mark.parametrize(
+  'perturbation',
+  [sam_jax.l2(RHO), sam_jax.lp(RHO, 3), _adaptive],
+  ids=['l2', 'l3', 'adaptive'],
+)
+@pytest.mark.parametrize('transform', [lambda f: f, jax.jit])
+def test_the_second_order_term_is_the_derivative_through_epsilon(
+  perturbation, transform
+):
+  inputs = _logistic_inputs()
+  expected = _through(_logistic, perturbation)(*inputs)
+  _, grads = transform(
+    sam_jax.value_and_grad(_logistic, perturbation, second_order=True)
+  )(*inputs)
+  _, without = sam_jax.value_and_grad(_logistic, perturbation)(*inputs)
+  for name in ('kernel', 'bias'):
+    np.testing.assert_allclose(grads[name], expected[name], rtol=2e-5)
+    # A term of this size cannot be missed.
+    assert np.abs(without[name] - expected[name]).max() > 0.003
+
+
+def test_the_second_order_term_has_the_hessian_of_the_ascent_loss():
+  ascent_fun = lambda w: _quadratic(w) + jnp.sum(jnp.cos(w))
+  perturbation = sam_jax.l2(RHO)
+  expected = _through(_quadratic, perturbation, ascent_fun)(jnp.float32(W))
+  _, grads, info = sam_jax.value_and_grad(
+    _quadratic,
+    perturbation,
+    ascent_fun=ascent_fun,
+    second_order=True,
+    with_info=True,
+  )(jnp.float32(W))
+  np.testing.assert_allclose(grads, expected, rtol=1e-5)
+  np.testing.assert_allclose(
+    info.ascent_grads, jax.grad(ascent_fun)(jnp.float32(W))
+  )
+
+
+def test_the_second_order_term_leaves_what_is_not_perturbed_none():
+  """Half of the parameters are perturbed; the Hessian couples both."""
+  params = {'a': jnp.float32(1.0), 'b': jnp.float32(2.0)}
+  fun = lambda p: p['a'] ** 2 * p['b'] ** 2 + p['b'] ** 3
+  half = lambda g, p: {'a': g['a'] / 8, 'b': None}
+  _, grads = sam_jax.value_and_grad(fun, half, second_order=True)(params)
+
+  def perturbed(p):
+    return fun({'a': p['a'] + jax.grad(fun)(p)['a'] / 8, 'b': p['b']})
+
+  expected = jax.grad(perturbed)(params)
+  for name in params:
+    np.testing.assert_allclose(grads[name], expected[name], rtol=1e-6)
+
+
+def test_at_a_minimum_the_second_order_term_is_zero():
+  _, grads = sam_jax.value_and_grad(
+    _quadratic, sam_jax.l2(RHO), second_order=True
+  )(jnp.zeros(3))
+  np.testing.assert_array_equal(grads, 0)
+
+
+def test_several_ascent_steps_have_no_second_order_term():
+  with pytest.raises(ValueError, match='for one ascent step, .* is 2'):
+    sam_jax.value_and_grad(
+      _quadratic, sam_jax.l2(RHO), ascent_steps=2, second_order=True
+    )
+
+
 @pytest.mark.parametrize('steps', [0, -1])
 def test_less_than_one_ascent_step_is_refused(steps):
   with pytest.raises(ValueError, match=f'ascent_steps is {steps}; .* least 1'):

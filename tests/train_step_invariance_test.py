@@ -173,6 +173,21 @@ def test_in_float64_runs_agree_to_rounding(m, cutout_per):
         assert difference < FLOAT64_ATOL
 
 
+@pytest.mark.parametrize('parallel_name', ['shard_map', _thorough('pmap')])
+@pytest.mark.parametrize(
+  'options',
+  [(('method', 'random'),), (('second_order', True),)],
+  ids=['random', 'second_order'],
+)
+def test_nor_does_it_with_other_methods(options, parallel_name):
+  """Two groups, each shared by two devices."""
+  options = dict(options)
+  spread = _run(32, 4, parallel_name=parallel_name, **options)
+  _assert_same_run(spread, _on_one_device(32, **options), FLOAT32_ATOL)
+  plain = _on_one_device(32)
+  assert steps.largest_difference(spread[0].state, plain[0].state) > 1e-3
+
+
 def test_m_and_the_seed_do_change_the_run():
   # A test that cannot tell one algorithm from another is no test.
   runs = [_on_one_device(m) for m in MS]
