@@ -95,7 +95,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Share of the training labels that is corrupted, in [0, 1].
   config.data.label_noise = 0.0
   # 'symmetric': each becomes another class, uniformly chosen; 'uniform': each
-  # is redrawn over all classes, so some stay right.
+  # is redrawn over all classes, so some stay right; 'asymmetric': in some
+  # classes each becomes a class that looks like it.
   config.data.label_noise_kind = 'symmetric'
 
   # --- Augmentation, on the device -------------------------------------------

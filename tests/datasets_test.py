@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sam_jax import datasets
-from sam_jax.datasets import fashion_mnist, registry, tfds_arrays
+from sam_jax.datasets import cifar, fashion_mnist, registry, tfds_arrays
 from tests import pictures, records, reference
 
 
@@ -491,6 +491,31 @@ def test_the_seed_and_the_kind_decide_on_the_noise():
   np.testing.assert_array_equal(first, again)
   assert (first != other_seed).any()
   assert (first != other_kind).any()
+
+
+def test_classes_of_cifar100_are_mistaken_within_their_superclass():
+  confusions = cifar._next_in_superclass()
+  assert sorted(confusions) == sorted(confusions.values()) == [*range(100)]
+  # Some of the numbers that the authors' files have for the names.
+  number = {'apple': 0, 'mushroom': 51, 'orange': 53, 'pear': 57, 'pepper': 83}
+  fruit = list(number.values())
+  assert [confusions[i] for i in fruit] == fruit[1:] + fruit[:1]
+  assert (confusions[98], confusions[2]) == (2, 11)  # woman, baby, boy
+
+
+def test_asymmetric_noise_is_that_of_the_data_set():
+  _register(confusions={3: 5})
+  noisy, clean = (
+    datasets.create(
+      'made', label_noise=share, label_noise_kind='asymmetric'
+    ).train.labels
+    for share in (1.0, 0.0)
+  )
+  np.testing.assert_array_equal(noisy, np.where(clean == 3, 5, clean))
+  digits = datasets.create(
+    'digits', label_noise=1.0, label_noise_kind='asymmetric'
+  )
+  assert set(np.unique(digits.train.labels)) == {0, 1, 4, 5, 6, 7, 8, 9}
 
 
 # What is refused.

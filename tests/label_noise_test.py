@@ -12,9 +12,17 @@ def _labels(num=2000, num_classes=10):
   )
 
 
+CONFUSIONS = {1: 4, 2: 1, 4: 1}
+
+
 def _corrupt(labels, fraction, kind='symmetric', num_classes=10, seed=0):
   return label_noise.corrupt(
-    labels, fraction, kind=kind, num_classes=num_classes, seed=seed
+    labels,
+    fraction,
+    kind=kind,
+    num_classes=num_classes,
+    seed=seed,
+    confusions=CONFUSIONS,
   )
 
 
@@ -52,7 +60,29 @@ def test_uniform_noise_leaves_a_tenth_of_the_redrawn_right():
   assert abs(wrong - 3600) < 95
 
 
-@pytest.mark.parametrize('kind', ['symmetric', 'uniform'])
+def test_asymmetric_noise_mistakes_some_classes_for_one_each():
+  labels = _labels(30000)
+  noisy = _corrupt(labels, 0.4, 'asymmetric')
+  assert noisy.dtype == np.int32
+  for label in range(10):
+    counts = np.bincount(noisy[labels == label], minlength=10)
+    share = counts / counts.sum()
+    expected = np.zeros(10)
+    wrong = 0.4 if label in CONFUSIONS else 0
+    expected[CONFUSIONS.get(label, label)] += wrong
+    expected[label] += 1 - wrong
+    # 3000 of each class: five standard deviations of .009.
+    np.testing.assert_allclose(share, expected, atol=0.045 if wrong else 0)
+
+
+def test_asymmetric_noise_needs_classes_that_look_alike():
+  with pytest.raises(ValueError, match='this data set does not say'):
+    label_noise.corrupt(
+      _labels(), 0.4, kind='asymmetric', num_classes=10, seed=0
+    )
+
+
+@pytest.mark.parametrize('kind', ['symmetric', 'uniform', 'asymmetric'])
 def test_more_noise_contains_less_noise(kind):
   labels = _labels()
   little, much = (_corrupt(labels, f, kind) for f in (0.2, 0.6))
@@ -84,7 +114,9 @@ def test_a_fraction_outside_of_0_and_1_is_refused(fraction):
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones():
-  with pytest.raises(ValueError, match="'pair'.*symmetric.*uniform"):
+  with pytest.raises(
+    ValueError, match="'pair'.*asymmetric, symmetric, uniform"
+  ):
     _corrupt(_labels(), 0.1, 'pair')
 
 

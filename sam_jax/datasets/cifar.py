@@ -10,6 +10,48 @@ from sam_jax.datasets import registry, tfds_arrays
 _IMAGE_SHAPE = (32, 32, 3)
 _IMAGE_SIZE = 32 * 32 * 3
 
+# Bird to airplane, cat to dog and back, deer to horse, truck to automobile:
+# Patrini et al. 2017.
+_CONFUSIONS = {2: 0, 3: 5, 4: 7, 5: 3, 9: 1}
+# The superclasses of CIFAR-100; its classes are numbered by the alphabet.
+_SUPERCLASSES = (
+  'beaver dolphin otter seal whale',
+  'aquarium_fish flatfish ray shark trout',
+  'orchid poppy rose sunflower tulip',
+  'bottle bowl can cup plate',
+  'apple mushroom orange pear sweet_pepper',
+  'clock keyboard lamp telephone television',
+  'bed chair couch table wardrobe',
+  'bee beetle butterfly caterpillar cockroach',
+  'bear leopard lion tiger wolf',
+  'bridge castle house road skyscraper',
+  'cloud forest mountain plain sea',
+  'camel cattle chimpanzee elephant kangaroo',
+  'fox porcupine possum raccoon skunk',
+  'crab lobster snail spider worm',
+  'baby boy girl man woman',
+  'crocodile dinosaur lizard snake turtle',
+  'hamster mouse rabbit shrew squirrel',
+  'maple_tree oak_tree palm_tree pine_tree willow_tree',
+  'bicycle bus motorcycle pickup_truck train',
+  'lawn_mower rocket streetcar tank tractor',
+)
+
+
+def _next_in_superclass() -> dict[int, int]:
+  """Returns the class for which each of CIFAR-100 is mistaken.
+
+  The next one of its superclass, round and round (Patrini et al. 2017).
+  """
+  superclasses = [names.split() for names in _SUPERCLASSES]
+  classes = sorted(name for names in superclasses for name in names)
+  number = {name: i for i, name in enumerate(classes)}
+  return {
+    number[name]: number[names[(i + 1) % len(names)]]
+    for names in superclasses
+    for i, name in enumerate(names)
+  }
+
 
 @registry.register('cifar10')
 def load_cifar10(directory: str | None, seed: int) -> registry.Source:
@@ -49,6 +91,7 @@ def load_cifar10(directory: str | None, seed: int) -> registry.Source:
     mean=(0.49139968, 0.48215841, 0.44653091),
     std=(0.24703223, 0.24348513, 0.26158784),
     num_validation=len(train.labels) // 10,
+    confusions=_CONFUSIONS,
   )
 
 
@@ -74,6 +117,7 @@ def load_cifar100(directory: str | None, seed: int) -> registry.Source:
     mean=(0.50707516, 0.48654887, 0.44091784),
     std=(0.26733429, 0.25643846, 0.27615047),
     num_validation=len(train.labels) // 10,
+    confusions=_next_in_superclass(),
   )
 
 

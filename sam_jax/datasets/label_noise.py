@@ -1,29 +1,58 @@
 """Label noise: training labels that are wrong on purpose."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from sam_jax import lookup
 
+Confusions = Mapping[int, int]
+
 
 def _other_class(
-  rng: np.random.Generator, labels: np.ndarray, num_classes: int
+  rng: np.random.Generator,
+  labels: np.ndarray,
+  num_classes: int,
+  confusions: Confusions,
 ) -> np.ndarray:
   """Returns a uniformly chosen other class for each label."""
+  del confusions
   if num_classes < 2:
     raise ValueError('symmetric label noise needs at least 2 classes, got 1')
   return (labels + rng.integers(1, num_classes, len(labels))) % num_classes
 
 
 def _any_class(
-  rng: np.random.Generator, labels: np.ndarray, num_classes: int
+  rng: np.random.Generator,
+  labels: np.ndarray,
+  num_classes: int,
+  confusions: Confusions,
 ) -> np.ndarray:
   """Returns a uniformly chosen class for each label, its own included."""
+  del confusions
   return rng.integers(num_classes, size=len(labels))
 
 
+def _confused_class(
+  rng: np.random.Generator,
+  labels: np.ndarray,
+  num_classes: int,
+  confusions: Confusions,
+) -> np.ndarray:
+  """Returns the class that each label is mistaken for, if there is one."""
+  del rng
+  if not confusions:
+    raise ValueError(
+      'asymmetric label noise needs to know which classes are mistaken for '
+      'which, and this data set does not say; use symmetric or uniform noise'
+    )
+  table = np.arange(num_classes)
+  table[list(confusions)] = list(confusions.values())
+  return table[labels]
+
+
 _KINDS: dict[str, Callable[..., np.ndarray]] = {
+  'asymmetric': _confused_class,
   'symmetric': _other_class,
   'uniform': _any_class,
 }
@@ -46,10 +75,11 @@ def corrupt(
   kind: str,
   num_classes: int,
   seed: int,
+  confusions: Confusions | None = None,
 ) -> np.ndarray:
   """Replaces a fraction of the labels at random.
 
-  The literature means two things by "40 % label noise"; compare numbers only
+  The literature means three things by "40 % label noise"; compare numbers only
   within one kind:
 
   - `symmetric`: a uniformly chosen *other* class, so that the fraction is the
@@ -57,22 +87,26 @@ def corrupt(
   - `uniform`: redrawn over all classes, the true one included, so that a
     share of fraction * (K - 1) / K is wrong in expectation, 36 % of 40 % with
     10 classes (Zhang et al. 2017; DivideMix, Li et al. 2020).
+  - `asymmetric`: some classes become one similar class each, and that share of
+    their labels is wrong; the other classes stay right (Patrini et al. 2017).
 
   The SAM paper (section 3.3, table 4) says "randomly flipped" only.
 
   Args:
     labels: int32 [n], in [0, num_classes).
     fraction: in [0, 1]; exactly round(fraction * n) labels are drawn anew.
-    kind: 'symmetric' or 'uniform'.
+    kind: 'symmetric', 'uniform' or 'asymmetric'.
     num_classes: K.
     seed: of the choice. With one seed the labels drawn anew at a small
       fraction are a subset of those at a larger one, with the same values.
+    confusions: for 'asymmetric', the class for which a class is mistaken.
 
   Returns:
     int32 [n]; the argument is left as it is.
 
   Raises:
-    ValueError: fraction outside [0, 1] or an unknown kind.
+    ValueError: fraction outside [0, 1], an unknown kind, or asymmetric noise
+      without confusions.
 
   Example:
     >>> clean = np.zeros(10, np.int32)
@@ -89,5 +123,6 @@ def corrupt(
     # The bytes of the name keep this stream apart from others of the seed.
     rng = np.random.default_rng([seed, *b'label_noise'])
     chosen = rng.permutation(len(labels))[:count]
-    noisy[chosen] = _KINDS[kind](rng, labels, num_classes)[chosen]
+    drawn = _KINDS[kind](rng, labels, num_classes, confusions or {})
+    noisy[chosen] = drawn[chosen]
   return noisy

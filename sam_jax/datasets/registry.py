@@ -45,6 +45,8 @@ class Source:
     extra: more training examples, never held out (SVHN).
     validation: examples for split 'validation' that are not of the training
       examples; None holds some of these out.
+    confusions: the class for which a class is mistaken, for asymmetric label
+      noise; None if there is no such convention.
   """
 
   train: Examples
@@ -55,6 +57,7 @@ class Source:
   num_validation: int = 0
   extra: Examples | None = None
   validation: Examples | None = None
+  confusions: label_noise_lib.Confusions | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +178,7 @@ def create(
     kind=label_noise_kind,
     num_classes=source.num_classes,
     seed=seed,
+    confusions=source.confusions,
   )
   train = train._replace(labels=labels)
   return Dataset(
