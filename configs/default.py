@@ -82,6 +82,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.name = 'digits'
   # Where its files are; None looks in the usual places.
   config.data.directory = placeholder(str)
+  # 'digits': training examples of the 1,797, the rest are for testing; None is
+  # 1,000. 'fashion_mnist': the first of the 60,000; None is all.
+  config.data.train_size = placeholder(int)
   # Decoded on the fly: height and width of the crops in pixels; None is what
   # the model is meant for, else 224.
   config.data.image_size = placeholder(int)

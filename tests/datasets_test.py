@@ -227,6 +227,21 @@ def test_idx_files_are_read_as_written(tmp_path, compressed):
   assert fashion.train.labels.dtype == np.int32
 
 
+@pytest.mark.parametrize('split', ['test', 'validation'])
+def test_fashion_mnist_can_be_cut_to_its_first_examples(tmp_path, split):
+  train, test = _write_fashion(tmp_path, False)
+  made = datasets.create(
+    'fashion_mnist', directory=str(tmp_path), train_size=20, split=split
+  )
+  kept = 20 if split == 'test' else 18
+  first = datasets.Examples(train.images[:kept], train.labels[:kept])
+  assert _same(made.train, first)
+  held_out = datasets.Examples(train.images[18:20], train.labels[18:20])
+  assert _same(made.evaluation, test if split == 'test' else held_out)
+  with pytest.raises(ValueError, match=r'train_size is 31; .* in \[10, 30\]'):
+    datasets.create('fashion_mnist', directory=str(tmp_path), train_size=31)
+
+
 @pytest.mark.parametrize('compressed', [False, True])
 @pytest.mark.parametrize('lost', [1, 4, 12, 2000])
 def test_a_truncated_idx_file_is_refused(tmp_path, compressed, lost):

@@ -20,7 +20,9 @@ _UINT8 = 8  # the type code of the IDX format
 
 
 @registry.register('fashion_mnist')
-def load(directory: str | None, seed: int) -> registry.Source:
+def load(
+  directory: str | None, seed: int, *, train_size: int | None = None
+) -> registry.Source:
   """Loads the 60,000 training and 10,000 test images, 28x28, grey.
 
   The validation split is the last tenth of the training examples *in the
@@ -34,10 +36,12 @@ def load(directory: str | None, seed: int) -> registry.Source:
       looks for the Debian package `dataset-fashion-mnist`, then in the
       default directory of TensorFlow Datasets.
     seed: unused, the split is official.
+    train_size: training examples, the first ones; None for all.
 
   Raises:
     FileNotFoundError: there is neither; says how to get them.
-    ValueError: a damaged file; says which, the bytes got and expected.
+    ValueError: a damaged file; says which, the bytes got and expected. Or
+      there are not so many training examples.
 
   Source: constants from the official
   sam_jax/datasets/dataset_source.py (`FashionMnist`).
@@ -57,6 +61,12 @@ def load(directory: str | None, seed: int) -> registry.Source:
         f'are none in {place}'
       ),
     )
+  if train_size is not None:
+    if not 10 <= train_size <= len(train.labels):
+      raise ValueError(
+        f'train_size is {train_size}; it must be in [10, {len(train.labels)}]'
+      )
+    train = registry.Examples(*(array[:train_size] for array in train))
   return registry.Source(
     train=train,
     test=test,
