@@ -110,8 +110,12 @@ def collect(directory: pathlib.Path) -> tuple[list[Run], int]:
 def _fields(workdir: pathlib.Path) -> Fields:
   """Returns what of a run's config tells it from others."""
   fields = workdir_lib.flatten(workdir_lib.read_config(workdir))
+  ignored: tuple[str, ...] = ()
   if fields['method'] == 'sgd':  # it has no perturbation
-    fields = {k: v for k, v in fields.items() if not k.startswith('sam.')}
+    ignored += tuple(name for name in fields if name.startswith('sam.'))
+  if fields['mixing.name'] == 'none':
+    ignored += ('mixing.alpha', 'mixing.probability')
+  fields = {k: v for k, v in fields.items() if k not in ignored}
   if fields.get('labels_from'):
     fields['labels_from'] = _difference(fields)
   return fields
@@ -214,6 +218,45 @@ def _best(
   return [
     (cell, values) for cell in splits['test'] if cell.fields.get(field) == best
   ]
+
+
+def sgd_at_equal_compute(cell: Cell, cells: Iterable[Cell]) -> Cell | None:
+  """Returns the SGD that a cell has to be better than.
+
+  Of the cells of SGD that differ from it in nothing but the method and the
+  length, and evaluate no more gradients, the one of the lowest mean error: the
+  paper reports the better of SGD for as many epochs and for twice as many.
+
+  Args:
+    cell: of another method.
+    cells: all.
+
+  Returns:
+    None if there is no such cell, or the cell is of SGD itself.
+  """
+  if cell.runs[0].fields['method'] == 'sgd':
+    return None
+  budget = cell.estimate('gradient_evaluations').mean
+  rivals = [
+    c
+    for c in cells
+    if c.runs[0].fields['method'] == 'sgd'
+    and _setting(c) == _setting(cell)
+    and c.estimate('gradient_evaluations').mean <= budget
+  ]
+  return min(
+    rivals, key=lambda c: c.estimate('final_error_rate').mean, default=None
+  )
+
+
+def _setting(cell: Cell) -> Fields:
+  """Returns what tells a cell from others besides method and length."""
+  return {
+    name: value
+    for name, value in cell.fields.items()
+    if name not in ('method', 'num_epochs', 'num_steps', 'microbatch_size')
+    and not name.startswith('sam.')
+  }
 
 
 def mixed(cell: Cell) -> list[str]:

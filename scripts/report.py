@@ -30,6 +30,7 @@ _SWEEP = flags.DEFINE_string(
   'sweep', None, "Sweep file: has the paper's numbers, and what replicas are."
 )
 _MAX_CURVES = 12
+_ERROR = 'final_error_rate'
 
 Row = dict[str, str]
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
   paper = sweep.paper if sweep else ()
   out = directory / 'report'
   out.mkdir(exist_ok=True)
-  _write(out / 'table', [_row(cell, paper) for cell in cells])
+  _write(out / 'table', [_row(cell, cells, paper) for cell in cells])
   _write_selected(out / 'selected', cells, paper)
   for cell in cells:
     for name in reports.mixed(cell):
@@ -69,9 +70,13 @@ def _exit(message: str) -> None:
 # --- Tables ------------------------------------------------------------------
 
 
-def _row(cell: reports.Cell, paper: Sequence[sweeps.Paper]) -> Row:
-  """Returns the columns of a cell."""
-  error = cell.estimate('final_error_rate')
+def _row(
+  cell: reports.Cell,
+  cells: Sequence[reports.Cell],
+  paper: Sequence[sweeps.Paper],
+) -> Row:
+  """Returns the columns of a cell, one of all cells."""
+  error = cell.estimate(_ERROR)
   row = {name: _show(value) for name, value in cell.fields.items()}
   row |= {
     'n': str(error.n),
@@ -80,6 +85,11 @@ def _row(cell: reports.Cell, paper: Sequence[sweeps.Paper]) -> Row:
     'gradients': f'{cell.estimate("gradient_evaluations").mean:.0f}',
     'seconds': f'{cell.estimate("wall_seconds").mean:.0f}',
   }
+  if any(c.runs[0].fields['method'] == 'sgd' for c in cells):
+    sgd = reports.sgd_at_equal_compute(cell, cells)
+    row['SGD within these gradients, %'] = (
+      '' if sgd is None else _interval(sgd.estimate(_ERROR))
+    )
   if paper:
     found = [p for p in paper if _means(p, cell)]
     row |= {'paper, %': '', 'difference': ''}
@@ -129,7 +139,7 @@ def _write_selected(
   for cell, values in reports.select(cells):
     tried = [v for v in values if v is not None]
     row = {'rho of': f'{len(tried)} tried' if len(tried) > 1 else '-'}
-    rows.append(_row(cell, paper) | row)
+    rows.append(_row(cell, cells, paper) | row)
   if rows:
     print('\nBest rho on the validation split:\n')
     _write(path, rows)
@@ -188,10 +198,10 @@ def _draw_against(
     if cell.fields.get(field) is not None:
       others = {k: v for k, v in cell.fields.items() if k != field}
       lines.setdefault(_label(others), []).append(cell)
-  figure, axes = _figure(axis, path.stem)
+  figure, [axes] = _figure(axis, path.stem)
   for label, members in lines.items():
     members = sorted(members, key=lambda c: c.fields[field])
-    found = [c.estimate('final_error_rate') for c in members]
+    found = [c.estimate(_ERROR) for c in members]
     axes.errorbar(
       [c.fields[field] for c in members],
       [100 * e.mean for e in found],
@@ -208,25 +218,35 @@ def _draw_against(
 
 
 def _draw_compute(path: pathlib.Path, cells: Sequence[reports.Cell]) -> None:
-  """Draws the error of the cells against what they cost."""
-  figure, axes = _figure('gradient evaluations', path.stem)
-  for i, cell in enumerate(cells):
-    found = cell.estimate('final_error_rate')
-    axes.errorbar(
-      cell.estimate('gradient_evaluations').mean,
-      100 * found.mean,
-      _bar(found),
-      label=_label(cell.fields),
-      marker='osD^v'[i // 10 % 5],
-      capsize=3,
-    )
-  _save(figure, axes, path, len(cells))
+  """Draws the error of the cells against what they cost.
+
+  Of those that differ in the perturbation alone, only the best.
+  """
+  figure, panels = _figure('gradient evaluations', path.stem, num_panels=2)
+  panels[1].set_xlabel('seconds')
+  names = ('gradient_evaluations', 'wall_seconds')
+  best: dict[str, reports.Cell] = {}
+  for cell in sorted(cells, key=lambda c: c.estimate(_ERROR).mean):
+    others = {k: v for k, v in cell.fields.items() if not k.startswith('sam.')}
+    best.setdefault(f'{others} {cell.estimate(names[0]).mean}', cell)
+  for i, cell in enumerate(c for c in cells if c in best.values()):
+    found = cell.estimate(_ERROR)
+    for axes, name in zip(panels, names, strict=True):
+      axes.errorbar(
+        cell.estimate(name).mean,
+        100 * found.mean,
+        _bar(found),
+        label=_label(cell.fields),
+        marker='osD^v'[i // 10 % 5],
+        capsize=3,
+      )
+  _save(figure, panels[1], path, len(best))
 
 
 def _draw_curves(path: pathlib.Path, cells: Sequence[reports.Cell]) -> None:
   """Draws the error along training, with bands; the best cells if many."""
-  order = sorted(cells, key=lambda c: c.estimate('final_error_rate').mean)
-  figure, axes = _figure('epoch', path.stem)
+  order = sorted(cells, key=lambda c: c.estimate(_ERROR).mean)
+  figure, [axes] = _figure('epoch', path.stem)
   for cell in order[:_MAX_CURVES]:
     split = cell.runs[0].result['split']
     epochs, mean, half = reports.curve(cell, f'{split}/error_rate')
@@ -242,16 +262,24 @@ def _draw_curves(path: pathlib.Path, cells: Sequence[reports.Cell]) -> None:
   _save(figure, axes, path, min(len(cells), _MAX_CURVES))
 
 
-def _figure(axis: str, title: str):
-  """Returns a figure of errors."""
+def _figure(axis: str, title: str, num_panels: int = 1):
+  """Returns a figure of errors, and its panels."""
   from matplotlib import pyplot as plt
 
-  figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
-  axes.set_xlabel(axis)
-  axes.set_ylabel('error, %')
-  axes.set_title(title.replace('_', ' '))
-  axes.grid(alpha=0.3)
-  return figure, axes
+  figure, panels = plt.subplots(
+    1,
+    num_panels,
+    figsize=(3.5 + 3.5 * num_panels, 4.5),
+    layout='constrained',
+    sharey=True,
+    squeeze=False,
+  )
+  for axes in panels[0]:
+    axes.set_xlabel(axis)
+    axes.grid(alpha=0.3)
+  panels[0, 0].set_ylabel('error, %')
+  figure.suptitle(title.replace('_', ' '))
+  return figure, panels[0]
 
 
 def _bar(found: reports.Estimate) -> float:

@@ -83,6 +83,40 @@ def test_replicas_that_take_their_labels_from_runs_of_their_own_are_a_cell(
   assert all(len(cell.runs) == 2 for cell in cells)
 
 
+def test_the_rival_is_the_better_sgd_within_the_same_gradients(tmp_path):
+  """Of the same data: no more epochs than the cost of SAM allows."""
+  lengths = {1: 0.3, 2: 0.2, 3: 0.1}
+  for epochs, error in lengths.items():
+    for noise in (0.0, 0.4):
+      fields = {'num_epochs': epochs, 'data.label_noise': noise}
+      _write(
+        tmp_path,
+        f'sgd-{epochs}-{noise}',
+        [0.9] * (epochs - 1) + [error + noise],
+        method='sgd',
+        **fields,
+      )
+  # Two gradients a step: as many as SGD's of 2 epochs.
+  fields = {'num_epochs': 1, 'data.label_noise': 0.4}
+  _write(tmp_path, 'sam', [0.9, 0.15], **fields)
+  _write(tmp_path, 'mixup', [0.1], **fields | {'mixing.name': 'mixup'})
+  cells = reports.group(reports.collect(tmp_path)[0])
+  by_name = {cell.runs[0].workdir.name: cell for cell in cells}
+  rival = reports.sgd_at_equal_compute(by_name['sam'], cells)
+  assert rival is by_name['sgd-2-0.4']
+  for name in ('sgd-1-0.0', 'mixup'):
+    assert reports.sgd_at_equal_compute(by_name[name], cells) is None
+
+
+def test_what_a_method_ignores_tells_no_cells_apart(tmp_path):
+  for i, value in enumerate((0.1, 0.2)):
+    ignored = {'mixing.alpha': 1.0 + i, 'sam.rho': value, 'seed': i}
+    _write(tmp_path, f'sgd-{i}', [0.3], method='sgd', **ignored)
+    _write(tmp_path, f'mixup-{i}', [0.3], **{**ignored, 'mixing.name': 'mixup'})
+  cells = reports.group(reports.collect(tmp_path)[0])
+  assert sorted(len(cell.runs) for cell in cells) == [1, 1, 2]
+
+
 def test_intervals_are_students():
   # Three values: t = 4.3027, the error of the mean is 1 / sqrt(3).
   found = reports.estimate([1.0, 2.0, 3.0])

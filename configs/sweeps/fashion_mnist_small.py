@@ -5,7 +5,7 @@
     python scripts/report.py runs/fashion_small
 
 The first 10,000 of the 60,000 training images, the whole test set, and a CNN of
-56,000 parameters in place of WRN-28-10, for 30 epochs with flips and crops: the
+55,000 parameters in place of WRN-28-10, for 30 epochs with flips and crops: the
 paper's cells are not comparable. SGD, SGD for twice the epochs, SAM; five
 seeds. rho is chosen from the paper's grid on the validation split, the last
 1,000 of the training images, with two seeds: `RHO`. B/m = 128/32.
