@@ -21,8 +21,8 @@ NOISE = (0.0, 0.2, 0.4, 0.6, 0.8)
 RHOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 ALPHAS = (1.0, 8.0, 16.0, 32.0)
 # By the share of wrong labels.
-RHO = dict.fromkeys(NOISE, 0.5)
-ALPHA = dict.fromkeys(NOISE, 1.0)
+RHO = {0.0: 0.5, 0.2: 1.0, 0.4: 1.0, 0.6: 0.5, 0.8: 0.2}
+ALPHA = {0.0: 8.0, 0.2: 32.0, 0.4: 8.0, 0.6: 8.0, 0.8: 1.0}
 
 
 def sam(rho: float) -> sweeps.Fields:
