@@ -17,6 +17,8 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import ml_collections
+
 from sam_jax import workdir as workdir_lib, writers
 
 Fields = dict[str, Any]
@@ -53,6 +55,9 @@ class Paper(NamedTuple):
     fields: of the config, by dotted name, of all cells that are meant.
     error: test error in percent.
     half_width: of its 95 % confidence interval, None if there is none.
+
+  `numbers` reads the last two as the paper prints them. A cell is compared with
+  the first entry that means it.
   """
 
   fields: Fields
@@ -68,11 +73,13 @@ class Sweep:
     cells: a dict each, of fields by dotted name, and 'config', the config file.
     replicas: fields that tell replicas of a cell apart.
     paper: numbers of the paper to compare with.
+    smoke: fields of all cells at smoke scale, beside those of `smoke.cells`.
   """
 
   cells: Sequence[Fields]
   replicas: tuple[str, ...] = ('seed',)
   paper: Sequence[Paper] = ()
+  smoke: Fields = dataclasses.field(default_factory=dict)
 
 
 def load(path: pathlib.Path) -> Sweep:
@@ -159,6 +166,45 @@ def chains(cells: Iterable[Fields]) -> list[list[Fields]]:
   return lists
 
 
+def only(cells: Sequence[Fields], pattern: str) -> list[Fields]:
+  """Returns the cells in whose name a pattern is found, and what they need.
+
+  Raises:
+    ValueError: it is no regular expression, or is found in none.
+  """
+  try:
+    names = [n for n in map(cell_name, cells) if re.search(pattern, n)]
+  except re.error as error:
+    raise ValueError(f'{pattern!r} is no pattern: {error}') from error
+  if not names:
+    raise ValueError(
+      f'{pattern!r} is found in none of {len(cells)} cells, the first of which '
+      f'is {cell_name(cells[0])}'
+    )
+  by_name = {cell_name(cell): cell for cell in cells}
+  for name in names:  # grows
+    names += [n for n in map(cell_name, needs(by_name[name])) if n not in names]
+  chosen = set(names)
+  return [cell for name, cell in by_name.items() if name in chosen]
+
+
+def numbers(text: str) -> list[tuple[float, float | None]]:
+  """Reads errors and half widths of a row of the paper.
+
+  Args:
+    text: such as '2.7±0.1 2.1±<0.1 15.3'; '<0.1' counts as 0.1.
+
+  Example:
+    >>> numbers('2.7±0.1 2.1±<0.1 15.3')
+    [(2.7, 0.1), (2.1, 0.1), (15.3, None)]
+  """
+  parts = (number.partition('±') for number in text.split())
+  return [
+    (float(error), float(half.lstrip('<')) if half else None)
+    for error, _, half in parts
+  ]
+
+
 def check(sweep: Sweep) -> None:
   """Raises ValueError unless every cell can be run, under a name of its own."""
   names: dict[str, Fields] = {}
@@ -229,6 +275,32 @@ def arguments(cell: Fields, directory: pathlib.Path) -> list[str]:
 def command(cell: Fields, directory: pathlib.Path) -> list[str]:
   """Returns the command line of a cell, after the interpreter."""
   return ['-m', 'sam_jax.train', *arguments(cell, directory)]
+
+
+def config(
+  cell: Fields, directory: pathlib.Path, root: pathlib.Path
+) -> ml_collections.ConfigDict:
+  """Returns the config of a cell as the command line would make it.
+
+  Args:
+    cell: of a sweep.
+    directory: of all runs.
+    root: what the path of the cell's config file starts from.
+
+  Raises:
+    ValueError: the config has no such field, or of another type.
+  """
+  path, _, argument = cell[CONFIG].partition(':')
+  spec = importlib.util.spec_from_file_location('config_file', root / path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  made = module.get_config(argument) if argument else module.get_config()
+  made.lock()
+  try:
+    made.update_from_flattened_dict(fields(cell, directory))
+  except (KeyError, TypeError) as error:
+    raise ValueError(f'cell {cell_name(cell)}: {error.args[0]}') from error
+  return made
 
 
 def result(workdir: pathlib.Path) -> dict[str, Any] | None:

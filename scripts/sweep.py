@@ -11,7 +11,10 @@ does not stop the rest; it is listed in the end, and tried again with --retry.
 
 --dry_run prints the cells and what they cost. --emit=shell, slurm or tpu prints
 commands instead: one a line; a job array; for every worker of a TPU pod.
---scale=smoke takes three steps of the first replica of every cell, elsewhere.
+--only=REGEX takes the cells in whose name it is found, and those they need.
+--scale=smoke takes three steps of the first replica of each, with a small
+network of the same kind on a few examples: do they run at all? Give it a
+directory of its own.
 --set=FIELD=VALUE sets a field of all cells, such as where the data are.
 
 Exit status: 0 if every cell is finished, 1 if some are not, 2 if the sweep
@@ -20,7 +23,6 @@ cannot be run.
 
 import ast
 import dataclasses
-import importlib.util
 import itertools
 import pathlib
 import shlex
@@ -30,7 +32,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import ml_collections
 from absl import app, flags, logging
 
 # The checkout goes first, installed or not.
@@ -41,6 +42,7 @@ from sam_jax import (
   datasets,
   experiment as experiment_lib,
   runner as runner_lib,
+  smoke,
   sweeps,
   train_step,
 )
@@ -56,7 +58,15 @@ _EMIT = flags.DEFINE_enum(
   'emit', None, ['shell', 'slurm', 'tpu'], 'Print commands; run nothing.'
 )
 _SCALE = flags.DEFINE_enum(
-  'scale', 'full', ['full', 'smoke'], 'smoke: a few steps of one replica.'
+  'scale',
+  'full',
+  ['full', 'smoke'],
+  'smoke: a few steps of a small network, of one replica.',
+)
+_ONLY = flags.DEFINE_string(
+  'only',
+  '',
+  'Regular expression: the cells in whose name it is found, and what they need.',
 )
 
 _SET = flags.DEFINE_multi_string(
@@ -71,8 +81,6 @@ _TIME_STEPS = flags.DEFINE_integer(
   'Steps that --dry_run times of each kind of cell; 0 does not.',
   lower_bound=0,
 )
-
-_SMOKE_FIELDS = {'num_steps': 3, 'eval_batch_size': 64}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -109,14 +117,11 @@ def _exit(message: str) -> None:
 def _cells(path: pathlib.Path) -> list[sweeps.Fields]:
   """Returns the cells of a sweep file, as the flags change them."""
   sweep = sweeps.load(path)
+  cells = sweeps.only(sweep.cells, _ONLY.value)
+  if _SCALE.value == 'smoke':
+    cells = smoke.cells(sweep, cells, _ROOT)
   fields = dict(map(_field, _SET.value))
-  if _SCALE.value == 'full':
-    return [cell | fields for cell in sweep.cells]
-  first: dict[str, sweeps.Fields] = {}
-  for cell in sweep.cells:
-    kind = {k: v for k, v in cell.items() if k not in sweep.replicas}
-    first.setdefault(sweeps.cell_name(kind), cell | _SMOKE_FIELDS | fields)
-  return list(first.values())
+  return [cell | fields for cell in cells]
 
 
 def _field(text: str) -> tuple[str, Any]:
@@ -235,7 +240,7 @@ class _Cost:
 def _cost(cell: sweeps.Fields, directory: pathlib.Path) -> _Cost | str:
   """Returns what a cell costs, or why that cannot be told."""
   try:
-    config = _config(cell, directory)
+    config = sweeps.config(cell, directory, _ROOT)
     experiment_lib.load_plugins(config)
     config = experiment_lib.resolve(config, jax.device_count())
     experiment = experiment_lib.build(config)
@@ -244,19 +249,6 @@ def _cost(cell: sweeps.Fields, directory: pathlib.Path) -> _Cost | str:
   gradients = experiment.num_steps * experiment.fns.method.gradient_evaluations
   seconds = _seconds_per_step(experiment) if _TIME_STEPS.value else 0.0
   return _Cost(gradients, experiment.num_steps * seconds / 3600)
-
-
-def _config(
-  cell: sweeps.Fields, directory: pathlib.Path
-) -> ml_collections.ConfigDict:
-  """Returns the config of a cell as the command line would make it."""
-  path, _, argument = cell[sweeps.CONFIG].partition(':')
-  spec = importlib.util.spec_from_file_location('config_file', _ROOT / path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.get_config(argument) if argument else module.get_config()
-  config.update_from_flattened_dict(sweeps.fields(cell, directory))
-  return config
 
 
 def _seconds_per_step(experiment: experiment_lib.Experiment) -> float:

@@ -31,7 +31,7 @@ _LAYERS = (
     'writers',
   },
   {'experiment', 'sweeps'},
-  {'reports', 'runner', 'runs'},
+  {'reports', 'runner', 'runs', 'smoke'},
   {'bootstrap', 'pretrained'},
   {'preparation'},
   {'train_loop'},

@@ -288,6 +288,19 @@ def test_a_smoke_run_takes_one_replica_of_each_cell(tmp_path):
   lines = done.stdout.splitlines()[1:]
   assert len(lines) == 2
   assert all('seed=4' in line and 'num_steps=3' in line for line in lines)
+  # 16/4/2 with m = 4 in two microbatches stays as it is.
+  assert all('batch_size=16' in line and 'sam.m=4' in line for line in lines)
+
+
+def test_only_the_cells_that_a_pattern_finds_are_taken(tmp_path):
+  path, cells = _sweep_file(tmp_path, {'sam.rho': [0.1, 0.2], 'seed': [4, 5]})
+  runs = tmp_path / 'runs'
+  done = _run(path, runs, '--emit=shell', r'--only=rho=0\.2.*seed=[5-9]')
+  [line] = done.stdout.splitlines()[1:]
+  assert shlex.split(line)[3:] == sweeps.arguments(cells[3], runs)
+  none = _run(path, runs, '--dry_run', '--only=rho=0.3')
+  assert none.returncode == 2
+  assert 'is found in none of 4 cells' in none.stderr
 
 
 @pytest.mark.parametrize(

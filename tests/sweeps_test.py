@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import math
 import os
 import socket
 import subprocess
@@ -84,6 +85,48 @@ def test_what_needs_another_cell_comes_behind_it():
   assert chains == [[root, other], [first, second, third]]
   with pytest.raises(ValueError, match='seed=0, which is not there'):
     sweeps.check(sweeps.Sweep([second]))
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'sam.roh': 0.1}, r'digits\.py,sam\.roh=0\.1: Key "roh" does not exist'),
+    ({'num_epochs': 2.5}, "Could not override field 'num_epochs'"),
+  ],
+)
+def test_a_field_that_no_config_has_is_refused(fields, message):
+  with pytest.raises(ValueError, match=message):
+    sweeps.config(_cell(**fields), tiny.ROOT, tiny.ROOT)
+
+
+def test_the_config_of_a_cell_is_what_the_command_line_makes(tmp_path):
+  first = {'config': 'configs/digits.py:noisy', 'sam.rho': 1, 'sam.p': math.inf}
+  cell = first | {'labels_from': sweeps.Like({})}
+  config = sweeps.config(cell, tmp_path, tiny.ROOT)
+  assert (config.data.label_noise, config.sam.rho) == (0.4, 1.0)
+  assert config.sam.p == math.inf
+  assert config.labels_from == str(tmp_path / sweeps.cell_name(first))
+
+
+def test_a_pattern_takes_what_its_cells_need_too():
+  first = [_cell(seed=seed) for seed in (0, 1)]
+  second = [cell | {'labels_from': sweeps.Like({})} for cell in first]
+  third = [_cell(seed=7), _cell(seed=8)]
+  cells = [*second, *first, *third]
+  assert sweeps.only(cells, '') == cells
+  assert sweeps.only(cells, r'seed=1,labels_from=same') == [second[1], first[1]]
+  with pytest.raises(ValueError, match="'rho' is found in none of 6 cells"):
+    sweeps.only(cells, 'rho')
+  with pytest.raises(ValueError, match='nothing to repeat'):
+    sweeps.only(cells, '*')
+
+
+def test_a_number_of_the_paper_means_runs_by_values_and_by_functions():
+  paper = sweeps.Paper({'labels_from': bool, 'sam.rho': 0.1}, 4.6)
+  assert paper.means({'labels_from': 'runs/a', 'sam.rho': 0.1, 'seed': 3})
+  assert not paper.means({'labels_from': '', 'sam.rho': 0.1})
+  assert not paper.means({'labels_from': 'runs/a', 'sam.rho': 0.2})
+  assert not paper.means({})
 
 
 def test_the_share_of_a_run_that_is_made(tmp_path):
