@@ -1,6 +1,5 @@
 """Data sets: what is loaded, how it is split, and what is refused."""
 
-import gzip
 import re
 import sys
 
@@ -9,7 +8,7 @@ import pytest
 
 from sam_jax import datasets
 from sam_jax.datasets import cifar, fashion_mnist, registry, tfds_arrays
-from tests import pictures, records, reference
+from tests import originals, pictures, records, reference
 
 
 @pytest.fixture(autouse=True)
@@ -18,18 +17,11 @@ def _own_table(monkeypatch):
   monkeypatch.setattr(registry, '_LOADERS', dict(registry._LOADERS))
 
 
-def _examples(num, size=4, channels=1, num_classes=10, seed=0):
-  rng = np.random.default_rng(seed)
-  images = rng.integers(0, 256, (num, size, size, channels), np.uint8)
-  labels = np.arange(num, dtype=np.int32) % num_classes
-  return datasets.Examples(images, labels)
-
-
 def _register(name='made', **changes):
   """Registers a data set of 40 + 20 examples, changed as told."""
   source = dict(
-    train=_examples(40),
-    test=_examples(20, seed=1),
+    train=originals.examples(40),
+    test=originals.examples(20, seed=1),
     num_classes=10,
     mean=(0.5,),
     std=(0.25,),
@@ -194,33 +186,9 @@ def test_constants_and_splits_are_the_official_ones(
 # IDX files.
 
 
-def _idx(array):
-  header = bytes([0, 0, 8, array.ndim])
-  return header + np.array(array.shape, '>u4').tobytes() + array.tobytes()
-
-
-def _write_fashion(directory, compressed, sizes=(30, 10)):
-  """Writes the four files; returns the training and test examples."""
-  directory.mkdir(parents=True, exist_ok=True)
-  written = []
-  for prefix, num in zip(('train', 't10k'), sizes, strict=True):
-    examples = _examples(num, size=28, seed=num)
-    files = {
-      f'{prefix}-images-idx3-ubyte': examples.images[..., 0],
-      f'{prefix}-labels-idx1-ubyte': examples.labels.astype(np.uint8),
-    }
-    for name, array in files.items():
-      data, path = _idx(array), directory / name
-      if compressed:
-        data, path = gzip.compress(data), directory / f'{name}.gz'
-      path.write_bytes(data)
-    written.append(examples)
-  return written
-
-
 @pytest.mark.parametrize('compressed', [False, True])
 def test_idx_files_are_read_as_written(tmp_path, compressed):
-  train, test = _write_fashion(tmp_path, compressed)
+  train, test = originals.write_fashion(tmp_path, compressed)
   fashion = datasets.create('fashion_mnist', directory=str(tmp_path))
   assert _same(fashion.train, train)
   assert _same(fashion.evaluation, test)
@@ -245,7 +213,7 @@ def test_fashion_mnist_can_be_cut_to_its_first_examples(tmp_path, split):
 @pytest.mark.parametrize('compressed', [False, True])
 @pytest.mark.parametrize('lost', [1, 4, 12, 2000])
 def test_a_truncated_idx_file_is_refused(tmp_path, compressed, lost):
-  _write_fashion(tmp_path, compressed)
+  originals.write_fashion(tmp_path, compressed)
   name = f'train-images-idx3-ubyte{".gz" * compressed}'
   path = tmp_path / name
   path.write_bytes(path.read_bytes()[:-lost])
@@ -264,12 +232,12 @@ def test_a_truncated_idx_file_is_refused(tmp_path, compressed, lost):
     (b'', 'got 0 bytes'),
     (b'\0\0\x08', 'got 3 bytes'),
     (b'\0\0\x08\x03\0\0\0\x1e', 'got 8 bytes'),
-    (_idx(np.zeros(30, np.uint8)), 'expected at least 16'),
+    (originals.idx(np.zeros(30, np.uint8)), 'expected at least 16'),
     (b'<html>Not found</html>', '3c68746d'),
   ],
 )
 def test_a_file_that_is_no_idx_file_is_refused(tmp_path, data, words):
-  _write_fashion(tmp_path, compressed=False)
+  originals.write_fashion(tmp_path, compressed=False)
   (tmp_path / 'train-images-idx3-ubyte').write_bytes(data)
   with pytest.raises(ValueError) as error:
     datasets.create('fashion_mnist', directory=str(tmp_path))
@@ -279,7 +247,7 @@ def test_a_file_that_is_no_idx_file_is_refused(tmp_path, data, words):
 
 
 def test_a_file_that_is_no_gzip_stream_is_refused(tmp_path):
-  _write_fashion(tmp_path, compressed=True)
+  originals.write_fashion(tmp_path, compressed=True)
   (tmp_path / 't10k-labels-idx1-ubyte.gz').write_bytes(b'<html></html>')
   with pytest.raises(ValueError) as error:
     datasets.create('fashion_mnist', directory=str(tmp_path))
@@ -287,9 +255,9 @@ def test_a_file_that_is_no_gzip_stream_is_refused(tmp_path):
 
 
 def test_labels_of_another_number_than_images_are_refused(tmp_path):
-  _write_fashion(tmp_path, compressed=False)
+  originals.write_fashion(tmp_path, compressed=False)
   labels = np.zeros(29, np.uint8)
-  (tmp_path / 'train-labels-idx1-ubyte').write_bytes(_idx(labels))
+  (tmp_path / 'train-labels-idx1-ubyte').write_bytes(originals.idx(labels))
   with pytest.raises(ValueError) as error:
     datasets.create('fashion_mnist', directory=str(tmp_path))
   message = _one_line(error)
@@ -298,7 +266,7 @@ def test_labels_of_another_number_than_images_are_refused(tmp_path):
 
 
 def test_a_missing_idx_file_is_named(tmp_path):
-  _write_fashion(tmp_path, compressed=False)
+  originals.write_fashion(tmp_path, compressed=False)
   (tmp_path / 't10k-images-idx3-ubyte').unlink()
   with pytest.raises(FileNotFoundError) as error:
     datasets.create('fashion_mnist', directory=str(tmp_path))
@@ -324,31 +292,6 @@ def test_the_real_fashion_mnist_is_complete():
 # CIFAR's binary files.
 
 
-def _write_cifar(directory, name):
-  """Writes 4 records per file; returns the training and test examples."""
-  directory.mkdir(parents=True, exist_ok=True)
-  num_classes = 10 if name == 'cifar10' else 100
-  files = {
-    'cifar10': [f'data_batch_{i}.bin' for i in range(1, 6)]
-    + ['test_batch.bin'],
-    'cifar100': ['train.bin', 'test.bin'],
-  }[name]
-  parts = []
-  for seed, file in enumerate(files):
-    images = _examples(4, size=32, channels=3, seed=seed).images
-    labels = np.random.default_rng(seed).integers(num_classes, size=4)
-    labels = labels.astype(np.uint8)
-    columns = [labels[:, None], images.transpose(0, 3, 1, 2).reshape(4, -1)]
-    if name == 'cifar100':  # the coarse label comes first
-      columns.insert(0, 100 + labels[:, None])
-    (directory / file).write_bytes(np.hstack(columns).tobytes())
-    parts.append(datasets.Examples(images, labels.astype(np.int32)))
-  train = datasets.Examples(
-    *(np.concatenate(arrays) for arrays in zip(*parts[:-1], strict=True))
-  )
-  return train, parts[-1]
-
-
 _FOLDERS = {'cifar10': 'cifar-10-batches-bin', 'cifar100': 'cifar-100-binary'}
 
 
@@ -356,7 +299,7 @@ _FOLDERS = {'cifar10': 'cifar-10-batches-bin', 'cifar100': 'cifar-100-binary'}
 @pytest.mark.parametrize('name', sorted(_FOLDERS))
 def test_cifar_files_are_read_as_written(tmp_path, name, parent):
   folder = tmp_path / _FOLDERS[name]
-  train, test = _write_cifar(folder, name)
+  train, test = originals.write_cifar(folder, name)
   cifar = datasets.create(name, directory=str(tmp_path if parent else folder))
   assert _same(cifar.train, train)
   assert _same(cifar.evaluation, test)
@@ -365,7 +308,7 @@ def test_cifar_files_are_read_as_written(tmp_path, name, parent):
 
 @pytest.mark.parametrize('name', sorted(_FOLDERS))
 def test_a_truncated_cifar_file_is_refused(tmp_path, name):
-  _write_cifar(tmp_path, name)
+  originals.write_cifar(tmp_path, name)
   path = max(tmp_path.iterdir())
   path.write_bytes(path.read_bytes()[:-1])
   with pytest.raises(ValueError) as error:
@@ -378,7 +321,7 @@ def test_a_truncated_cifar_file_is_refused(tmp_path, name):
 
 
 def test_a_missing_cifar_file_is_named(tmp_path):
-  _write_cifar(tmp_path, 'cifar10')
+  originals.write_cifar(tmp_path, 'cifar10')
   (tmp_path / 'data_batch_3.bin').unlink()
   with pytest.raises(FileNotFoundError, match='data_batch_3.bin'):
     datasets.create('cifar10', directory=str(tmp_path))
@@ -390,7 +333,8 @@ def test_a_missing_cifar_file_is_named(tmp_path):
 def _prepare_cifar10(directory, sizes=(('train', 12), ('test', 6))):
   """Prepares 12 + 6 images as array_record; returns what was stored."""
   stored = {
-    split: _examples(num, size=32, channels=3, seed=num) for split, num in sizes
+    split: originals.examples(num, size=32, channels=3, seed=num)
+    for split, num in sizes
   }
   records.prepare(
     directory,
@@ -462,14 +406,14 @@ def test_a_missing_set_in_the_default_directory_is_reported(
 
 def test_validation_examples_are_the_last_of_the_training_examples():
   _register()
-  train = _examples(40)
+  train = originals.examples(40)
   made = datasets.create('made', split='validation')
   assert _same(made.train, datasets.Examples(*(a[:36] for a in train)))
   assert _same(made.evaluation, datasets.Examples(*(a[36:] for a in train)))
 
 
 def test_extra_examples_are_trained_on_and_never_held_out():
-  extra = _examples(5, seed=9)
+  extra = originals.examples(5, seed=9)
   _register(extra=extra)
   for split, num in (('test', 40), ('validation', 36)):
     made = datasets.create('made', split=split)
@@ -480,7 +424,7 @@ def test_extra_examples_are_trained_on_and_never_held_out():
 
 @pytest.mark.parametrize('split', ['test', 'validation'])
 def test_label_noise_touches_training_labels_only(split):
-  _register(extra=_examples(14, seed=9))
+  _register(extra=originals.examples(14, seed=9))
   clean = datasets.create('made', split=split)
   noisy = datasets.create('made', split=split, label_noise=0.5, seed=3)
   assert _same(noisy.evaluation, clean.evaluation)
@@ -574,7 +518,7 @@ def test_options_of_a_user_defined_set_reach_its_loader():
   @datasets.register('sized')
   def load(directory, seed, *, size):
     assert (directory, seed) == ('here', 5)
-    examples = _examples(10, size=size)
+    examples = originals.examples(10, size=size)
     return datasets.Source(examples, examples, 10, (0.5,), (0.5,))
 
   made = datasets.create('sized', directory='here', seed=5, size=6)
@@ -596,7 +540,7 @@ def test_a_set_without_validation_split_refuses_it():
 @pytest.mark.parametrize('split', ['train', 'test', 'extra'])
 @pytest.mark.parametrize('label', [-1, 10])
 def test_a_label_out_of_range_is_named(split, label):
-  examples = _examples(20)
+  examples = originals.examples(20)
   examples.labels[[7, 11]] = label
   _register(**{split: examples})
   with pytest.raises(ValueError) as error:
@@ -609,19 +553,21 @@ def test_a_label_out_of_range_is_named(split, label):
 @pytest.mark.parametrize(
   ('changes', 'words'),
   [
-    (dict(train=_examples(0)), 'n > 0'),
-    (dict(test=_examples(20, size=5)), 'must agree'),
+    (dict(train=originals.examples(0)), 'n > 0'),
+    (dict(test=originals.examples(20, size=5)), 'must agree'),
     (dict(mean=(0.5, 0.5)), 'per channel'),
     (
-      dict(test=_examples(20)._replace(labels=np.zeros(19, np.int32))),
+      dict(test=originals.examples(20)._replace(labels=np.zeros(19, np.int32))),
       r'int32 \[20\]',
     ),
     (
-      dict(test=_examples(20)._replace(labels=np.zeros(20, np.int64))),
+      dict(test=originals.examples(20)._replace(labels=np.zeros(20, np.int64))),
       r'int32 \[20\]',
     ),
     (
-      dict(train=_examples(40)._replace(images=np.zeros((40, 4, 4, 1)))),
+      dict(
+        train=originals.examples(40)._replace(images=np.zeros((40, 4, 4, 1)))
+      ),
       'must be uint8',
     ),
   ],
