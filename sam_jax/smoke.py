@@ -14,7 +14,8 @@ from sam_jax import datasets, sweeps
 
 _LENGTH = {'num_steps': 3, 'eval_batch_size': 64}
 _MAX_BATCH_SIZE = 16
-_MAX_PIECES = 8  # microbatches in a step
+# Each is compiled by itself on a CPU.
+_MAX_GROUPS, _MAX_PER_GROUP = 2, 2
 _IMAGE_SIZE = 64
 
 # By pattern of the name: a small model of the same kind.
@@ -76,11 +77,8 @@ def fields(config: ml_collections.ConfigDict) -> sweeps.Fields:
 
 
 def _cut(batch_size: int, m: int, b: int) -> tuple[int, int, int]:
-  """Returns a small B, m and b; one, or several, stay one, or several.
-
-  Several groups are 8 at most, several microbatches of a group become 2.
-  """
-  per_group = min(m // b, 2)
-  groups = min(batch_size // m, _MAX_PIECES // per_group)
+  """Returns a small B, m and b; one, or several, stay one, or several."""
+  groups = min(batch_size // m, _MAX_GROUPS)
+  per_group = min(m // b, _MAX_PER_GROUP)
   b = min(b, _MAX_BATCH_SIZE // (groups * per_group))
   return groups * per_group * b, per_group * b, b
