@@ -14,6 +14,7 @@ from configs import (
   finetune,
   image_folder,
   imagenet,
+  label_noise,
   svhn,
 )
 from sam_jax import datasets, layout, models
@@ -107,6 +108,26 @@ def test_fine_tuning_augments_as_the_paper_did(
   assert config.augmentation.padding == padding
 
 
+@pytest.mark.parametrize('row', ['b7', 'l2-475'])
+def test_fine_tuning_on_imagenet_is_another_run(row):
+  config = finetune.get_config(f'{row},imagenet2012')
+  assert config.num_steps is None
+  assert (config.num_epochs, config.learning_rate) == (10, 0.1)
+  assert (config.label_smoothing, config.sam.rho) == (0.1, 0.05)
+
+
+@pytest.mark.parametrize(
+  ('model', 'name'),
+  [('wide', 'PreactResnet32_wide'), ('thin', 'CifarResnet32')],
+)
+def test_label_noise_has_the_settings_of_the_paper(model, name):
+  config = label_noise.get_config(model)
+  assert config.model.name == name
+  assert (config.data.name, config.num_epochs) == ('cifar10', 200)
+  assert (config.sam.rho, config.data.label_noise) == (0.1, 0.2)
+  models.create(name, num_classes=10)
+
+
 # Table 2 and section 3.2 of the facts of the paper.
 @pytest.mark.parametrize(
   ('row', 'model', 'epochs'),
@@ -145,7 +166,16 @@ def test_the_digits_say_how_the_batch_is_cut(variant):
 
 @pytest.mark.parametrize(
   'module',
-  [cifar10, cifar100, digits, fashion_mnist, finetune, imagenet, svhn],
+  [
+    cifar10,
+    cifar100,
+    digits,
+    fashion_mnist,
+    finetune,
+    imagenet,
+    label_noise,
+    svhn,
+  ],
 )
 def test_an_unknown_argument_is_refused(module):
   with pytest.raises(ValueError, match="hundred'?.* is unknown; use "):
