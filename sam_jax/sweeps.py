@@ -52,7 +52,8 @@ class Paper(NamedTuple):
   """What the paper has for some cells.
 
   Attributes:
-    fields: of the config, by dotted name, of all cells that are meant.
+    fields: of the config, by dotted name, of all cells that are meant; a
+      function in place of a value says whether a value is.
     error: test error in percent.
     half_width: of its 95 % confidence interval, None if there is none.
 
@@ -63,6 +64,15 @@ class Paper(NamedTuple):
   fields: Fields
   error: float
   half_width: float | None = None
+
+  def means(self, fields: Fields) -> bool:
+    """Whether a run with these fields is meant."""
+    return all(
+      is_meant(fields.get(name))
+      if callable(is_meant)
+      else fields.get(name) == is_meant
+      for name, is_meant in self.fields.items()
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,7 +91,7 @@ def _row(
       '' if sgd is None else _interval(sgd.estimate(_ERROR))
     )
   if paper:
-    found = [p for p in paper if _means(p, cell)]
+    found = [p for p in paper if p.means(cell.runs[0].fields)]
     row |= {'paper, %': '', 'difference': ''}
     if found:
       difference = 100 * error.mean - found[0].error
@@ -100,12 +100,6 @@ def _row(
         'difference': f'{difference:+.2f}',
       }
   return row
-
-
-def _means(paper: sweeps.Paper, cell: reports.Cell) -> bool:
-  """Whether a number of the paper is of this cell."""
-  fields = cell.runs[0].fields
-  return all(fields.get(name) == value for name, value in paper.fields.items())
 
 
 def _of_paper(paper: sweeps.Paper) -> str:

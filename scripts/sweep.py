@@ -66,7 +66,7 @@ _SCALE = flags.DEFINE_enum(
 _ONLY = flags.DEFINE_string(
   'only',
   '',
-  'Regular expression: the cells in whose name it is found, and what they need.',
+  'Regular expression: the cells whose name has it, and those they need.',
 )
 
 _SET = flags.DEFINE_multi_string(
