@@ -14,13 +14,13 @@ $SAM_JAX_CHECKPOINTS names:
 fgvc_aircraft and birdsnap are folders in `data`, or what $SAM_JAX_DATA names;
 the others are where tensorflow-datasets has them.
 
-The paper tuned rho for each data set and does not print what it found: here is
-its grid on both splits, of which scripts/report.py takes what is best on the
-validation split; the paper's number stands beside all of them. Without the
-first command above, test runs are made of every rho; with it, choose by
-`--only` what else to run. On ImageNet it is 10 epochs with rho = .05, and what
-the paper has without SAM are the checkpoints themselves; what else is chosen
-there, see configs/finetune.py.
+The paper tuned rho for each data set and does not print what it found. So all
+of its grid is here, on both splits; scripts/report.py takes the test cell of
+what is best on the validation split, and has the paper's number beside all of
+them. The first command makes the validation runs; of the others, `--only` can
+choose those of the best rho, or the second command makes all. On ImageNet it is
+10 epochs with rho = .05, and what the paper has without SAM are the checkpoints
+themselves; what else is chosen there, see configs/finetune.py.
 
 The paper used 64 cores of TPUv3 for b7 and 128 for L2, hence m = 16 and 4. 16
 million gradient evaluations, of batches of 1024 and 512.
