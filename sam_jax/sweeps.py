@@ -5,6 +5,7 @@ cell has a run directory of its own, named after its fields, under one directory
 that several machines may share.
 """
 
+import ast
 import dataclasses
 import importlib.util
 import itertools
@@ -255,6 +256,25 @@ def cell_name(cell: Fields) -> str:
     if name != CONFIG and not workdir_lib.is_operational(name)
   ]
   return re.sub(r'[^\w.,:=+-]+', '_', ','.join([config, *parts]))
+
+
+def parse_field(text: str) -> tuple[str, Any]:
+  """Returns name and value of a field that a command line sets for all cells.
+
+  Raises:
+    ValueError: it is not of the form FIELD=VALUE.
+
+  Example:
+    >>> parse_field('sam.rho=0.1')
+    ('sam.rho', 0.1)
+  """
+  name, separator, value = text.partition('=')
+  if not separator:
+    raise ValueError(f'--set={text} is no FIELD=VALUE')
+  try:
+    return name, ast.literal_eval(value)
+  except (ValueError, SyntaxError):
+    return name, value
 
 
 def fields(cell: Fields, directory: pathlib.Path) -> Fields:

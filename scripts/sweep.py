@@ -21,7 +21,6 @@ Exit status: 0 if every cell is finished, 1 if some are not, 2 if the sweep
 cannot be run.
 """
 
-import ast
 import dataclasses
 import itertools
 import pathlib
@@ -29,7 +28,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -120,19 +118,8 @@ def _cells(path: pathlib.Path) -> list[sweeps.Fields]:
   cells = sweeps.only(sweep.cells, _ONLY.value)
   if _SCALE.value == 'smoke':
     cells = smoke.cells(sweep, cells, _ROOT)
-  fields = dict(map(_field, _SET.value))
+  fields = dict(map(sweeps.parse_field, _SET.value))
   return [cell | fields for cell in cells]
-
-
-def _field(text: str) -> tuple[str, Any]:
-  """Returns name and value of a field that is set for all cells."""
-  name, separator, value = text.partition('=')
-  if not separator:
-    raise ValueError(f'--set={text} is no FIELD=VALUE')
-  try:
-    return name, ast.literal_eval(value)
-  except (ValueError, SyntaxError):
-    return name, value
 
 
 # --- Commands ----------------------------------------------------------------

@@ -32,7 +32,7 @@ _LAYERS = (
   },
   {'experiment', 'sweeps'},
   {'reports', 'runner', 'runs', 'smoke'},
-  {'bootstrap', 'pretrained'},
+  {'bootstrap', 'pictures', 'pretrained'},
   {'preparation'},
   {'train_loop'},
   {'dry_run'},

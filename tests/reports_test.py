@@ -244,8 +244,9 @@ def test_tables_and_pictures_are_written(tmp_path):
   assert text in done.stdout
   assert len(set(map(len, (report / 'table.md').read_text().splitlines()))) == 1
   assert re.search('3 tried', (report / 'selected.txt').read_text())
-  for name in ('error_vs_rho', 'error_vs_compute', 'curves'):
-    assert plt.imread(report / f'{name}.png').std() > 0.01
+  for name in ('rho', 'gradients', 'seconds'):
+    assert plt.imread(report / f'error_vs_{name}.png').std() > 0.01
+  assert plt.imread(report / 'curves.png').std() > 0.01
   assert not (report / 'error_vs_m.png').exists()
 
 

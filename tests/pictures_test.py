@@ -1,0 +1,133 @@
+"""Pictures of a sweep: what is in them, before they become pixels."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+
+from sam_jax import pictures, reports
+
+
+def _cell(errors, *, cost=10.0, **fields):
+  """Replicas with these final errors."""
+  runs = tuple(
+    reports.Run(
+      pathlib.Path(),
+      {},
+      {
+        'final_error_rate': error,
+        'gradient_evaluations': cost,
+        'wall_seconds': 3 * cost,
+        'split': 'test',
+      },
+    )
+    for error in errors
+  )
+  return reports.Cell(fields, runs)
+
+
+def _cells():
+  """Two problems; two methods with three rhos and SGD for each."""
+  cells = []
+  for noise in (0.0, 0.4):
+    problem = {'data.label_noise': noise}
+    sgd = {'method': 'sgd', 'sam.rho': None, 'sam.m': None}
+    cells.append(_cell([0.3 + noise], **problem, **sgd))
+    for m in (1, 4):
+      for rho in (0.5, 0.1, 0.2):
+        error = 0.1 + noise / 2 + abs(rho - 0.2) + m / 100
+        cells.append(
+          _cell(
+            [error, error + 0.02],
+            cost=20.0,
+            **problem,
+            **{'method': 'sam', 'sam.rho': rho, 'sam.m': m},
+          )
+        )
+  return cells
+
+
+@pytest.fixture
+def figures(monkeypatch, tmp_path):
+  """Draws cells; returns the panels of each picture by its name."""
+  kept = {}
+
+  def save(figure, path, styles):
+    kept[path.stem] = ({a.get_title(): a for a in figure.axes}, styles)
+
+  def curve(cell, name):
+    assert name == 'test/error_rate'
+    mean = cell.estimate('final_error_rate').mean
+    return np.array([1, 2]), np.array([0.9, mean]), np.array([0.0, 0.1])
+
+  monkeypatch.setattr(pictures, '_save', save)
+  monkeypatch.setattr(reports, 'curve', curve)
+
+  def draw(cells):
+    paths = pictures.draw(tmp_path, cells)
+    assert [path.stem for path in paths] == list(kept)
+    return kept
+
+  yield draw
+  plt.close('all')
+
+
+def _lines(axes):
+  """The error bars of a panel by label: places, heights, half widths."""
+  found = {}
+  for bar in axes.containers:
+    line, _, [bars] = bar.lines
+    half = [np.ptp(s[:, 1]) / 2 for s in bars.get_segments()]
+    found[bar.get_label()] = (*map(list, line.get_data()), half)
+  return found
+
+
+def test_a_problem_is_a_panel_and_a_method_a_line(figures):
+  panels, _ = figures(_cells())['error_vs_rho']
+  assert list(panels) == ['label_noise=0.0', 'label_noise=0.4']
+  lines = _lines(panels['label_noise=0.4'])
+  assert list(lines) == ['method=sam, m=1', 'method=sam, m=4']
+  places, heights, half = lines['method=sam, m=4']
+  assert places == [0.1, 0.2, 0.5]
+  np.testing.assert_allclose(heights, [45, 35, 65])
+  # Two replicas 2 % apart: 12.706 times the error of the mean, 1 %.
+  np.testing.assert_allclose(half, [12.706] * 3, rtol=1e-4)
+  panels, _ = figures(_cells())['error_vs_m']
+  assert list(_lines(panels['label_noise=0.0'])) == [
+    f'method=sam, rho={rho}' for rho in (0.5, 0.1, 0.2)
+  ]
+
+
+def test_of_many_perturbations_the_best_is_compared_with_others(figures):
+  made = figures(_cells())
+  for name, factor in (('gradients', 1), ('seconds', 3)):
+    panels, _ = made[f'error_vs_{name}']
+    lines = _lines(panels['label_noise=0.0'])
+    assert list(lines) == ['method=sgd', 'method=sam']
+    assert lines['method=sgd'][0] == [10 * factor]
+    assert lines['method=sam'][0] == [20 * factor]
+    np.testing.assert_allclose(lines['method=sam'][1], 12)
+  panels, styles = made['curves']
+  drawn = {
+    line.get_label(): line.get_ydata()
+    for line in panels['label_noise=0.4'].get_lines()
+  }
+  np.testing.assert_allclose(drawn['method=sam'], [90, 32])
+  np.testing.assert_allclose(drawn['method=sgd'], [90, 70])
+  # One colour for a method in all panels.
+  assert styles['method=sam']['color'] != styles['method=sgd']['color']
+
+
+def test_nothing_is_drawn_against_a_field_that_does_not_vary(figures):
+  cells = [c for c in _cells() if c.fields['sam.rho'] in (None, 0.2)]
+  made = figures(cells)
+  assert 'error_vs_rho' not in made
+  assert 'error_vs_m' in made
+
+
+def test_a_picture_is_written_with_its_legend(tmp_path, monkeypatch):
+  empty = (np.array([]), np.array([]), np.array([]))
+  monkeypatch.setattr(reports, 'curve', lambda cell, name: empty)
+  for path in pictures.draw(tmp_path, _cells()):
+    assert plt.imread(path).std() > 0.01
