@@ -11,6 +11,9 @@ from matplotlib import pyplot as plt
 
 from sam_jax import sweeps, workdir
 
+# One microbatch, which is quick to compile.
+WHOLE = {'sam.m': 16, 'microbatch_size': 16}
+
 
 @pytest.fixture(scope='module')
 def script():
@@ -79,7 +82,7 @@ def test_it_recommends_the_lowest_mean_and_says_what_is_as_good(
 
 
 def test_it_runs_the_grid_on_the_validation_split_and_draws_it(tmp_path):
-  config = tiny.config_file(tmp_path, num_epochs=7)
+  config = tiny.config_file(tmp_path, num_epochs=7, **WHOLE)
   runs = tmp_path / 'runs'
   options = ('--rhos=0.2,0.1', '--seeds=2', '--workers=2')
   done = _run(config, runs, *options, '--set=data.label_noise=0.2')
