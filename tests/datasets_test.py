@@ -197,7 +197,7 @@ def test_idx_files_are_read_as_written(tmp_path, compressed):
 
 @pytest.mark.parametrize('split', ['test', 'validation'])
 def test_fashion_mnist_can_be_cut_to_its_first_examples(tmp_path, split):
-  train, test = _write_fashion(tmp_path, False)
+  train, test = originals.write_fashion(tmp_path)
   made = datasets.create(
     'fashion_mnist', directory=str(tmp_path), train_size=20, split=split
   )

@@ -28,8 +28,10 @@ _FILES = {
   path.stem: path
   for path in sorted((tiny.ROOT / 'configs' / 'sweeps').glob('[a-z]*.py'))
 }
+# For a CPU: no cost in gradients, and other numbers of seeds.
+_SMALL = {'digits_m', 'digits_noise', 'fashion_mnist_small'}
 # Without numbers of the paper.
-_OWN = {'digits_noise', 'rho_grid'}
+_OWN = _SMALL | {'rho_grid'}
 _EACH = pytest.mark.parametrize('name', _FILES)
 _WRN = 'WideResnet28x10'
 
@@ -125,7 +127,7 @@ def test_every_cell_has_a_config_that_can_be_run(name, no_files):
     r'([\d.]+)\s+(thousand|million)\s+gradient\s+evaluations', _doc(name)
   )
   if doc is None:
-    assert name == 'digits_noise'
+    assert name in _SMALL
     return
   unit = {'thousand': 1e3, 'million': 1e6}[doc[2]]
   digits = len(doc[1].partition('.')[2])
@@ -151,18 +153,16 @@ def test_the_paper_s_batches_fit_on_8_devices(name):
 
 @_EACH
 def test_there_are_as_many_cells_as_a_file_says(name):
-  text = _FILES[name].read_text('utf-8')
-  if name == 'digits_noise':
-    said = sum(map(int, re.findall(r'(\d+) (?:validation|test)', text)))
-  else:
-    terms = re.search(r'"""Returns ([\d x+]+) cells\."""', text)[1].split('+')
-    said = sum(math.prod(map(int, term.split('x'))) for term in terms)
+  text = _FILES[name].read_text('utf-8').split('def get_sweep')[1]
+  terms = re.search(r'"""Returns (.*)\."""', text)[1]
+  terms = re.split(r'\+|and', terms.replace('three', '3'))
+  said = sum(math.prod(map(int, re.findall(r'\d+', term))) for term in terms)
   sweep = _load(name)
   assert len(sweep.cells) == said
   assert len({sweeps.cell_name(cell) for cell in sweep.cells}) == said
   # All kinds have the same seeds, and nothing else is random.
   assert all('data.seed' not in cell for cell in sweep.cells)
-  if name != 'digits_noise':
+  if name not in _SMALL:
     seeds = 20 if name == 'table11' else 5
     for cell, _ in _kinds(name):
       assert (cell['seed'], _num_replicas(name, cell)) == (0, seeds)
@@ -428,7 +428,9 @@ def test_half_widths_are_narrow():
 
 # Of each file the cell that has what the others have not.
 _SMOKED = {
+  'digits_m': r'sam.m=16,.*sam.rho=0.1',
   'digits_noise': r'test.*noise=0.4.*mixup.*same',
+  'fashion_mnist_small': r'split=test.*method=sam',
   'm_sharpness': r'sam.m=4,sam.rho=0.04',
   'norms': r'method=random,sam.rho=15.0',
   'rho_grid': r'svhn.py:shake_shake',
@@ -499,8 +501,10 @@ def test_a_cell_takes_a_few_steps(name, data, tmp_path, monkeypatch):
     c for c in sweep.cells if re.search(_SMOKED[name], sweeps.cell_name(c))
   )
   cells = smoke.cells(sweep, [cell, *sweeps.needs(cell)], tiny.ROOT)
-  directory = {} if name == 'digits_noise' else {'data.directory': str(data)}
-  [chain] = sweeps.chains(cell | directory for cell in cells)
+  fields = {} if 'digits' in name else {'data.directory': str(data)}
+  if name == 'fashion_mnist_small':
+    fields['data.train_size'] = 40
+  [chain] = sweeps.chains(cell | fields for cell in cells)
   assert len(chain) == 1 + ('same' in _SMOKED[name])
   for cell in chain:
     config = sweeps.config(cell, tmp_path, tiny.ROOT)
