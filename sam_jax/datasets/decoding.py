@@ -2,13 +2,18 @@
 
 JPEG goes through libjpeg-turbo (simplejpeg), with the same fast transform as in
 TensorFlow, whose pixels it gives; everything else through Pillow. OpenCV
-resizes. Orientation by EXIF is not applied, as in the official release. As
-there, what libjpeg only warns of is no error: it is reported to warn of two
-photographs of the Oxford Pets (tensorflow/models, issue 2194). A file that
-lacks its end is refused.
+resizes. Orientation by EXIF is not applied, as in the official release.
+
+libjpeg makes up the pixels that it cannot read, and only warns. A JPEG that
+lacks its end or a part is refused here. What some cameras and programs write
+and all viewers show is not: bytes left over after the picture, as reported of
+two photographs of the Oxford Pets (tensorflow/models, issue 2194), and odd
+versions or parameters in a header.
 """
 
+import functools
 import io
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,6 +32,17 @@ _MIN_RATIO, _MAX_RATIO = 3 / 4, 4 / 3
 _ATTEMPTS = 10
 # libjpeg-turbo is fast where it leaves out every second pixel, or more.
 _REDUCTIONS = (8, 4, 2)
+
+# Colours of a JPEG that go straight to red, green and blue; and of print.
+_PLAIN = ('YCbCr', 'Gray')
+_INKS = ('CMYK', 'YCCK')
+
+# Warnings that cost no pixel. Bytes are left over at the end of the picture,
+# not before a marker within; where they are a large part of the file, garbage
+# was read instead of them.
+_LEFT_OVER = re.compile(r'(\d+) extraneous bytes before marker 0xd9')
+_MAX_LEFT_OVER = 0.25
+_ODD_PARAMETERS = 'Invalid SOS parameters for sequential JPEG'
 
 # Grain has its own threads and processes.
 cv2.setNumThreads(0)
@@ -159,7 +175,7 @@ def dimensions(data: bytes) -> tuple[int, int]:
   Raises:
     UndecodableError: the bytes are not of an image.
   """
-  if _is_plain_jpeg(data):
+  if _jpeg_space(data) in _PLAIN:
     return simplejpeg.decode_jpeg_header(data, strict=False)[:2]
   width, height = _guard(lambda: _open(data).size)
   return height, width
@@ -180,36 +196,69 @@ def decode(data: bytes, reduction: int = 1) -> np.ndarray:
     UndecodableError: the bytes are not of an image, or some are missing; or
       they are numbers whose range is not known, of 32 bits.
   """
-  if _is_plain_jpeg(data):
-    try:
-      return _decode_jpeg(data, reduction)
-    except ValueError:
-      pass  # it warns of a header as if that were an error; let Pillow see
+  data = _with_known_version(data)
+  space = _jpeg_space(data)
+  try:
+    if space in _PLAIN:
+      return _decode_jpeg(data, 'RGB', reduction)
+    if space is not None:  # Pillow would not tell of damage
+      _decode_jpeg(data, 'CMYK' if space in _INKS else 'RGB', max(_REDUCTIONS))
+  except UndecodableError:
+    raise
+  except ValueError:
+    pass  # it warns of a header as if that were an error; let Pillow see
   return _guard(lambda: _decode_other(data))
 
 
-def _decode_jpeg(data: bytes, reduction: int) -> np.ndarray:
-  """Decodes a plain JPEG."""
-  height, width = dimensions(data)
-  return simplejpeg.decode_jpeg(
+def _with_known_version(data: bytes) -> bytes:
+  """Returns a JPEG with a version that libjpeg does not warn of."""
+  if data[6:11] == b'JFIF\0' and data[11:12] not in (b'\1', b'\2'):
+    return data[:11] + b'\1\1' + data[13:]
+  return data
+
+
+def _decode_jpeg(data: bytes, space: str, reduction: int) -> np.ndarray:
+  """Decodes a JPEG to red, green and blue, or to inks.
+
+  Raises:
+    UndecodableError: pixels are missing.
+    ValueError: something else is odd.
+  """
+  height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
+  call = functools.partial(
+    simplejpeg.decode_jpeg,
     data,
-    'RGB',
+    space,
     fastdct=True,
     min_height=-(-height // reduction),
     min_width=-(-width // reduction),
-    strict=False,
   )
-
-
-def _is_plain_jpeg(data: bytes) -> bool:
-  """Whether this is a JPEG of brightness and perhaps colour, with its end."""
-  if not simplejpeg.is_jpeg(data):
-    return False
   try:
-    header = simplejpeg.decode_jpeg_header(data, strict=False)
+    return call(strict=True)
+  except ValueError as error:
+    warning = f'{error}'
+  image = call(strict=False)
+  if not _is_harmless(warning, len(data)):
+    raise UndecodableError(warning)
+  return image
+
+
+def _is_harmless(warning: str, size: int) -> bool:
+  """Whether libjpeg read all pixels of a file of `size` bytes."""
+  left_over = _LEFT_OVER.search(warning)
+  if left_over is not None:
+    return int(left_over[1]) < _MAX_LEFT_OVER * size
+  return _ODD_PARAMETERS in warning
+
+
+def _jpeg_space(data: bytes) -> str | None:
+  """Returns the colours of a JPEG; None of a rare one, or what is not one."""
+  if not simplejpeg.is_jpeg(data):
+    return None
+  try:
+    return simplejpeg.decode_jpeg_header(data, strict=False)[2]
   except ValueError:
-    return False  # a rare form of sampling, say; let Pillow see
-  return header[2] in ('YCbCr', 'Gray')
+    return None  # a rare form of sampling, say; let Pillow see
 
 
 def _decode_other(data: bytes) -> np.ndarray:
