@@ -73,6 +73,7 @@ def get_config(argument: str = 'b7') -> ml_collections.ConfigDict:
   else:
     config.augmentation.name = 'basic'
     config.augmentation.padding = 0  # flips; the crop is that of the decoder
+    config.augmentation.policy = 'imagenet'  # of AutoAugment, if that is chosen
   config.batch_size = settings.batch_size
   config.sam.m = settings.m
   config.microbatch_size = settings.m

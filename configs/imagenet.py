@@ -46,6 +46,7 @@ def get_config(row: str = '50') -> ml_collections.ConfigDict:
   config.data.name = 'imagenet2012'
   config.augmentation.name = 'basic'
   config.augmentation.padding = 0  # flips; the crop is that of the decoder
+  config.augmentation.policy = 'imagenet'  # of AutoAugment, if that is chosen
   config.batch_size = 4096
   config.sam.m = 128
   config.microbatch_size = 128

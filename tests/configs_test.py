@@ -96,16 +96,20 @@ def test_fine_tuning_has_the_settings_of_the_paper(row, settings):
 
 @pytest.mark.parametrize('row', ['b7', 'l2-475'])
 @pytest.mark.parametrize(
-  ('data', 'augmentation', 'padding'),
-  [('cifar100', 'autoaugment', 4), ('food101', 'basic', 0)],
+  ('data', 'augmentation', 'padding', 'policy'),
+  [
+    ('cifar100', 'autoaugment', 4, 'cifar'),
+    ('food101', 'basic', 0, 'imagenet'),
+  ],
 )
 def test_fine_tuning_augments_as_the_paper_did(
-  row, data, augmentation, padding
+  row, data, augmentation, padding, policy
 ):
   config = finetune.get_config(f'{row},{data}')
   assert config.data.name == data
   assert config.augmentation.name == augmentation
   assert config.augmentation.padding == padding
+  assert config.augmentation.policy == policy
 
 
 @pytest.mark.parametrize('row', ['b7', 'l2-475'])
@@ -141,6 +145,20 @@ def test_imagenet_has_the_settings_of_the_paper(row, model, epochs):
   assert (config.learning_rate, config.weight_decay.rate) == (1.0, 1e-4)
   assert (config.sam.rho, config.label_smoothing) == (0.05, 0.1)
   assert config.augmentation.padding == 0
+
+
+@pytest.mark.parametrize(
+  ('config', 'policy'),
+  [
+    (imagenet, 'imagenet'),
+    (image_folder, 'imagenet'),
+    (svhn, 'svhn'),
+    (cifar10, 'cifar'),
+    (cifar100, 'cifar'),
+  ],
+)
+def test_autoaugment_is_that_of_the_data(config, policy):
+  assert config.get_config().augmentation.policy == policy
 
 
 @pytest.mark.parametrize('row', ['50,many', '34', '50,'])
