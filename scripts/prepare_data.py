@@ -66,8 +66,14 @@ builder = tfds.builder(
 config = tfds.download.DownloadConfig(manual_dir=manual or None)
 builder.download_and_prepare(download_config=config)
 """
-# Small sets that are read into memory when they are trained on.
-_IN_MEMORY = ('cifar10', 'cifar100', 'fashion_mnist', 'svhn_cropped')
+# Small sets that are read into memory when they are trained on, and how many
+# examples they have to train on and to test.
+_IN_MEMORY = {
+  'cifar10': (50_000, 10_000),
+  'cifar100': (50_000, 10_000),
+  'fashion_mnist': (60_000, 10_000),
+  'svhn_cropped': (604_388, 26_032),
+}
 _MAX_LISTED = 20
 
 
@@ -108,7 +114,10 @@ def _hint(name: str) -> str:
     return ''
   facts = large.BY_NAME.get(name)
   if facts is None:
-    return '; expected: DIRECTORY/train/CLASS/*.jpg and DIRECTORY/test/CLASS/'
+    return (
+      '; expected: DIRECTORY/train/CLASS/*.jpg and DIRECTORY/test/CLASS/*.jpg '
+      '(or val/CLASS/)'
+    )
   sizes = f'{sum(facts.train.values()):,} and {sum(facts.test.values()):,}'
   return (
     f'; expected: --directory with train/CLASS/*.jpg and test/CLASS/*.jpg, '
@@ -152,23 +161,42 @@ def _verify(name: str) -> bool:
   directory = _DIRECTORY.value
   if directory is None and _is_folder(name):
     raise ValueError('--directory is missing')
-  dataset = datasets.create(name, directory=directory)
-  parts = {'train': dataset.train, 'test': dataset.evaluation}
-  facts = large.BY_NAME.get(name)
+  source = datasets.load_source(name, directory=directory)
   is_good = True
-  for part, examples in parts.items():
-    count = len(examples.labels)
-    line = f'{part}: {count:,} images of {dataset.num_classes} classes'
-    if facts is not None:
-      expected = sum(getattr(facts, part).values())
-      if count != expected:
-        is_good = False
-        line += f'; expected {expected:,}'
+  for part, examples in _parts(source).items():
+    count = sum(len(e.labels) for e in examples)
+    line = f'{part}: {count:,} images of {source.num_classes} classes'
+    expected = _expected(name).get(part, count)
+    if count != expected:
+      is_good = False
+      line += f'; expected {expected:,}'
     print(line, flush=True)
-    if not isinstance(examples.images, np.ndarray):
-      is_good &= _decode_all(part, examples)
+    for e in examples:
+      # Those in memory are decoded.
+      if not isinstance(e.images, np.ndarray):
+        is_good &= _decode_all(part, e)
   print(f'{name}: {"all is well" if is_good else "not all is well"}')
   return is_good
+
+
+def _parts(source: datasets.Source) -> dict[str, list[datasets.Examples]]:
+  """Returns the examples of each split that there is."""
+  is_test = source.test is not source.validation  # else one serves as both
+  parts = {
+    'train': [source.train, source.extra],
+    'test': [source.test if is_test else None],
+    'validation': [source.validation],
+  }
+  there = {part: [e for e in es if e is not None] for part, es in parts.items()}
+  return {part: examples for part, examples in there.items() if examples}
+
+
+def _expected(name: str) -> dict[str, int]:
+  """Returns how many examples the splits of a set have, where it is known."""
+  if name in large.BY_NAME:
+    facts = large.BY_NAME[name]
+    return {p: sum(getattr(facts, p).values()) for p in ('train', 'test')}
+  return dict(zip(('train', 'test'), _IN_MEMORY.get(name, ()), strict=False))
 
 
 def _decode_all(part: str, examples: datasets.Examples) -> bool:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from sam_jax.datasets import large
-from tests import large_test, pictures
+from tests import large_test, originals, pictures
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -45,6 +45,42 @@ def test_damaged_images_are_listed(tmp_path):
   assert f'  {broken}: ' in done.stdout
   assert done.stdout.count('.jpg') == 1
   assert 'image_folder: not all is well' in done.stdout
+
+
+def test_a_validation_folder_is_checked_beside_that_of_the_test(tmp_path):
+  pictures.folder(tmp_path, {'train': 3, 'test': 2, 'val': 1})
+  broken = tmp_path / 'val' / 'red' / '000.jpg'
+  broken.write_bytes(b'')
+  done = _run('image_folder', f'--directory={tmp_path}', '--check')
+  assert done.returncode == 1
+  assert 'validation: 4 images of 4 classes' in done.stdout
+  assert f'  {broken}: ' in done.stdout
+
+
+@pytest.mark.parametrize(
+  ('sizes', 'counts'),
+  [
+    ({'train': 3, 'val': 2}, ['train: 12', 'validation: 8']),
+    ({'train': 3}, ['train: 12']),
+  ],
+)
+def test_a_folder_needs_no_test_images(tmp_path, sizes, counts):
+  pictures.folder(tmp_path, sizes)
+  done = _run('image_folder', f'--directory={tmp_path}', '--check')
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.splitlines() == [
+    *(f'{count} images of 4 classes' for count in counts),
+    'image_folder: all is well',
+  ]
+
+
+def test_an_incomplete_set_in_memory_is_told(tmp_path):
+  originals.write_fashion(tmp_path, compressed=False)
+  done = _run('fashion_mnist', f'--directory={tmp_path}', '--check')
+  assert done.returncode == 1, done.stderr
+  assert 'train: 30 images of 10 classes; expected 60,000' in done.stdout
+  assert 'test: 10 images of 10 classes; expected 10,000' in done.stdout
+  assert 'fashion_mnist: not all is well' in done.stdout
 
 
 def test_wrong_counts_are_told(tmp_path):

@@ -166,11 +166,10 @@ def create(
   release: there the examples of one host of several are a part of the data
   and label noise does not exist.
   """
-  loader = _loader(name, loader_options)
+  _loader(name, loader_options)
   lookup.check('split', split, SPLITS)
   label_noise_lib.validate(label_noise, label_noise_kind)
-  source = loader(directory, seed, **loader_options)
-  _check_source(name, source)
+  source = load_source(name, directory=directory, seed=seed, **loader_options)
   train, evaluation = _split(name, source, split)
   labels = label_noise_lib.corrupt(
     train.labels,
@@ -184,6 +183,31 @@ def create(
   return Dataset(
     name, train, evaluation, source.num_classes, source.mean, source.std
   )
+
+
+def load_source(
+  name: str,
+  *,
+  directory: str | None = None,
+  seed: int = 0,
+  **loader_options: object,
+) -> Source:
+  """Loads a data set as its authors published it: all splits that it has.
+
+  Args:
+    name: see `create`.
+    directory: see `create`.
+    seed: of the split where none is official.
+    **loader_options: see `create`.
+
+  Raises:
+    ValueError: an unknown name or option, or examples that are not what they
+      should be.
+    FileNotFoundError: the files are missing; says how to get them.
+  """
+  source = _loader(name, loader_options)(directory, seed, **loader_options)
+  _check_source(name, source)
+  return source
 
 
 def options(name: str) -> list[str] | None:
