@@ -13,6 +13,8 @@ import pathlib
 import re
 import signal
 import sys
+import time
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -42,9 +44,22 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
   'process_id', None, 'Which of them this is, from 0.'
 )
+# What the first of several processes leaves the others to say what is wrong.
+_FAREWELL_SECONDS = 5
 
 
 def main(argv: Sequence[str]) -> None:
+  """Runs what the flags say; ends soon if one of several processes fails."""
+  try:
+    _run(argv)
+  except Exception:
+    if not jax.distributed.is_initialized():
+      raise
+    traceback.print_exc()
+    _leave(1)
+
+
+def _run(argv: Sequence[str]) -> None:
   """Runs what the flags say."""
   if len(argv) > 1:
     _exit(2, f'unknown arguments: {" ".join(argv[1:])}')
@@ -69,8 +84,9 @@ def main(argv: Sequence[str]) -> None:
     train_loop.train(prepared)
   except (train_loop.TrainingFailed, datasets.UndecodableError) as error:
     _exit(1, error)
-  except interrupts.Interrupted as error:
-    _exit(128 + error.signum, error)
+  except interrupts.Interrupted as error:  # all processes have agreed on it
+    _print(error)
+    sys.exit(128 + error.signum)
   return None
 
 
@@ -141,8 +157,31 @@ def _first(error: BaseException) -> BaseException:
 
 def _exit(status: int, error: Exception | str) -> NoReturn:
   """Ends the process with one line that says why."""
+  _print(error)
+  _leave(status)
+
+
+def _print(error: Exception | str) -> None:
+  """Says in one line what happened."""
   print(f'sam_jax: {" ".join(str(error).split())}', file=sys.stderr)
-  sys.exit(status)
+
+
+def _leave(status: int) -> NoReturn:
+  """Ends the process, and soon those that train with it.
+
+  The others may wait for this one within a step. At an ordinary exit it would
+  wait for them, for five minutes, after which all are aborted. So it is gone at
+  once: connections break, and JAX ends whom that does not reach after 100
+  seconds without a sign of life.
+  """
+  if not jax.distributed.is_initialized():
+    sys.exit(status)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  if jax.process_index() == 0:
+    # The others meet here, and are aborted where they are when it is gone.
+    time.sleep(_FAREWELL_SECONDS)
+  os._exit(status)
 
 
 if __name__ == '__main__':

@@ -23,9 +23,14 @@ def config(tmp_path_factory):
   root = tmp_path_factory.mktemp('multi')
   sizes = {'train': 10, 'test': 3}
   pictures.folder(root / 'data', sizes, height=12, width=12)
-  fields = {
+  return tiny.config_file(root, **_fields(root / 'data'))
+
+
+def _fields(data):
+  """What the config of such a folder has."""
+  return {
     'data.name': 'image_folder',
-    'data.directory': str(root / 'data'),
+    'data.directory': str(data),
     'data.image_size': 8,
     'data.train_size': None,
     'augmentation.padding': 1,
@@ -37,7 +42,6 @@ def config(tmp_path_factory):
     'checkpoint.every_steps': 20,
     'checkpoint.max_to_keep': 9,
   }
-  return tiny.config_file(root, **fields)
 
 
 def _start(config, workdir):
@@ -64,9 +68,15 @@ def _start(config, workdir):
   ]
 
 
-def _end(processes):
+def _end(processes, timeout=300):
   """Returns the exit statuses and what was printed."""
-  outputs = [process.communicate(timeout=300)[0] for process in processes]
+  try:
+    outputs = [p.communicate(timeout=timeout)[0] for p in processes]
+  finally:
+    for process in processes:
+      process.kill()  # nothing, once it has ended
+      process.wait()
+      process.stdout.close()
   return [process.returncode for process in processes], outputs
 
 
@@ -123,6 +133,26 @@ def test_a_signal_to_one_stops_both_and_they_go_on(config, whole, tmp_path):
     assert re.search(r'stopped at step (20|40) by SIGTERM', outputs[0])
     assert _end(_start(config, tmp_path))[0] == [0, 0]
   _assert_same_run(tmp_path, whole)
+
+
+# Of four test images at a time, in the order of their names.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('failing', 'name'), [(0, 'blue/000.jpg'), (1, 'green/001.jpg')]
+)
+def test_what_only_one_finds_ends_both_soon(tmp_path, failing, name):
+  root = tmp_path / 'data'
+  pictures.folder(root, {'train': 10, 'test': 3}, height=12, width=12)
+  (root / 'test' / name).write_bytes(b'')
+  config = tiny.config_file(tmp_path, **_fields(root))
+  # Else they wait for each other for five minutes, and are aborted then.
+  statuses, outputs = _end(_start(config, tmp_path / 'run'), timeout=90)
+  assert statuses[failing] == 1, outputs
+  assert statuses[1 - failing] != 0
+  lines = [x for x in outputs[failing].splitlines() if 'sam_jax: ' in x]
+  assert len(lines) == 1
+  assert f'{name} cannot be decoded' in lines[0]
+  assert 'Traceback' not in outputs[failing]
 
 
 @pytest.mark.parametrize(
