@@ -75,7 +75,7 @@ def _run(argv: Sequence[str]) -> None:
     if _DRY_RUN.value:
       return dry_run.run(config, workdir)
     prepared = preparation.prepare(config, workdir)
-  except (ValueError, FileNotFoundError) as error:
+  except (ValueError, OSError) as error:
     _exit(2, error)
   except KeyboardInterrupt:
     _exit(128 + signal.SIGINT, 'stopped before the first step')

@@ -55,6 +55,20 @@ def test_deeper_files_count_and_those_that_are_no_images_do_not(tmp_path):
   assert ('more', 'deep.JPEG') in names
 
 
+def test_links_are_followed_but_not_in_circles(tmp_path):
+  root = pictures.folder(tmp_path / 'data', {'train': 2, 'test': 1})
+  red, elsewhere = root / 'train' / 'red', tmp_path / 'elsewhere'
+  elsewhere.mkdir()
+  (elsewhere / 'far.jpg').write_bytes((red / '000.jpg').read_bytes())
+  (red / 'far').symlink_to(elsewhere)
+  for folder, target in ((red, red), (red, root / 'train'), (elsewhere, red)):
+    (folder / f'to_{target.name}').symlink_to(target)
+  assert sorted(n for n in _names(_create(root).train) if n[1] > '1') == [
+    ('far', 'far.jpg')
+  ]
+  assert len(_create(root).train.labels) == 9
+
+
 def test_ignored_files_are_counted(tmp_path, monkeypatch):
   pictures.folder(tmp_path, {'train': 1, 'test': 1})
   for name in ('a.txt', 'b.xml'):

@@ -83,7 +83,8 @@ FITTING = (
 
 # What is typed after these and --config=configs/digits.py, and what is
 # answered. {tmp} is a directory that holds a file, IDX files that are cut off,
-# IDX files with a label 10, and an empty directory.
+# IDX files with a label 10, a class that is a link to itself, and an empty
+# directory.
 BAD = (
   ('--config.sam.rh=0.1', "no field 'rh'; did you mean 'rho'"),
   ('--config.optimiser.name=sgd', "no field 'optimiser'; .* 'optimizer'"),
@@ -121,6 +122,14 @@ BAD = (
     '--config.data.name=fashion_mnist --config.data.directory={tmp}/label',
     r'label 10 of example 0 is out of range \[0, 10\)',
   ),
+  (
+    '--config.data.name=image_folder --config.data.directory={tmp}/link',
+    'Too many levels of symbolic links.*red',
+  ),
+  (
+    '--config.batch_size=9600',
+    r'batch_size is 9600 but there are only \d+ training examples',
+  ),
   ('--workdir={tmp}/file/below', 'cannot write to workdir.*--workdir'),
   ('--workdir={tmp}/' + 'x' * 300, 'workdir'),
   ('--config.init_from={tmp}/empty', 'no run directory'),
@@ -139,6 +148,8 @@ def tmp(tmp_path):
   (tmp_path / 'empty').mkdir()
   _idx_directory(tmp_path / 'cut', cut=5)
   _idx_directory(tmp_path / 'label', label=10)
+  (tmp_path / 'link' / 'train').mkdir(parents=True)
+  (tmp_path / 'link' / 'train' / 'red').symlink_to('red')
   return tmp_path
 
 

@@ -50,6 +50,7 @@ def load(
   Raises:
     FileNotFoundError: a folder is missing; says which are expected.
     ValueError: a class has no images, or the folders have different classes.
+    OSError: a folder cannot be read.
   """
   if directory is None:
     raise ValueError(
@@ -146,13 +147,22 @@ def _scan(
   return paths, np.repeat(np.arange(len(classes)), counts).astype(np.int32)
 
 
-def _files(folder: pathlib.Path) -> Iterator[str]:
-  """Yields the paths of all files in a folder, hidden ones left out."""
+def _files(
+  folder: pathlib.Path, above: frozenset[pathlib.Path] = frozenset()
+) -> Iterator[str]:
+  """Yields the paths of all files in a folder, hidden ones left out.
+
+  A link to a folder that it lies in, one of `above`, is not followed.
+  """
+  real = folder.resolve()
+  if real in above:
+    return
+  above = above | {real, *real.parents}
   with os.scandir(folder) as entries:
     for entry in entries:
       if entry.name.startswith('.'):
         continue
       if entry.is_dir():
-        yield from _files(pathlib.Path(entry.path))
+        yield from _files(pathlib.Path(entry.path), above)
       else:
         yield entry.path
