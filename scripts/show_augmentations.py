@@ -57,16 +57,19 @@ def _run() -> None:
   experiment_lib.load_plugins(_CONFIG.value)
   config = experiment_lib.resolve(_CONFIG.value, jax.device_count())
   experiment = experiment_lib.build(config)
+  rows = min(_ROWS.value, config.batch_size)
+  size = config.microbatch_size
+  num_microbatches = -(-rows // size)
   batch = next(
     datasets.train_batches(
       experiment.dataset.train,
       config.batch_size,
       seed=config.seed,
       start_step=_STEP.value,
+      shard=(0, num_microbatches * size),
     )
   )
-  rows = min(_ROWS.value, config.batch_size)
-  see = _compile(experiment)
+  see = _compile(experiment, num_microbatches)
   columns = [(_stored(batch['image']), batch['label'])]
   for step in range(_STEP.value, _STEP.value + _COLUMNS.value):
     images, labels = see(batch, step)
@@ -78,16 +81,20 @@ def _run() -> None:
   )
 
 
-def _compile(experiment: experiment_lib.Experiment):
-  """Returns `(batch, step) -> (images, labels)` as the network gets them."""
-  old = experiment.layout
-  layout = layout_lib.create(old.batch_size, 1, old.m, old.microbatch_size)
+def _compile(experiment: experiment_lib.Experiment, num_microbatches: int):
+  """Returns `(batch, step) -> (images, labels)` as the network gets them.
+
+  What is done to an image follows from its place in the batch and, where images
+  are mixed, from its microbatch; so the first of these are all it takes.
+  """
+  size = experiment.layout.microbatch_size
+  layout = layout_lib.create(num_microbatches * size, 1, size, size)
   fns = dataclasses.replace(experiment.fns, layout=layout)
 
   @jax.jit
   def see(batch, step):
     groups = jax.tree.map(
-      lambda x: x.reshape(layout.num_groups, layout.m, *x.shape[1:]), batch
+      lambda x: x.reshape(num_microbatches, size, *x.shape[1:]), batch
     )
     seen = jax.vmap(functools.partial(train_step.inputs, fns=fns, step=step))(
       groups

@@ -1,5 +1,6 @@
 """The scripts of the README, run as a user runs them."""
 
+import functools
 import json
 import os
 import pathlib
@@ -7,8 +8,17 @@ import re
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+
+from sam_jax import (
+  datasets,
+  experiment as experiment_lib,
+  train_step,
+)
+from tests import tiny
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -113,6 +123,75 @@ def test_the_augmentations_are_drawn(tmp_path):
   )
   height, width, _ = plt.imread(picture).shape
   assert width > 1.4 * height  # two rows of four
+
+
+# Runs a script and keeps what it would draw, and what rows it asked for.
+_SEEN = """
+import sys
+import numpy as np
+from absl import app
+sys.path.insert(0, 'scripts')
+import show_augmentations as script
+ask, out = script.datasets.train_batches, sys.argv.pop()
+shards = []
+def note(*args, **kwargs):
+  shards.append(kwargs['shard'])
+  return ask(*args, **kwargs)
+def keep(columns):
+  images, labels = (list(x) for x in zip(*columns[1:], strict=True))
+  np.savez(out, image=images, label=labels, shard=shards)
+script.datasets.train_batches, script._draw = note, keep
+app.run(script.main)
+"""
+
+
+# What is drawn is what a group of the run sees, though less is augmented.
+@pytest.mark.slow
+def test_the_augmentations_are_those_of_the_run(tmp_path, monkeypatch):
+  tiny.use_devices(monkeypatch, 1)
+  fields = {
+    'augmentation.name': 'autoaugment',
+    'augmentation.padding': 1,
+    'augmentation.cutout_length': 2,
+    'mixing.name': 'mixup',
+    'batch_size': 24,
+    'sam.m': 12,
+    'microbatch_size': 4,
+    'num_steps': 9,
+  }
+  out = tmp_path / 'seen.npz'
+  done = subprocess.run(
+    [
+      *(sys.executable, '-c', _SEEN),
+      f'--config={tiny.config_file(tmp_path, **fields)}',
+      *('--rows=6', '--columns=2', '--step=3', '--out=none', str(out)),
+    ],
+    cwd=_ROOT,
+    env=tiny.environment(1),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  config = tiny.config(**fields)
+  experiment = experiment_lib.build(config)
+  batch = next(
+    datasets.train_batches(
+      experiment.dataset.train, 24, seed=config.seed, start_step=3
+    )
+  )
+  group = {name: array[:12] for name, array in batch.items()}
+  see = jax.jit(functools.partial(train_step.inputs, fns=experiment.fns))
+  dataset, seen = experiment.dataset, np.load(out)
+  for i, step in enumerate((3, 4)):
+    inputs = jax.device_get(see(group, step))
+    images = inputs['image'].reshape(12, *batch['image'].shape[1:])[:6]
+    pixels = np.clip(images * dataset.std + dataset.mean, 0, 1)
+    np.testing.assert_allclose(seen['image'][i], pixels, atol=1e-6)
+    labels = inputs['label'].reshape(12, -1)[:6]
+    np.testing.assert_allclose(seen['label'][i], labels, atol=1e-6)
+  assert (seen['image'][0] != seen['image'][1]).any()
+  assert seen['shard'].tolist() == [[0, 8]]
 
 
 def test_augmentations_of_an_unknown_recipe_are_not_drawn(tmp_path):
