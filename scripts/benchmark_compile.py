@@ -7,6 +7,10 @@ For each model, the whole step of SAM with the paper's CIFAR recipe, on the
 smallest batch: two passes, clipping, optimizer, diagnostics. Nothing is run.
 Memory is what the compiler plans besides arguments and results. --remat shows
 in it where activations outweigh the parameters: give --batch_size=32 or so.
+
+Any model's name can be asked for (`python -m sam_jax.models` lists them).
+Without --models it is all of the paper and the CIFAR ResNets, but for the
+largest, which take minutes and gigabytes: efficientnet-b8, -l2 and -l2-475.
 """
 
 import json
@@ -33,14 +37,15 @@ _MODELS = flags.DEFINE_list(
     'WideResnet28x6_ShakeShake',
     'PyramidNet272',
     'Pyramid_ShakeDrop',
+    'CifarResnet20',
+    'CifarResnet32',
     'CifarResnet56',
     'PreactResnet18',
     'PreactResnet32_wide',
     'Resnet50',
     'Resnet101',
     'Resnet152',
-    'efficientnet-b0',
-    'efficientnet-b7',
+    *(f'efficientnet-b{i}' for i in range(8)),
   ],
   'Names of the models.',
 )

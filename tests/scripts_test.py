@@ -70,6 +70,33 @@ def test_the_benchmark_compares_the_methods_in_its_table_and_file(tmp_path):
   assert re.search(r'^sam +[\d.]+ +[\d.]+', done.stdout, re.M)
 
 
+def test_the_compilation_benchmark_measures_each_model(tmp_path):
+  path = tmp_path / 'out.json'
+  done = _run(
+    'benchmark_compile.py',
+    '--models=cnn,CifarResnet8',
+    '--image_size=8',
+    f'--json={path}',
+  )
+  assert done.returncode == 0, done.stderr
+  rows = json.loads(path.read_text())['models']
+  assert [row['model'] for row in rows] == ['cnn', 'CifarResnet8']
+  for row in rows:
+    parts = [row[f'{name}, s'] for name in ('trace', 'lower', 'compile')]
+    assert min(parts) > 0
+    assert row['total, s'] == pytest.approx(sum(parts))
+    assert row['program, lines'] > 100
+    assert re.search(
+      f'^{row["model"]} +{row["parameters"]:,} ', done.stdout, re.M
+    )
+  # 6n + 2 layers with n = 1: 3x3 kernels, scales and shifts of BatchNorm, the
+  # classifier.
+  channels = [(3, 16), (16, 16), (16, 16), (16, 32), (32, 32), (32, 64)]
+  channels += [(64, 64)]
+  kernels = sum(9 * a * b + 2 * b for a, b in channels)
+  assert rows[1]['parameters'] == kernels + 64 * 10 + 10
+
+
 @pytest.mark.slow
 def test_an_unknown_model_is_one_line():
   done = _run('benchmark_step.py', '--model=WideResnet28')
