@@ -18,7 +18,7 @@ from sam_jax import (
   experiment as experiment_lib,
   train_step,
 )
-from tests import tiny
+from tests import pictures, tiny
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -122,6 +122,63 @@ def test_the_input_benchmark_measures_each_recipe(tmp_path):
   for row in rows:
     assert row['host, images/s'] > row['step, images/s'] > 0
     assert row['device/step'] < 1
+    assert 0 < row['waiting'] < 1
+
+
+# Runs a script with a decoder that takes 20 ms of an image.
+_SLOW = """
+import sys
+import time
+from absl import app
+sys.path.insert(0, 'scripts')
+import benchmark_input as script
+crop = script.decoding.random_crop
+def slow(*args):
+  time.sleep(0.02)
+  return crop(*args)
+script.decoding.random_crop = slow
+app.run(script.main)
+"""
+
+
+@pytest.mark.slow
+def test_the_input_benchmark_sees_that_decoding_is_slow(tmp_path):
+  pictures.folder(tmp_path / 'data', {'train': 8, 'test': 1})
+  fields = {
+    'data.name': 'image_folder',
+    'data.directory': str(tmp_path / 'data'),
+    'data.train_size': None,
+    'data.image_size': 8,
+    'augmentation.padding': 0,
+  }
+  config, path = tiny.config_file(tmp_path, **fields), tmp_path / 'out.json'
+  done = subprocess.run(
+    [
+      *(sys.executable, '-c', _SLOW, f'--config={config}', '--recipes=none'),
+      *('--rounds=2', '--steps=4', f'--json={path}'),
+    ],
+    cwd=_ROOT,
+    env=tiny.environment(1),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  content = json.loads(path.read_text())
+  [row] = content['recipes']
+  # Each thread makes 50 a second, and what was made before does not count.
+  possible = 50 * min(os.cpu_count(), 16)
+  assert row['host, images/s'] < 1.1 * possible
+  # A step takes a few milliseconds, a batch of 16 at least 20.
+  assert 0.3 < row['waiting'] < 1
+  decoded = content['decoding']
+  assert decoded['training crop, ms on one core'] > 20
+  assert decoded['training crop / decoding alone'] > 2
+  assert decoded['evaluation crop, ms on one core'] < 20
+  assert decoded['by threads, images/s'] < 1.1 * possible
+  for count in {1, os.cpu_count()}:
+    # A process imports the decoder anew, and is not slow.
+    assert decoded[f'by {count} processes, images/s'] > 0
 
 
 def test_an_unknown_recipe_is_one_line():
