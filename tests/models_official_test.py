@@ -299,3 +299,51 @@ def test_imagenet_models_are_initialised_as_the_official_ones(name, kwargs):
     else:
       last = 'BatchNorm_5/scale' in parameter
       assert np.all(value == (kind == 'scale' and not last)), parameter
+
+
+# Not of the release: He et al. 2015, as its CIFAR models have it.
+@pytest.mark.parametrize(
+  ('name', 'kwargs'),
+  [
+    ('CifarResnet8', {}),
+    (
+      'preact_resnet',
+      {'stage_sizes': (1, 1, 1), 'stage_channels': (32, 64, 128)},
+    ),
+    (
+      'preact_resnet',
+      {
+        'stage_sizes': (1, 1),
+        'stage_channels': (32, 64),
+        'stem_channels': 16,
+        'shortcut': 'zero_pad',
+        'activate_first': True,
+        'negative_slope': 0.1,
+      },
+    ),
+  ],
+)
+def test_the_other_cifar_models_are_initialised_by_the_same_formulas(
+  name, kwargs
+):
+  model = models.create(name, num_classes=10, **kwargs)
+  variables = zoo.initialise(model, jnp.zeros((1, 32, 32, 3)))
+  kernels = 0
+  for parameter, value in reference.flatten(variables['params']).items():
+    value, kind = np.asarray(value), parameter.split('/')[-1]
+    if kind != 'kernel':
+      assert np.all(value == (kind == 'scale')), parameter
+      continue
+    kernels += 1
+    if parameter == 'classifier/kernel':  # uniform, by the number of classes
+      bound = 10**-0.5
+      std, reach = bound / 3**0.5, (0.98 * bound, bound)
+    else:
+      std = (2 / _fans(value.shape)[1]) ** 0.5
+      # The largest of n normal values; one cut off ends at 2.27.
+      reach = (2.6 * std, 6 * std)
+    margin = 5 * std * (2 / value.size) ** 0.5
+    assert abs(value.mean()) < margin, parameter
+    assert abs(value.std() - std) < margin, parameter
+    assert reach[0] < np.abs(value).max() <= reach[1], parameter
+  assert kernels >= 6
