@@ -1,12 +1,15 @@
 """Mixup and CutMix, against the official numbers and numpy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sam_jax import datasets, experiment as experiment_lib, train_step
 from sam_jax.augmentation import mixing
-from tests import reference
+from tests import reference, tiny
 
 _LABELS = jnp.array([0, 3, 1, 3, 2])
 _KEYS = jax.random.split(jax.random.key(5), 400)
@@ -93,6 +96,62 @@ def test_the_weight_is_the_steps_and_the_partners_are_the_microbatchs():
   mixed, targets = jax.vmap(mix, in_axes=(None, 0, 0))(_KEYS[0], images, labels)
   np.testing.assert_allclose(mixed[1], 10 * mixed[0], rtol=1e-6)
   np.testing.assert_array_equal(targets[0], targets[1])
+
+
+def _inputs(monkeypatch, **fields):
+  """Experiment, a batch and what the network sees of it, in microbatches."""
+  tiny.use_devices(monkeypatch, 1)
+  config = tiny.config(
+    **{
+      'batch_size': 8,
+      'sam.m': 8,
+      'microbatch_size': 4,
+      'mixing.name': 'mixup',
+      **fields,
+    }
+  )
+  experiment = experiment_lib.build(config)
+  batch = next(datasets.train_batches(experiment.dataset.train, 8, seed=0))
+  see = functools.partial(train_step.inputs, fns=experiment.fns)
+  return experiment, batch, jax.device_get(jax.jit(see)(batch, 3))
+
+
+def test_mixup_with_cutout_equals_numpy(monkeypatch):
+  fields = {'augmentation.name': 'none', 'augmentation.cutout_length': 4}
+  experiment, batch, seen = _inputs(monkeypatch, **fields)
+  dataset = experiment.dataset
+  normalized = (batch['image'] / 255 - dataset.mean) / dataset.std
+  normalized = normalized.reshape(2, 4, *batch['image'].shape[1:])
+  weight = seen['label'][0].max(axis=-1).min()
+  assert 0.5 < weight < 0.99
+  mixed = weight * normalized + (1 - weight) * normalized[:, ::-1]
+  # One square for all, so that it is cut out of mixed images as of whole ones.
+  erased = (seen['image'] == 0).all(axis=(0, 1, 4))
+  rows, columns = (np.flatnonzero(erased.any(axis=axis)) for axis in (1, 0))
+  assert 2 <= len(rows) <= 4
+  assert 2 <= len(columns) <= 4
+  assert erased[np.ix_(rows, columns)].all()
+  expected = np.where(erased[:, :, None], 0, mixed)
+  np.testing.assert_allclose(seen['image'], expected, atol=1e-5)
+
+
+def test_wrong_labels_are_mixed_as_right_ones_are(monkeypatch):
+  fields = {'data.label_noise': 0.8}
+  experiment, batch, seen = _inputs(monkeypatch, **fields)
+  clean = next(
+    datasets.train_batches(_inputs(monkeypatch)[0].dataset.train, 8, seed=0)
+  )
+  np.testing.assert_array_equal(batch['image'], clean['image'])
+  assert (batch['label'] != clean['label']).sum() > 2
+  labels = batch['label'].reshape(2, 4)
+  one_hot = np.eye(experiment.dataset.num_classes)[labels]
+  weight = seen['label'].max(axis=-1)[labels != labels[:, ::-1]].min()
+  assert 0.5 < weight < 0.99
+  np.testing.assert_allclose(
+    seen['label'],
+    weight * one_hot + (1 - weight) * one_hot[:, ::-1],
+    atol=1e-6,
+  )
 
 
 @pytest.mark.parametrize('name', ['mixup', 'cutmix'])
