@@ -1,5 +1,6 @@
 """scripts/prepare_data.py on sets made here; nothing is downloaded."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -23,6 +24,88 @@ def _run(*arguments):
     text=True,
     check=False,
   )
+
+
+# Runs the script with what it would start written down instead.
+_RECORDED = """
+import json
+import subprocess
+import sys
+from absl import app
+sys.path.insert(0, 'scripts')
+import prepare_data as script
+status, home, log = sys.argv.pop(), sys.argv.pop(), []
+script._ENVIRONMENT = script.pathlib.Path(home)
+def create(where, **options):
+  log.append(['create', str(where), options])
+def run(command, check):
+  log.append(['run', [str(part) for part in command], check])
+  return subprocess.CompletedProcess(command, 0 if check else int(status))
+script.venv.create, script.subprocess.run = create, run
+script._verify = lambda name: log.append(['verify', name]) or True
+try:
+  app.run(script.main)
+finally:
+  print(json.dumps(log))
+"""
+
+
+def _record(*arguments, home, status=0):
+  """Runs it; returns exit status, what it started, standard error."""
+  done = subprocess.run(
+    [
+      *(sys.executable, '-c', _RECORDED),
+      *map(str, (*arguments, home, status)),
+    ],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  log = json.loads(done.stdout.splitlines()[-1])
+  return done.returncode, log, done.stderr
+
+
+def test_a_set_is_prepared_in_an_environment_of_its_own(tmp_path):
+  home = tmp_path / 'env'
+  python = str(home / 'bin' / 'python')
+  status, log, _ = _record(
+    *('imagenet2012', '--directory=data', '--manual_dir=downloads'), home=home
+  )
+  assert status == 0
+  (made, installed, prepared, verified) = log
+  assert made == ['create', str(home), {'with_pip': True}]
+  assert installed[1][:4] == [python, '-m', 'pip', 'install']
+  assert any(part.startswith('tensorflow-cpu') for part in installed[1])
+  assert installed[2]  # a failure of pip's is an error
+  assert prepared[1][:2] == [python, '-c']
+  assert 'download_and_prepare' in prepared[1][2]
+  assert prepared[1][3:] == ['imagenet2012', 'data', 'downloads']
+  assert verified == ['verify', 'imagenet2012']
+
+
+def test_an_environment_is_made_once_and_directories_may_be_left_out(tmp_path):
+  python = tmp_path / 'bin' / 'python'
+  python.parent.mkdir()
+  python.touch()
+  _, log, _ = _record('cifar10', home=tmp_path)
+  assert [what for what, *_ in log] == ['run', 'run', 'verify']
+  assert log[1][1][3:] == ['cifar10', '', '']
+
+
+@pytest.mark.parametrize('arguments', [('cifar10', '--check'), ('birdsnap',)])
+def test_nothing_is_prepared_where_it_is_not_to_be(tmp_path, arguments):
+  _, log, _ = _record(*arguments, home=tmp_path)
+  assert log == [['verify', arguments[0]]]
+
+
+def test_a_preparation_that_fails_is_status_2(tmp_path):
+  status, log, err = _record('food101', home=tmp_path, status=1)
+  assert status == 2
+  assert [what for what, *_ in log] == ['create', 'run', 'run']
+  assert err.count('\n') == 1
+  assert 'could not prepare food101' in err
+  assert '--manual_dir' in err
 
 
 def test_a_good_folder_is_called_good(tmp_path):
