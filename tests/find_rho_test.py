@@ -81,6 +81,7 @@ def test_it_recommends_the_lowest_mean_and_says_what_is_as_good(
   assert ('not to be told apart' in found[0]) == (';' in lines[0])
 
 
+@pytest.mark.slow
 def test_it_runs_the_grid_on_the_validation_split_and_draws_it(tmp_path):
   config = tiny.config_file(tmp_path, num_epochs=7, **WHOLE)
   runs = tmp_path / 'runs'
