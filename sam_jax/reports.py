@@ -20,6 +20,8 @@ Fields = dict[str, Any]
 # Of result.json: what makes a number another number, if it differs.
 _VERSIONS = ('git_commit', 'versions', 'device')
 _CONFIDENCE = 0.95
+# Fields that are chosen on the validation split.
+_CHOSEN = ('sam.rho', 'mixing.alpha')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,49 +177,53 @@ def varying(runs: Sequence[Run], replicas: Sequence[str]) -> list[str]:
   ]
 
 
-def select(
-  cells: Sequence[Cell], field: str = 'sam.rho'
-) -> list[tuple[Cell, list[Any]]]:
-  """Chooses a field on the validation split, as the paper chooses rho.
+def select(cells: Sequence[Cell]) -> list[tuple[Cell, int]]:
+  """Chooses rho on the validation split, as the paper does; Mixup's alpha too.
 
   Args:
-    cells: with `data.split` and the field among what tells them apart.
-    field: to be chosen.
+    cells: with `data.split` among what tells them apart.
 
   Returns:
-    The test cell of each combination of the other fields with the value whose
-    mean validation error is lowest, and all values that were tried. Where
-    there was nothing to choose, the test cell as it is.
+    The test cell of each combination of the other fields that has the values
+    whose mean validation error is lowest, and how many were tried. Where there
+    was nothing to choose, the test cell as it is, and 1. A cell of other values
+    is left out.
   """
   tried: dict[str, dict[str, list[Cell]]] = {}
   for cell in cells:
     others = {
-      k: v for k, v in cell.fields.items() if k not in (field, 'data.split')
+      k: v for k, v in cell.fields.items() if k not in (*_CHOSEN, 'data.split')
     }
     splits = tried.setdefault(repr(others), {'validation': [], 'test': []})
     splits[cell.fields.get('data.split', 'test')].append(cell)
   selected = []
   for splits in tried.values():
-    values = [cell.fields.get(field) for cell in splits['test']]
-    if len(splits['test']) == 1:
-      selected.append((splits['test'][0], values))
-    elif splits['validation'] and splits['test']:
-      selected += _best(splits, field)
+    if len(splits['validation']) > 1:
+      selected += _best(splits)
+    elif len(splits['test']) == 1:
+      selected.append((splits['test'][0], 1))
   return selected
 
 
-def _best(
-  splits: dict[str, list[Cell]], field: str
-) -> list[tuple[Cell, list[Any]]]:
-  """Returns the test cell of the value that is best on validation."""
-  validation = sorted(
-    splits['validation'], key=lambda c: c.estimate('final_error_rate').mean
-  )
-  values = [cell.fields.get(field) for cell in splits['validation']]
-  best = validation[0].fields.get(field)
-  return [
-    (cell, values) for cell in splits['test'] if cell.fields.get(field) == best
+def _best(splits: dict[str, list[Cell]]) -> list[tuple[Cell, int]]:
+  """Returns the test cell of the values that are best on validation.
+
+  Of equally good ones the first that was tested; none if none was.
+  """
+  validation = splits['validation']
+  errors = [cell.estimate('final_error_rate').mean for cell in validation]
+  best = [
+    _choice(cell)
+    for cell, error in zip(validation, errors, strict=True)
+    if error == min(errors)
   ]
+  tested = [cell for cell in splits['test'] if _choice(cell) in best]
+  return [(cell, len(validation)) for cell in tested[:1]]
+
+
+def _choice(cell: Cell) -> list[Any]:
+  """Returns what is chosen on the validation split."""
+  return [cell.fields.get(name) for name in _CHOSEN]
 
 
 def sgd_at_equal_compute(cell: Cell, cells: Iterable[Cell]) -> Cell | None:

@@ -5,7 +5,8 @@
 Runs that differ in their seed alone are one cell: mean test error and 95 %
 confidence interval (Student's t), beside the paper's number where the sweep
 file has one. Where there are cells for both splits, a second table has for each
-method the rho that is best on the validation split, as the paper chooses it.
+method the rho (Mixup: alpha) that is best on the validation split, as the paper
+chooses it.
 Cells that mix versions of the code or devices are named. Written to
 DIRECTORY/report: table.txt, table.md, table.csv, selected.* and pictures:
 error against rho, m, and compute, and the curves of training.
@@ -126,12 +127,11 @@ def _write_selected(
   if not {'validation', 'test'} <= splits:
     return
   rows = []
-  for cell, values in reports.select(cells):
-    tried = [v for v in values if v is not None]
-    row = {'rho of': f'{len(tried)} tried' if len(tried) > 1 else '-'}
+  for cell, count in reports.select(cells):
+    row = {'best of': f'{count} tried' if count > 1 else '-'}
     rows.append(_row(cell, cells, paper) | row)
   if rows:
-    print('\nBest rho on the validation split:\n')
+    print('\nBest rho, or alpha, on the validation split:\n')
     _write(path, rows)
 
 

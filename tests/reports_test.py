@@ -165,14 +165,30 @@ def test_operational_fields_make_no_cells(tmp_path):
 def test_rho_is_chosen_on_the_validation_split(tmp_path):
   runs, _ = reports.collect(_sweep(tmp_path))
   selected = reports.select(reports.group(runs))
-  by_method = {c.fields['method']: (c, values) for c, values in selected}
+  by_method = {c.fields['method']: (c, count) for c, count in selected}
   assert set(by_method) == {'sgd', 'sam'}
-  cell, values = by_method['sam']
+  cell, count = by_method['sam']
   assert cell.fields['sam.rho'] == 0.2
   assert cell.fields['data.split'] == 'test'
-  assert sorted(values) == [0.1, 0.2, 0.5]
+  assert (count, by_method['sgd'][1]) == (3, 1)
   assert cell.estimate('final_error_rate').mean == pytest.approx(0.125)
   assert by_method['sgd'][0].fields['data.split'] == 'test'
+
+
+@pytest.mark.parametrize(('tested', 'listed'), [(8.0, True), (1.0, False)])
+def test_a_value_that_is_not_the_best_is_not_called_so(
+  tmp_path, tested, listed
+):
+  """Of two that are as good, either is the best."""
+  mixup = {'method': 'sgd', 'mixing.name': 'mixup'}
+  for alpha, error in ((1.0, 0.3), (4.0, 0.2), (8.0, 0.2)):
+    fields = mixup | {'mixing.alpha': alpha, 'data.split': 'validation'}
+    _write(tmp_path, f'validation-{alpha}', [error], **fields)
+  _write(tmp_path, 'test', [0.3], **mixup | {'mixing.alpha': tested})
+  selected = reports.select(reports.group(reports.collect(tmp_path)[0]))
+  assert [(c.fields['mixing.alpha'], n) for c, n in selected] == (
+    [(8.0, 3)] if listed else []
+  )
 
 
 def test_unfinished_runs_are_counted(tmp_path):
