@@ -83,7 +83,9 @@ def _draw_against(
     axes.set_xticks(values, [f'{v:g}' for v in values], fontsize=7)
     axes.set_xticks([], minor=True)
 
-  _draw_panels(path, cells, lambda c: _without(c.fields, field), plot, axis)
+  # Microbatches are often as large as m; they make no lines of their own.
+  varied = ('sam.m', 'microbatch_size') if field == 'sam.m' else (field,)
+  _draw_panels(path, cells, lambda c: _without(c.fields, *varied), plot, axis)
 
 
 def _draw_cost(
