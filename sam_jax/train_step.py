@@ -157,8 +157,9 @@ def train_step(
     The new state, and scalars by name: loss and error_rate of the unperturbed
     network (the loss with label smoothing, without weight penalty), their
     perturbed twins, sharpness = perturbed_loss - loss, cosine between ascent
-    and final gradient (means over groups; without a perturbation only the
-    first two), those of `precision.effective_perturbation` if parameters are
+    and final gradient, gradient_norm_ratio = |final| / |ascent|, curvature, see
+    `_curvature` (means over groups; without a perturbation only the first
+    two), those of `precision.effective_perturbation` if parameters are
     rounded, gradient_norm of the averaged gradient and clipped_gradient_norm
     after clipping, param_norm after the update, learning_rate.
 
@@ -328,5 +329,31 @@ def _metrics(
       'perturbed_error_rate': perturbed['error_rate'],
       'sharpness': perturbed['loss'] - aux['loss'],
       'cosine': tree.cosine(info.ascent_grads, grads),
+      'gradient_norm_ratio': tree.norm(grads)
+      * tree.inverse_norm(info.ascent_grads),
+      'curvature': _curvature(info, grads),
     }
   return metrics
+
+
+def _curvature(info: sam.SamInfo, grads: types.Grads) -> jax.Array:
+  r"""Returns the Rayleigh quotient of the Hessian along epsilon.
+
+  .. math::
+    (g' - g) \cdot \epsilon / |\epsilon|^2 \approx
+    \epsilon^T H \epsilon / |\epsilon|^2
+
+  with the ascent gradient g and the final gradient g' of a group: the mean of
+  the Hessian along the way from w to w + epsilon, at most its largest
+  eigenvalue there. 0 without a perturbation.
+
+  With the weight penalty in the loss H has it too: weight_decay.rate on the
+  diagonal. If the two gradients are of different functions, their difference
+  holds that of the functions besides: the penalty's w . epsilon where weight
+  decay is of the descent alone, and noise for Shake-Shake and ShakeDrop, whose
+  final gradient is not that of their loss. Of several ascent steps, g is the
+  first gradient and epsilon the sum: the mean of H along the straight line.
+  """
+  change = jax.tree.map(jnp.subtract, grads, info.ascent_grads)
+  inverse = tree.inverse_norm(info.epsilon)
+  return tree.vdot(change, info.epsilon) * inverse * inverse

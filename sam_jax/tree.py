@@ -75,11 +75,11 @@ def norm(tree: types.PyTree) -> jax.Array:
 def cosine(a: types.PyTree, b: types.PyTree) -> jax.Array:
   """Returns the cosine of the angle between two trees; 0 if one is zero."""
   # One after the other: the product of two squares is soon out of range.
-  return vdot(a, b) * _inverse_norm(a) * _inverse_norm(b)
+  return vdot(a, b) * inverse_norm(a) * inverse_norm(b)
 
 
-def _inverse_norm(tree: types.PyTree) -> jax.Array:
-  """Returns 1 / norm; 0 for zero, where the derivative is 0 too."""
+def inverse_norm(tree: types.PyTree) -> jax.Array:
+  """Returns 1 / norm of all leaves together; 0, and derivative 0, for zero."""
   squared = vdot(tree, tree)
   is_zero = squared == 0
   return jnp.where(is_zero, 0, jax.lax.rsqrt(jnp.where(is_zero, 1, squared)))

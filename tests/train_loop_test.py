@@ -351,6 +351,8 @@ def test_every_step_and_every_epoch_is_logged_once(whole):
     'train/perturbed_error_rate',
     'train/sharpness',
     'train/cosine',
+    'train/gradient_norm_ratio',
+    'train/curvature',
     'train/gradient_norm',
     'train/clipped_gradient_norm',
     'train/param_norm',

@@ -87,7 +87,8 @@ class _Numpy:
     """Returns (gradient, metrics) of the examples that share a perturbation."""
     loss, error_rate, clean = _loss_and_grad(w, batch)
     ascent = clean + (self.decay * w if self.place == 'loss' else 0)
-    moved = w + self.rho * ascent / np.linalg.norm(ascent)
+    epsilon = self.rho * ascent / np.linalg.norm(ascent)
+    moved = w + epsilon
     perturbed_loss, perturbed_error_rate, grads = _loss_and_grad(moved, batch)
     if self.place in ('loss', 'descent'):
       grads = grads + self.decay * moved
@@ -99,6 +100,8 @@ class _Numpy:
       'perturbed_error_rate': perturbed_error_rate,
       'sharpness': perturbed_loss - loss,
       'cosine': cosine,
+      'gradient_norm_ratio': np.linalg.norm(grads) / np.linalg.norm(ascent),
+      'curvature': (grads - ascent) @ epsilon / (epsilon @ epsilon or 1.0),
     }
 
   def run(self, batches):
@@ -189,6 +192,19 @@ def test_metrics_are_those_of_their_definitions(m, clipping):
     assert metrics['sharpness'] > 1e-2
 
 
+def test_metrics_of_a_zero_gradient_are_finite():
+  # Every class as often as it is predicted.
+  start = jax.tree.map(np.zeros_like, START)
+  batch = {
+    'image': np.zeros((EXAMPLES, FEATURES), np.float32),
+    'label': np.arange(EXAMPLES, dtype=np.int32) % CLASSES,
+  }
+  ((_, metrics),) = _run([batch], start=start)
+  assert metrics['gradient_norm'] == 0
+  for name in ('cosine', 'gradient_norm_ratio', 'curvature', 'sharpness'):
+    assert metrics[name] == 0
+
+
 def test_logged_loss_has_smoothing_but_no_penalty():
   batches = _batches(1)
   ((_, metrics),) = _run(batches, label_smoothing=0.2, weight_decay=10.0)
@@ -241,7 +257,14 @@ def test_only_rounding_is_logged_and_logging_changes_no_step():
 
 def test_sgd_omits_what_needs_a_perturbation():
   sgd, sam = _run(method='sgd')[0].metrics, _run()[0].metrics
-  perturbed = {'perturbed_loss', 'perturbed_error_rate', 'sharpness', 'cosine'}
+  perturbed = {
+    'perturbed_loss',
+    'perturbed_error_rate',
+    'sharpness',
+    'cosine',
+    'gradient_norm_ratio',
+    'curvature',
+  }
   assert set(sam) - set(sgd) == perturbed
   assert set(sgd) < set(sam)
 
@@ -256,6 +279,8 @@ def test_sam_with_rho_0_is_bit_for_bit_sgd(devices):
     assert a.metrics.items() <= b.metrics.items()
     assert b.metrics['sharpness'] == 0
     assert b.metrics['cosine'] == pytest.approx(1)
+    assert b.metrics['gradient_norm_ratio'] == pytest.approx(1)
+    assert b.metrics['curvature'] == 0
 
 
 def test_gradients_are_averaged_before_they_are_clipped():
