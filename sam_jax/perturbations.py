@@ -168,6 +168,56 @@ def random(rho: types.Scalar, key: jax.Array) -> types.Perturbation:
   return perturb
 
 
+def adaptive(
+  rho: types.Scalar, eta: float = 0.01, p: float = 2.0
+) -> types.Perturbation:
+  r"""Climbs within a ball that is stretched along large parameters.
+
+  .. math::
+    \hat\epsilon = T\, \mathrm{lp}(T g), \quad T = |w| + \eta, \qquad
+    p = 2:\; \hat\epsilon = \rho\, T^2 g / \|T g\|_2
+
+  elementwise, so that :math:`\|T^{-1} \hat\epsilon\|_p = \rho`. With eta = 0 a
+  factor that moves from one layer to the next changes nothing.
+
+  Args:
+    rho: radius in the stretched units; a number or a traced scalar.
+    eta: added to the magnitudes, >= 0: what lets a zero weight move. The
+      default is that of the paper.
+    p: norm of the ball, in [1, inf].
+
+  Returns:
+    A function `(grads, params) -> epsilon`.
+
+  Raises:
+    ValueError: rho is not a radius, eta is negative, or p is below 1.
+
+  Source: Kwon et al. 2021 (ASAM), equation 6 and its p = inf. Differs from
+  their code: there biases and BatchNorm are perturbed as in SAM, T = 1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from sam_jax import perturbations
+    >>> print(perturbations.adaptive(0.5, eta=0)(
+    ...   jnp.array([3.0, 2.0]), jnp.array([1.0, -2.0])))
+    [0.3 0.8]
+  """
+  if not 0 <= eta < math.inf:
+    raise ValueError(f'eta is {eta}; it is added to |w|: give a number >= 0')
+  ascend = lp(rho, p)
+  if ascend is none:
+    return none
+
+  def perturb(grads: types.Grads, params: types.Params) -> types.PyTree:
+    def stretch(w: jax.Array, x: jax.Array | None) -> jax.Array | None:
+      return None if x is None else ((jnp.abs(w) + eta) * x).astype(x.dtype)
+
+    ascended = ascend(jax.tree.map(stretch, params, grads), params)
+    return jax.tree.map(stretch, params, ascended)
+
+  return perturb
+
+
 def _largest(grads: types.Grads) -> jax.Array:
   """Returns the largest magnitude in the tree; NaN if there is one."""
   return jnp.stack([jnp.max(jnp.abs(g)) for g in jax.tree.leaves(grads)]).max()

@@ -241,3 +241,55 @@ def test_a_random_perturbation_of_radius_zero_is_none():
   assert perturbations.random(0, key) is perturbations.none
   with pytest.raises(ValueError, match='rho is -1'):
     perturbations.random(-1, key)
+
+
+# --- ASAM's ball -------------------------------------------------------------
+
+
+@pytest.mark.parametrize('eta', [0.0, 0.01, 0.5])
+@pytest.mark.parametrize('p', PS)
+def test_the_adaptive_epsilon_is_the_highest_point_of_the_stretched_ball(
+  p, eta
+):
+  grads, params, rho = _grads(1), _grads(2), 0.3
+  epsilon = sam_jax.adaptive(rho, eta, p)(*map(_float32, (grads, params)))
+  stretch = np.abs(_flat(params)) + eta
+  expected = stretch * _formula(stretch * _flat(grads), rho, p)
+  np.testing.assert_allclose(_flat(epsilon), expected, rtol=5e-6, atol=1e-7)
+  unstretched = _flat(epsilon) / stretch
+  assert np.linalg.norm(unstretched, p) == pytest.approx(rho, rel=1e-5)
+  # Hoelder, in the coordinates in which the ball is round.
+  dual = np.linalg.norm(stretch * _flat(grads), _dual(p))
+  assert _flat(grads) @ _flat(epsilon) == pytest.approx(rho * dual, rel=1e-5)
+
+
+def test_the_adaptive_epsilon_scales_with_the_layer():
+  grads, params = map(_float32, (_grads(1), _grads(2)))
+  perturb = sam_jax.adaptive(0.3, eta=0.0)
+  epsilon = perturb(grads, params)
+  scaled = perturb(
+    {'a': grads['a'] / 4, 'b': grads['b']}, {'a': params['a'] * 4, **_b(params)}
+  )
+  np.testing.assert_allclose(scaled['a'], 4 * epsilon['a'], rtol=1e-6)
+  np.testing.assert_allclose(scaled['b']['c'], epsilon['b']['c'], rtol=1e-6)
+
+
+def _b(params):
+  return {'b': params['b']}
+
+
+def test_the_adaptive_perturbation_keeps_the_guarantees():
+  params = {'a': jnp.array([0.0, -2.0]), 'b': jnp.ones(1, jnp.bfloat16)}
+  zero = sam_jax.adaptive(0.1)(jax.tree.map(jnp.zeros_like, params), params)
+  assert not _flat(zero).any()
+  grads = {'a': jnp.array([1.0, np.nan]), 'b': jnp.ones(1, jnp.bfloat16)}
+  epsilon = sam_jax.adaptive(0.1)(grads, params)
+  assert np.isnan(epsilon['a'][1]) and epsilon['b'].dtype == jnp.bfloat16
+  partly = sam_jax.adaptive(0.1)({'a': params['a'], 'b': None}, params)
+  assert partly['b'] is None and np.isfinite(partly['a']).all()
+  assert sam_jax.adaptive(0) is sam_jax.l2(0)
+
+
+def test_an_eta_below_zero_is_refused():
+  with pytest.raises(ValueError, match='^eta is -1; .* give a number >= 0$'):
+    sam_jax.adaptive(0.1, eta=-1)
