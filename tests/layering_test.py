@@ -33,7 +33,7 @@ _LAYERS = (
   {'experiment', 'sweeps'},
   {'reports', 'runner', 'runs', 'smoke'},
   {'bootstrap', 'pictures', 'pretrained'},
-  {'preparation'},
+  {'analysis', 'preparation'},
   {'train_loop'},
   {'dry_run'},
   {'train'},
