@@ -15,6 +15,8 @@ _REQUIRES = [
   # tensorflow-datasets imports it without listing it.
   'importlib_resources>=6.4',
   'jax>=0.10,<0.13',
+  # Lanczos, for sam_jax.analysis.
+  'matfree>=0.6.3,<0.7',
   'matplotlib>=3.9',
   'ml-collections>=1.0',
   'numpy>=2.0',

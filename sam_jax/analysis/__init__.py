@@ -4,8 +4,22 @@ All functions take an `Objective`, the mean of a loss over a data set, and
 parameters.
 """
 
+from sam_jax.analysis.hessian import (
+  Eigenpairs,
+  Spectrum,
+  Trace,
+  spectrum,
+  top_eigenpairs,
+  trace,
+)
 from sam_jax.analysis.objective import Objective
 
 __all__ = [
+  'Eigenpairs',
   'Objective',
+  'Spectrum',
+  'Trace',
+  'spectrum',
+  'top_eigenpairs',
+  'trace',
 ]

@@ -1,0 +1,301 @@
+r"""The Hessian of a mean loss: largest eigenvalues, spectral density, trace.
+
+Nothing but products of the Hessian with vectors is needed; each is a walk over
+the whole data set. scipy's ARPACK has the eigenpairs, matfree the Lanczos
+process.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.extend
+import numpy as np
+import scipy.sparse.linalg
+from jax import flatten_util
+from matfree import decomp
+
+from sam_jax import types
+from sam_jax.analysis import objective as objective_lib, units
+
+# ARPACK wants room for so many vectors; smaller matrices are formed.
+_MIN_BASIS = 20
+
+
+class Eigenpairs(NamedTuple):
+  """Eigenvalues and eigenvectors, the largest first.
+
+  Attributes:
+    values: float64 `[k]`.
+    vectors: k trees like the parameters, of length 1.
+  """
+
+  values: np.ndarray
+  vectors: list[types.PyTree]
+
+
+class Trace(NamedTuple):
+  """An estimate of a trace.
+
+  Attributes:
+    mean: of the samples.
+    standard_error: of the mean; NaN for a single sample.
+    samples: float64 `[num_probes]`.
+  """
+
+  mean: float
+  standard_error: float
+  samples: np.ndarray
+
+
+class Spectrum(NamedTuple):
+  """A spectral density, as a mean of sums of point masses.
+
+  Attributes:
+    nodes: float64 `[num_probes, num_steps]`, where the masses are.
+    weights: likewise; those of a probe add up to 1.
+  """
+
+  nodes: np.ndarray
+  weights: np.ndarray
+
+  def density(self, grid: np.ndarray, width: float) -> np.ndarray:
+    """Returns the density, each mass smeared to a Gaussian.
+
+    Args:
+      grid: `[n]`, where it is wanted.
+      width: standard deviation of the Gaussians, in units of the eigenvalues.
+
+    Returns:
+      `[n]`; integrates to 1.
+    """
+    distance = (grid[:, None, None] - self.nodes) / width
+    bumps = np.exp(-0.5 * distance**2) / (width * np.sqrt(2 * np.pi))
+    return np.mean(np.sum(self.weights * bumps, axis=-1), axis=-1)
+
+
+def top_eigenpairs(
+  objective: objective_lib.Objective,
+  params: types.Params,
+  k: int = 5,
+  *,
+  tolerance: float = 1e-4,
+  seed: int = 0,
+) -> Eigenpairs:
+  """Returns the k algebraically largest eigenvalues, and their vectors.
+
+  Args:
+    objective: the loss.
+    params: where its Hessian is taken.
+    k: how many, at most the number of parameters.
+    tolerance: of the vectors: |H v - lambda v| in units of lambda. The values
+      are much better, by its square over the gap between them.
+    seed: of the vector that the iteration starts from.
+
+  Raises:
+    ValueError: k is out of range, a product is not finite, or the iteration
+      does not converge.
+  """
+  matvec, size, unravel = _operator(objective, params)
+  if not 1 <= k <= size:
+    raise ValueError(
+      f'k is {k}; it must be in [1, {size}], the number of parameters'
+    )
+  if size <= max(2 * k, _MIN_BASIS):
+    values, vectors = np.linalg.eigh(_form(matvec, size))
+  else:
+    values, vectors = _arpack(matvec, size, k, tolerance, seed)
+  order = np.argsort(values)[::-1][:k]
+  return Eigenpairs(
+    np.float64(values[order]), [unravel(vectors[:, i]) for i in order]
+  )
+
+
+def trace(
+  objective: objective_lib.Objective,
+  params: types.Params,
+  num_probes: int = 100,
+  *,
+  seed: int = 0,
+  unit: units.Unit = units.compute,
+) -> Trace:
+  """Estimates the trace by Hutchinson's method: the mean of z . H z.
+
+  Args:
+    objective: the loss.
+    params: where its Hessian is taken.
+    num_probes: vectors z of random signs; one product each.
+    seed: of the signs.
+    unit: see `units`; a piece is a probe.
+
+  Raises:
+    ValueError: num_probes < 1, or a product is not finite.
+  """
+  matvec, size, _ = _operator(objective, params)
+  _check_positive(num_probes=num_probes)
+
+  def sample(index: int) -> units.Result:
+    signs = _signs(size, seed, index)
+    return {'sample': np.vdot(np.float64(signs), matvec(signs))}
+
+  samples = np.array(
+    [
+      unit(f'trace-{i}', functools.partial(sample, i))['sample']
+      for i in range(num_probes)
+    ]
+  )
+  error = np.std(samples, ddof=1) if num_probes > 1 else np.nan
+  return Trace(float(samples.mean()), float(error / num_probes**0.5), samples)
+
+
+def spectrum(
+  objective: objective_lib.Objective,
+  params: types.Params,
+  *,
+  num_probes: int = 4,
+  num_steps: int = 80,
+  seed: int = 0,
+  unit: units.Unit = units.compute,
+) -> Spectrum:
+  """Estimates the spectral density by stochastic Lanczos quadrature.
+
+  Every probe is a random vector, whose Krylov space of `num_steps` dimensions
+  gives the nodes and weights of a Gauss quadrature: as good at the ends of the
+  spectrum as the eigenvalues that it holds there. The basis is
+  reorthogonalised in full and takes `num_steps` vectors of memory.
+
+  Args:
+    objective: the loss.
+    params: where its Hessian is taken.
+    num_probes: random vectors of signs to average over.
+    num_steps: products for each; no more than parameters are needed.
+    seed: of the vectors.
+    unit: see `units`; a piece is a probe.
+
+  Raises:
+    ValueError: a number is below 1, or a product is not finite.
+
+  Source: Ghorbani et al. 2019, sections 2 and 3, whose code the paper used for
+  its figure 3.
+  """
+  matvec, size, _ = _operator(objective, params)
+  _check_positive(num_probes=num_probes, num_steps=num_steps)
+  num_steps = min(num_steps, size)
+
+  def probe(index: int) -> units.Result:
+    return _quadrature(matvec, _signs(size, seed, index), num_steps)
+
+  found = [
+    unit(f'spectrum-{i}', functools.partial(probe, i))
+    for i in range(num_probes)
+  ]
+  return Spectrum(*(np.stack([f[n] for f in found]) for n in Spectrum._fields))
+
+
+def _operator(
+  objective: objective_lib.Objective, params: types.Params
+) -> tuple[Callable[[np.ndarray], np.ndarray], int, Callable]:
+  """Returns the Hessian on float32 vectors, their size, vectors to trees."""
+  flat, unravel = flatten_util.ravel_pytree(params)
+  placed = objective.place(params)
+
+  def matvec(vector: np.ndarray) -> np.ndarray:
+    tangent = unravel(np.asarray(vector, flat.dtype).ravel())
+    product, _ = flatten_util.ravel_pytree(objective.hvp(placed, tangent))
+    product = np.asarray(product)
+    if not np.isfinite(product).all():
+      raise ValueError(
+        'a product with the Hessian is not finite: the loss, or the '
+        'parameters, are NaN, infinite or too large'
+      )
+    return product
+
+  def to_tree(vector: np.ndarray) -> types.PyTree:
+    return unravel(np.asarray(vector, flat.dtype))
+
+  return matvec, flat.size, to_tree
+
+
+def _form(matvec: Callable[[np.ndarray], np.ndarray], size: int) -> np.ndarray:
+  """Returns the whole matrix, float64."""
+  matrix = np.stack([matvec(row) for row in np.eye(size, dtype=np.float32)])
+  return (matrix.astype(np.float64) + matrix.T) / 2
+
+
+def _arpack(
+  matvec: Callable[[np.ndarray], np.ndarray],
+  size: int,
+  k: int,
+  tolerance: float,
+  seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns eigenvalues `[k]` and vectors `[size, k]`, in any order."""
+  operator = scipy.sparse.linalg.LinearOperator(
+    (size, size), matvec=matvec, dtype=np.float32
+  )
+  start = np.random.default_rng(seed).standard_normal(size, np.float32)
+  try:
+    return scipy.sparse.linalg.eigsh(
+      operator, k, which='LA', v0=start, tol=tolerance
+    )
+  except scipy.sparse.linalg.ArpackNoConvergence as error:
+    raise ValueError(
+      f'{len(error.eigenvalues)} of {k} eigenvalues converged; ask for fewer, '
+      'or with a larger tolerance: float32 does not tell apart what is small '
+      'beside the largest'
+    ) from error
+
+
+def _quadrature(
+  matvec: Callable[[np.ndarray], np.ndarray], start: np.ndarray, num_steps: int
+) -> units.Result:
+  """Returns nodes and weights of a Gauss quadrature, both `[num_steps]`."""
+  decompose = decomp.tridiag_sym(num_steps, reortho='full', custom_vjp=False)
+  # Run as Python, not in a loop of XLA: a product walks batches of the host.
+  with jax.disable_jit():
+    matrix = np.float64(decompose(_eager(matvec), start).J_small)
+  # The space may be exhausted before: what follows a zero is not connected.
+  coupled = np.nan_to_num(np.diagonal(matrix, 1)) > 0
+  length = num_steps if coupled.all() else int(np.argmin(coupled)) + 1
+  values, vectors = np.linalg.eigh(matrix[:length, :length])
+  rest = (0, num_steps - length)
+  return {
+    'nodes': np.pad(values, rest),
+    'weights': np.pad(vectors[0] ** 2, rest),
+  }
+
+
+def _eager(
+  matvec: Callable[[np.ndarray], np.ndarray],
+) -> Callable[[jax.Array], jax.Array]:
+  """Returns a product that matfree may trace and that runs as Python.
+
+  matfree looks at the program of a product even where it runs step by step: to
+  JAX this is one operation, that what it applies to is a square matrix is all
+  that is known.
+  """
+  primitive = jax.extend.core.Primitive('hessian_vector_product')
+
+  @primitive.def_impl
+  def run(vector: jax.Array) -> jax.Array:
+    if not np.isfinite(vector).all():
+      return vector  # 0 / 0: the space is exhausted
+    with jax.disable_jit(False):
+      return jax.numpy.asarray(matvec(np.asarray(vector)))
+
+  primitive.def_abstract_eval(lambda vector: vector)
+  return primitive.bind
+
+
+def _signs(size: int, seed: int, index: int) -> np.ndarray:
+  """Returns a probe: float32 `[size]`, each -1 or 1."""
+  rng = np.random.default_rng([seed, index])
+  return rng.integers(0, 2, size).astype(np.float32) * 2 - 1
+
+
+def _check_positive(**numbers: int) -> None:
+  """Refuses numbers below one."""
+  for name, number in numbers.items():
+    if number < 1:
+      raise ValueError(f'{name} is {number}; it must be at least 1')
