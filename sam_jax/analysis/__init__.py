@@ -13,13 +13,23 @@ from sam_jax.analysis.hessian import (
   trace,
 )
 from sam_jax.analysis.objective import Objective
+from sam_jax.analysis.sharpness import (
+  Ball,
+  Sharpness,
+  average_case,
+  worst_case,
+)
 
 __all__ = [
+  'Ball',
   'Eigenpairs',
   'Objective',
+  'Sharpness',
   'Spectrum',
   'Trace',
+  'average_case',
   'spectrum',
   'top_eigenpairs',
   'trace',
+  'worst_case',
 ]
