@@ -12,6 +12,7 @@ from sam_jax.analysis.hessian import (
   top_eigenpairs,
   trace,
 )
+from sam_jax.analysis.landscape import interpolate, random_direction, scan
 from sam_jax.analysis.objective import Objective
 from sam_jax.analysis.sharpness import (
   Ball,
@@ -28,6 +29,9 @@ __all__ = [
   'Spectrum',
   'Trace',
   'average_case',
+  'interpolate',
+  'random_direction',
+  'scan',
   'spectrum',
   'top_eigenpairs',
   'trace',
