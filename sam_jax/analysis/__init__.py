@@ -1,7 +1,7 @@
 """Sharpness of a loss: Hessian, m-sharpness, slices of the landscape.
 
 All functions take an `Objective`, the mean of a loss over a data set, and
-parameters.
+parameters. `load` makes one of a checkpoint of a run.
 """
 
 from sam_jax.analysis.hessian import (
@@ -20,6 +20,7 @@ from sam_jax.analysis.sharpness import (
   average_case,
   worst_case,
 )
+from sam_jax.analysis.trained import Trained, load
 
 __all__ = [
   'Ball',
@@ -28,8 +29,10 @@ __all__ = [
   'Sharpness',
   'Spectrum',
   'Trace',
+  'Trained',
   'average_case',
   'interpolate',
+  'load',
   'random_direction',
   'scan',
   'spectrum',

@@ -1,0 +1,300 @@
+"""A trained model as something to measure: its loss, its examples.
+
+The loss is the mean cross entropy in nats, without label smoothing and weight
+penalty, of images as the model is evaluated on: not augmented, nothing dropped
+out or shaken. How BatchNorm normalises is said explicitly.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from flax import linen as nn
+
+from sam_jax import (
+  augmentation,
+  datasets,
+  experiment,
+  lookup,
+  losses,
+  precision,
+  runs,
+  types,
+)
+from sam_jax.analysis import objective as objective_lib
+from sam_jax.models import batch_norm
+
+SPLITS = ('train', 'validation', 'test')
+# What BatchNorm normalises by: its running statistics, as in evaluation, or
+# those of each microbatch, as in training.
+BATCH_NORMS = ('running', 'batch')
+_MICROBATCH_SIZE = 256  # where it is of no consequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """A checkpoint of a run, and the examples to measure its loss on.
+
+  Attributes:
+    config: of the run.
+    step: of the checkpoint.
+    variables: params and batch_stats that the run is evaluated with.
+    examples: what the loss is the mean over.
+    batch_norm: one of `BATCH_NORMS`.
+    microbatch_size: examples per forward pass of a device.
+    apply_fn: `(variables, images) -> logits`, of uint8 images.
+  """
+
+  config: ml_collections.ConfigDict
+  step: int
+  variables: dict[str, types.PyTree]
+  examples: datasets.Examples
+  batch_norm: str
+  microbatch_size: int
+  apply_fn: Callable[..., jax.Array]
+
+  @property
+  def params(self) -> types.Params:
+    """The parameters."""
+    return self.variables['params']
+
+  def loss(
+    self, variables: dict[str, types.PyTree], batch: objective_lib.Batch
+  ) -> jax.Array:
+    """Returns the loss of each example, `[rows]`, as a function of all."""
+    logits = self.apply_fn(variables, batch['image'])
+    return losses.cross_entropy(logits, batch['label'])
+
+  def params_loss(
+    self, params: types.Params, batch: objective_lib.Batch
+  ) -> jax.Array:
+    """Returns the same as a function of the parameters."""
+    return self.loss({**self.variables, 'params': params}, batch)
+
+  def objective(
+    self,
+    loss_fn: objective_lib.LossFn | None = None,
+    *,
+    group_size: int | None = None,
+    on_pass: Callable[[int], None] = lambda examples: None,
+  ) -> objective_lib.Objective:
+    """Returns the mean loss over the examples.
+
+    Args:
+      loss_fn: `loss` or `params_loss`; None is the latter.
+      group_size: examples of what it will be taken `over`, if not all.
+      on_pass: see `Objective`.
+    """
+    rows = self._rows
+    if group_size is not None and self.batch_norm == 'running':
+      rows = min(rows, group_size)
+    return objective_lib.Objective(
+      loss_fn or self.params_loss,
+      functools.partial(self._batches, self.examples),
+      batch_size=rows,
+      on_pass=on_pass,
+    )
+
+  def groups(
+    self, m: int, *, seed: int = 0, max_groups: int | None = None
+  ) -> list[objective_lib.Batches]:
+    """Returns disjoint groups of m examples each, in a random order.
+
+    Args:
+      m: examples per group; what is left over is in no group.
+      seed: of the order.
+      max_groups: how many at most; None is all.
+
+    Raises:
+      ValueError: there are fewer than m examples, or with batch statistics m
+        is no multiple of the microbatch.
+    """
+    count = len(self.examples.labels)
+    if not 1 <= m <= count:
+      raise ValueError(f'm is {m}; it must be in [1, {count}], the examples')
+    if self.batch_norm == 'batch' and m % self.microbatch_size:
+      raise ValueError(
+        f'm is {m}, which is no multiple of the microbatch of '
+        f'{self.microbatch_size} that BatchNorm normalises by; choose another '
+        'm or microbatch size'
+      )
+    order = np.random.default_rng([seed, *b'groups']).permutation(count)
+    rows = order[: count // m * m].reshape(-1, m)[:max_groups]
+    return [
+      functools.partial(self._batches, _pick(self.examples, r)) for r in rows
+    ]
+
+  def digest(self) -> str:
+    """Returns what tells these weights and examples from others."""
+    content = hashlib.blake2b(digest_size=16)
+    for leaf in jax.tree.leaves(self.variables):
+      content.update(np.ascontiguousarray(leaf).tobytes())
+    content.update(self.examples.labels.tobytes())
+    if isinstance(self.examples.images, np.ndarray):
+      content.update(self.examples.images.tobytes())
+    return content.hexdigest()
+
+  @property
+  def _rows(self) -> int:
+    """Rows of a batch: a microbatch for each device."""
+    return self.microbatch_size * jax.device_count()
+
+  def _batches(
+    self, examples: datasets.Examples
+  ) -> Iterator[objective_lib.Batch]:
+    """Yields image and label of all examples, nothing filled up."""
+    for batch in datasets.eval_batches(examples, self._rows):
+      rows = int(batch.pop('mask').sum())
+      yield {name: values[:rows] for name, values in batch.items()}
+
+
+def load(
+  workdir: str | pathlib.Path,
+  checkpoint: str | int = 'last',
+  *,
+  split: str = 'train',
+  num_examples: int | None = None,
+  batch_norm: str = 'running',
+  microbatch_size: int | None = None,
+) -> Trained:
+  """Loads a checkpoint of a run, to be measured.
+
+  Args:
+    workdir: run directory.
+    checkpoint: 'last', 'best' or a step.
+    split: 'train', with the labels that it was trained on, 'validation' or
+      'test'.
+    num_examples: how many at most, the same ones for every run; None is all.
+    batch_norm: one of `BATCH_NORMS`. With 'batch' a last microbatch that is not
+      whole is left out. A model whose statistics are frozen has these always.
+    microbatch_size: examples per forward pass of a device; None is the run's
+      own with batch statistics, of which it is a part, else 256 at most.
+
+  Returns:
+    The model, and what it takes to compute its loss.
+
+  Raises:
+    ValueError: there is no such run, checkpoint or split, a number is not
+      allowed, or the parameters are not finite.
+    FileNotFoundError: the data set is not there.
+  """
+  lookup.check('split', split, SPLITS)
+  lookup.check('batch_norm', batch_norm, BATCH_NORMS)
+  run, info = runs.load_with_info(workdir, checkpoint)
+  _check_finite(run.variables, f'{workdir}, checkpoint {info["step"]}')
+  examples = _bounded(_examples(run.config, split), num_examples)
+  if microbatch_size is None and batch_norm == 'batch':
+    microbatch_size = run.config.microbatch_size
+  size = _MICROBATCH_SIZE if microbatch_size is None else microbatch_size
+  count = len(examples.labels)
+  if not 1 <= size or (batch_norm == 'batch' and size > count):
+    raise ValueError(
+      f'the microbatch size is {size}; it must be in [1, {count}]'
+    )
+  size = min(size, count)
+  if batch_norm == 'batch':
+    examples = _pick(examples, np.arange(count // size * size))
+  return Trained(
+    config=run.config,
+    step=info['step'],
+    variables=dict(run.variables),
+    examples=examples,
+    batch_norm=batch_norm,
+    microbatch_size=size,
+    apply_fn=_apply_fn(run, info, batch_norm),
+  )
+
+
+def _examples(
+  config: ml_collections.ConfigDict, split: str
+) -> datasets.Examples:
+  """Returns the examples of a split of a run."""
+  if split == 'validation' and config.data.split != 'validation':
+    raise ValueError(
+      'the run was trained on the validation examples too (its data.split is '
+      f'{config.data.split!r}); use split train or test'
+    )
+  data = experiment.factory_kwargs(config.data)
+  if split != 'train':
+    data['split'] = split
+  dataset = datasets.create(**data)
+  return dataset.train if split == 'train' else dataset.evaluation
+
+
+def _bounded(
+  examples: datasets.Examples, num_examples: int | None
+) -> datasets.Examples:
+  """Returns a fixed random subset, in order."""
+  count = len(examples.labels)
+  if num_examples is None:
+    return examples
+  if num_examples < 1:
+    raise ValueError(
+      f'the number of examples is {num_examples}; it must be at least 1'
+    )
+  rng = np.random.default_rng([0, *b'subset'])
+  return _pick(examples, np.sort(rng.permutation(count)[:num_examples]))
+
+
+def _pick(examples: datasets.Examples, rows: np.ndarray) -> datasets.Examples:
+  """Returns some of the examples."""
+  return datasets.Examples(examples.images[rows], examples.labels[rows])
+
+
+def _check_finite(variables: types.PyTree, what: str) -> None:
+  """Refuses a network that has diverged."""
+  if not all(np.isfinite(x).all() for x in jax.tree.leaves(variables)):
+    raise ValueError(
+      f'{what}: the parameters hold NaN or infinity; the run has diverged, '
+      'choose an earlier checkpoint'
+    )
+
+
+def _apply_fn(
+  run: runs.Run, info: dict[str, Any], mode: str
+) -> Callable[..., jax.Array]:
+  """Returns the logits of uint8 images."""
+  preprocess = functools.partial(
+    augmentation.preprocess,
+    mean=info['mean'],
+    std=info['std'],
+    resolution=experiment.resolution(run.model),
+  )
+  apply_fn = precision.apply_in(
+    run.model.apply, 'float32', run.config.matmul_precision
+  )
+  is_frozen = run.config.model.get('norm') == 'frozen'
+
+  def apply(variables: dict[str, Any], images: jax.Array) -> jax.Array:
+    if mode == 'running' or is_frozen:
+      return apply_fn(variables, preprocess(images), train=False)
+    with nn.intercept_methods(_normalise_by_batch):
+      logits, _ = apply_fn(
+        variables, preprocess(images), train=False, mutable=['batch_stats']
+      )
+    return logits
+
+  return apply
+
+
+def _normalise_by_batch(
+  next_fun: Callable[..., Any],
+  args: tuple[Any, ...],
+  kwargs: dict[str, Any],
+  context: nn.module.InterceptorContext,
+) -> Any:
+  """Lets BatchNorm normalise by its batch in a model that is not training."""
+  norms = (nn.BatchNorm, batch_norm.BatchNorm)
+  if isinstance(context.module, norms) and context.method_name == '__call__':
+    if kwargs.get('use_running_average') is not None:
+      kwargs = {**kwargs, 'use_running_average': False}
+    else:
+      # Modules refuse to be changed; this one is made for this very call.
+      object.__setattr__(context.module, 'use_running_average', False)
+  return next_fun(*args, **kwargs)
