@@ -95,12 +95,10 @@ def _examples(config) -> datasets.Examples:
       'the run was trained on the validation examples too (its data.split is '
       f'{config.data.split!r}); evaluate on --split=test'
     )
-  if _SPLIT.value != 'train':
-    data['split'] = _SPLIT.value
-  dataset = bootstrap.relabel(
-    datasets.create(**data), config, pathlib.Path(_WORKDIR.value)
-  )
-  return dataset.train if _SPLIT.value == 'train' else dataset.evaluation
+  if _SPLIT.value == 'train':
+    workdir = pathlib.Path(_WORKDIR.value)
+    return bootstrap.relabel(datasets.create(**data), config, workdir).train
+  return datasets.create(**data | {'split': _SPLIT.value}).evaluation
 
 
 def _write(path: pathlib.Path, logits: np.ndarray, labels: np.ndarray) -> None:

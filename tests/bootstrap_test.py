@@ -7,7 +7,14 @@ import pytest
 import tiny
 
 import sam_jax
-from sam_jax import bootstrap, datasets, dry_run, experiment, preparation
+from sam_jax import (
+  analysis,
+  bootstrap,
+  datasets,
+  dry_run,
+  experiment,
+  preparation,
+)
 
 FIELDS = {'data.label_noise': 0.5, 'num_epochs': 1}
 
@@ -80,6 +87,20 @@ def test_a_start_that_failed_predicts_anew(first, tmp_path):
   np.testing.assert_array_equal(
     dataset.train.labels, _predicted(first, dataset)
   )
+
+
+def test_a_second_run_is_measured_on_the_labels_that_it_had(tmp_path):
+  fields = FIELDS | {'data.split': 'validation'}
+  tiny.train(tmp_path / 'first', **fields)
+  second = tmp_path / 'second'
+  tiny.train(second, **fields, labels_from=str(tmp_path / 'first'))
+  clean = _dataset(tiny.config())
+  loaded = analysis.load(second, split='train')
+  expected = _predicted(tmp_path / 'first', _dataset(tiny.config(**fields)))
+  np.testing.assert_array_equal(loaded.examples.labels, expected)
+  # All test labels are the data set's.
+  loaded = analysis.load(second, split='test')
+  np.testing.assert_array_equal(loaded.examples.labels, clean.evaluation.labels)
 
 
 def _unfinished(first, directory):

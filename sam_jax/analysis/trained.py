@@ -19,6 +19,7 @@ from flax import linen as nn
 
 from sam_jax import (
   augmentation,
+  bootstrap,
   datasets,
   experiment,
   lookup,
@@ -188,7 +189,9 @@ def load(
   lookup.check('batch_norm', batch_norm, BATCH_NORMS)
   run, info = runs.load_with_info(workdir, checkpoint)
   _check_finite(run.variables, f'{workdir}, checkpoint {info["step"]}')
-  examples = _bounded(_examples(run.config, split), num_examples)
+  examples = _bounded(
+    _examples(run.config, pathlib.Path(workdir), split), num_examples
+  )
   if microbatch_size is None and batch_norm == 'batch':
     microbatch_size = run.config.microbatch_size
   size = _MICROBATCH_SIZE if microbatch_size is None else microbatch_size
@@ -212,7 +215,7 @@ def load(
 
 
 def _examples(
-  config: ml_collections.ConfigDict, split: str
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, split: str
 ) -> datasets.Examples:
   """Returns the examples of a split of a run."""
   if split == 'validation' and config.data.split != 'validation':
@@ -221,10 +224,9 @@ def _examples(
       f'{config.data.split!r}); use split train or test'
     )
   data = experiment.factory_kwargs(config.data)
-  if split != 'train':
-    data['split'] = split
-  dataset = datasets.create(**data)
-  return dataset.train if split == 'train' else dataset.evaluation
+  if split == 'train':
+    return bootstrap.relabel(datasets.create(**data), config, workdir).train
+  return datasets.create(**data | {'split': split}).evaluation
 
 
 def _bounded(
