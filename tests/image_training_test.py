@@ -42,12 +42,6 @@ def _folder_config(folder, **others):
   return tiny.config(**_fields(**data, **others))
 
 
-def _losses(workdir):
-  return [
-    line['train/loss'] for line in tiny.log(workdir) if 'train/loss' in line
-  ]
-
-
 def test_a_resnet_learns_the_colours_of_a_folder(folder, tmp_path):
   config = _folder_config(folder, num_epochs=6, learning_rate=0.05)
   config.augmentation.name = 'basic'
@@ -111,23 +105,62 @@ def test_a_damaged_test_image_ends_a_run_with_one_line(tmp_path, workers):
   assert '1 of 16 training images cannot be decoded' in done.stderr
 
 
+@pytest.fixture(scope='module')
+def sources(tmp_path_factory):
+  """The fields of {folder, tfds}, of 240 images for training each."""
+  root = tmp_path_factory.mktemp('imagenet_like')
+  size = {'height': 80, 'width': 96}
+  pictures.folder(root / 'folder', {'train': 60, 'test': 3}, **size)
+  splits = {'train': 120, 'validation': 120, 'test': 12}
+  large_test.prepare(root / 'tfds', splits, **size)
+  return {
+    'folder': ('image_folder', str(root / 'folder')),
+    'tfds': ('oxford_flowers102', str(root / 'tfds')),
+  }
+
+
+# ImageNet's networks at their real depth; ResNet-50 at a quarter of its width.
 @pytest.mark.slow
-def test_an_efficientnet_trains_on_a_prepared_set(tmp_path):
-  sizes = {'train': 40, 'validation': 40, 'test': 20}
-  large_test.prepare(tmp_path / 'data', sizes, height=80, width=96)
+@pytest.mark.parametrize('source', ['folder', 'tfds'])
+@pytest.mark.parametrize(
+  ('model', 'optimizer'),
+  [
+    ({'name': 'resnet', 'stage_sizes': (3, 4, 6, 3), 'width': 16}, 'sgd'),
+    ({'name': 'efficientnet-b0', 'resolution': 64}, 'rmsprop_tf'),
+  ],
+  ids=['Resnet50', 'efficientnet-b0'],
+)
+def test_imagenets_networks_train_from_files(
+  tmp_path, monkeypatch, sources, source, model, optimizer
+):
+  tiny.use_devices(monkeypatch, 1)
+  name, directory = sources[source]
   config = tiny.config(
     **_fields(
       **{
-        'model': {'name': 'efficientnet-b0', 'resolution': 64},
-        'data.image_size': None,
+        'model': model,
+        'data.name': name,
+        'data.directory': directory,
+        'augmentation.name': 'basic',
+        'batch_size': 4,
+        'sam.m': 4,
+        'microbatch_size': 4,
+        'eval_batch_size': 4,
         'num_steps': 3,
-        'optimizer.name': 'rmsprop_tf',
+        'optimizer.name': optimizer,
         'learning_rate': 0.01,
       }
     )
   )
-  config.data.name = 'oxford_flowers102'
-  config.data.directory = str(tmp_path / 'data')
-  result = train_loop.train_and_evaluate(config, tmp_path / 'run')
+  result = train_loop.train_and_evaluate(config, tmp_path)
   assert result['steps'] == 3
-  assert np.isfinite(_losses(tmp_path / 'run')).all()
+  lines = [x for x in tiny.log(tmp_path) if 'step/loss' in x]
+  assert [line['step'] for line in lines] == [1, 2, 3]
+  for line in lines:
+    assert np.isfinite(list(line.values())).all()
+    # The perturbation is there: SGD has no second loss.
+    assert line['step/perturbed_loss'] != line['step/loss']
+  # Twelve images, all of them and each once.
+  errors = 12 * tiny.log(tmp_path)[-1]['test/error_rate']
+  assert errors == pytest.approx(round(errors), abs=1e-4)
+  assert len({line['step/param_norm'] for line in lines}) > 1
