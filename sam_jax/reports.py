@@ -226,6 +226,42 @@ def _choice(cell: Cell) -> list[Any]:
   return [cell.fields.get(name) for name in _CHOSEN]
 
 
+def best_rho(found: dict[float, list[float]]) -> float:
+  """Returns the rho of the lowest mean error, the smallest of equal ones."""
+  return min(found, key=lambda rho: (estimate(found[rho]).mean, rho))
+
+
+def _alike(found: dict[float, list[float]], best: float) -> list[float]:
+  """Returns the rhos whose error is no worse, as far as one can tell.
+
+  By the paired differences between runs of the same seed.
+  """
+  alike = []
+  for rho, errors in found.items():
+    pairs = zip(errors, found[best], strict=True)
+    difference = estimate([a - b for a, b in pairs])
+    # One run tells nothing: its half width is not a number.
+    if rho != best and not difference.mean > difference.half_width:
+      alike.append(rho)
+  return alike
+
+
+def recommend(found: dict[float, list[float]]) -> str:
+  """Returns what to do, in a line or two."""
+  best = best_rho(found)
+  if best == 0:
+    line = 'no rho of these is better than none at all (rho = 0)'
+  else:
+    line = f'best on the validation split: rho = {best:g}'
+  alike = _alike(found, best)
+  if alike:
+    listed = ', '.join(f'{rho:g}' for rho in alike)
+    line += f'; not to be told apart from it: {listed}'
+  if best == max(found):
+    line += '\nit is the largest that was tried: try larger ones by --rhos'
+  return line
+
+
 def sgd_at_equal_compute(cell: Cell, cells: Iterable[Cell]) -> Cell | None:
   """Returns the SGD that a cell has to be better than.
 

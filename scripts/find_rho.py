@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
   found = _read(cells, directory)
   _print(found)
   _draw(found, directory / 'rho.png')
-  print(_recommend(found))
+  print(reports.recommend(found))
 
 
 def _exit(message: str) -> None:
@@ -131,42 +131,6 @@ def _read(
   return found
 
 
-def _best(found: dict[float, list[float]]) -> float:
-  """Returns the rho of the lowest mean error, the smallest of equal ones."""
-  return min(found, key=lambda rho: (reports.estimate(found[rho]).mean, rho))
-
-
-def _alike(found: dict[float, list[float]], best: float) -> list[float]:
-  """Returns the rhos whose error is no worse, as far as one can tell.
-
-  By the paired differences between runs of the same seed.
-  """
-  alike = []
-  for rho, errors in found.items():
-    pairs = zip(errors, found[best], strict=True)
-    difference = reports.estimate([a - b for a, b in pairs])
-    # One run tells nothing: its half width is not a number.
-    if rho != best and not difference.mean > difference.half_width:
-      alike.append(rho)
-  return alike
-
-
-def _recommend(found: dict[float, list[float]]) -> str:
-  """Returns what to do, in a line or two."""
-  best = _best(found)
-  if best == 0:
-    line = 'no rho of these is better than none at all (rho = 0)'
-  else:
-    line = f'best on the validation split: rho = {best:g}'
-  alike = _alike(found, best)
-  if alike:
-    listed = ', '.join(f'{rho:g}' for rho in alike)
-    line += f'; not to be told apart from it: {listed}'
-  if best == max(found):
-    line += '\nit is the largest that was tried: try larger ones by --rhos'
-  return line
-
-
 def _print(found: dict[float, list[float]]) -> None:
   """Prints the errors."""
   print(f'\n{"rho":>6}{"validation error, %":>22}{"n":>4}')
@@ -197,7 +161,7 @@ def _draw(found: dict[float, list[float]], path: pathlib.Path) -> None:
   )
   plain = reports.estimate(found[0.0])
   axes.axhline(100 * plain.mean, color='gray', label='SGD (rho = 0)')
-  best = _best(found)
+  best = reports.best_rho(found)
   if best > 0:
     axes.axvline(best, color='C2', linestyle=':', label=f'best: {best:g}')
   axes.set_xscale('log')

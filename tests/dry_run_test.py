@@ -36,7 +36,13 @@ def test_it_writes_nothing(outcome):
 def test_it_prints_the_resolved_config(outcome):
   text = outcome[0]
   config, _ = json.JSONDecoder().raw_decode(text[text.index('{') :])
-  assert config['sam'] == {'rho': 0.05, 'm': 2, 'p': 2.0, 'ascent_steps': 1}
+  assert config['sam'] == {
+    'rho': 0.05,
+    'm': 2,
+    'p': 2.0,
+    'ascent_steps': 1,
+    'second_order': False,
+  }
   assert config['microbatch_size'] == 2
   assert config['model']['features'] == [4]
   assert config['parallel'] == 'pmap'

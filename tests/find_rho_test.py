@@ -1,6 +1,5 @@
 """scripts/find_rho.py: the grid, and what follows from its errors."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -9,26 +8,10 @@ import pytest
 import tiny
 from matplotlib import pyplot as plt
 
-from sam_jax import sweeps, workdir
+from sam_jax import reports, sweeps, workdir
 
 # One microbatch, which is quick to compile.
 WHOLE = {'sam.m': 16, 'microbatch_size': 16}
-
-
-@pytest.fixture(scope='module')
-def script():
-  """The script as a module; its flags belong to it alone."""
-  from absl import flags
-
-  known = set(flags.FLAGS)
-  spec = importlib.util.spec_from_file_location(
-    'find_rho', tiny.ROOT / 'scripts' / 'find_rho.py'
-  )
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  yield module
-  for name in set(flags.FLAGS) - known:
-    delattr(flags.FLAGS, name)
 
 
 def _run(config, directory, *options):
@@ -70,10 +53,8 @@ def _run(config, directory, *options):
     ),
   ],
 )
-def test_it_recommends_the_lowest_mean_and_says_what_is_as_good(
-  script, errors, lines
-):
-  found = script._recommend(errors).splitlines()
+def test_it_recommends_the_lowest_mean_and_says_what_is_as_good(errors, lines):
+  found = reports.recommend(errors).splitlines()
   assert len(found) == len(lines)
   for line, expected in zip(found, lines, strict=True):
     assert line.endswith(expected) or expected in line
