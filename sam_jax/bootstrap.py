@@ -98,8 +98,9 @@ def relabel(
 def _predict(source: str, dataset: datasets.Dataset) -> np.ndarray:
   """Returns the class that a run predicts for each training image."""
   labels = np.zeros_like(dataset.train.labels)
+  # All load: Orbax waits for every process.
+  run, info = runs.load_with_info(source)
   if parallel.is_first_process():
-    run, info = runs.load_with_info(source)
     parts = runs.predict(run, info, dataset.train)
     labels[:] = np.concatenate([np.argmax(part, axis=-1) for part in parts])
     changed = np.mean(labels != dataset.train.labels)

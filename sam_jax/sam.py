@@ -183,7 +183,8 @@ def value_and_grad(
         lambda p: ascent_reduce(ascend(p, *args, **kwargs)[1]),
         ascent_grads,
         params,
-        descent_grads,
+        # Whoever shares epsilon is moved by it: the mean of their gradients.
+        ascent_reduce(descent_grads),
       )
       descent_grads = jax.tree.map(jnp.add, descent_grads, term)
     grads = combine(ascent_grads, descent_grads)

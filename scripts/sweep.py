@@ -127,7 +127,7 @@ def _cells(path: pathlib.Path) -> list[sweeps.Fields]:
 _SLURM = """#!/bin/bash
 #SBATCH --job-name={name}
 #SBATCH --array=0-{last}
-#SBATCH --output={logs}/%A_%a.log
+#SBATCH --output={name}-%A_%a.log
 # Add what your cluster wants: --partition, --gres=gpu:1, --time, ...
 # The same script again goes on with what is not finished.
 cd {root}
@@ -145,6 +145,9 @@ def _emit(cells: list[sweeps.Fields], directory: pathlib.Path) -> None:
     for cell in cells
     if sweeps.result(directory / sweeps.cell_name(cell)) is None
   )
+  if not chains:
+    print('# all cells are finished')
+    return
   extra = ['--coordinator=auto'] if _EMIT.value == 'tpu' else []
   commands = [
     [
@@ -162,7 +165,6 @@ def _emit(cells: list[sweeps.Fields], directory: pathlib.Path) -> None:
   text = _SLURM.format(
     name=pathlib.Path(_SWEEP.value).stem,
     last=len(tasks) - 1,
-    logs=directory / 'logs',
     root=shlex.quote(str(_ROOT)),
     cells='\n'.join(f'  {shlex.quote(task)}' for task in tasks),
   )
@@ -171,13 +173,12 @@ def _emit(cells: list[sweeps.Fields], directory: pathlib.Path) -> None:
 
 # --- Cost --------------------------------------------------------------------
 
-# Fields on which the time of a step does not depend.
+# Fields on which the cost of a run does not depend. A rho of 0 is one pass, and
+# the validation split is not trained on.
 _FREE_FIELDS = (
   'data.label_noise',
   'data.seed',
-  'data.split',
   'learning_rate',
-  'sam.rho',
   'seed',
   'weight_decay.rate',
 )

@@ -608,15 +608,20 @@ def test_a_loss_that_is_averaged_over_devices_gives_global_sam():
   _assert_trees_close(_mapped(grad_fn, P())(*_shards()), _grad_fn()(*_shards()))
 
 
-def test_ascent_reduce_shares_one_epsilon_between_devices():
+@pytest.mark.parametrize('second_order', [False, True])
+def test_ascent_reduce_shares_one_epsilon_between_devices(second_order):
+  options = {'second_order': second_order}
+
   def grad_fn(params, *data):
     mean = lambda tree: jax.lax.pmean(tree, 'data')
     params = jax.tree.map(
       lambda p: jax.lax.pcast(p, ('data',), to='varying'), params
     )
-    return mean(_grad_fn(ascent_reduce=mean)(params, *data))
+    return mean(_grad_fn(ascent_reduce=mean, **options)(params, *data))
 
-  _assert_trees_close(_mapped(grad_fn, P())(*_shards()), _grad_fn()(*_shards()))
+  _assert_trees_close(
+    _mapped(grad_fn, P())(*_shards()), _grad_fn(**options)(*_shards())
+  )
 
 
 # --- Against optax.contrib.sam
