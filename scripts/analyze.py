@@ -464,8 +464,9 @@ def _draw_interpolation(
 
 
 def _slice_columns(result: Result) -> dict[str, float]:
-  losses = np.ravel(result['loss'])
-  return {'lowest loss': losses.min(), 'highest loss': losses.max()}
+  # JSON has no NaN: what is not a number is None there.
+  losses = np.ravel(np.array(result['loss'], float))
+  return {'lowest loss': np.nanmin(losses), 'highest loss': np.nanmax(losses)}
 
 
 _COMMANDS = {

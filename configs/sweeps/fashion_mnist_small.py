@@ -8,13 +8,18 @@ The first 10,000 of the 60,000 training images, the whole test set, and a CNN of
 55,000 parameters in place of WRN-28-10, for 15 epochs with flips and crops: the
 paper's cells are not comparable. SGD, SGD for twice the epochs, SAM; three
 seeds. rho is chosen from the paper's grid on the validation split, the last
-1,000 of the training images, with two seeds: `RHO`. B/m = 128/32.
+1,000 of the training images, with two seeds: `RHO`. B/m = 128/32. Its mean
+validation error, %:
+
+| rho   | .01  | .02  | .05  | .1   | .2   | .5   |
+|-------|------|------|------|------|------|------|
+| error | 15.2 | 18.7 | 16.7 | 19.9 | 23.0 | 91.0 |
 """
 
 from sam_jax import sweeps
 
 RHOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-RHO = 0.1  # the validation split's choice
+RHO = 0.01  # the validation split's choice
 
 
 def get_sweep() -> sweeps.Sweep:

@@ -108,8 +108,10 @@ def planes(path: pathlib.Path, results: Results, axis: str) -> None:
   """
   from matplotlib import colors
 
-  values = np.concatenate([np.ravel(r['loss']) for r in results.values()])
-  low, high = max(values.min(), 1e-6), max(values.max(), 2e-6)
+  # What is not a number, None in JSON, is left white.
+  losses = {k: np.array(r['loss'], float) for k, r in results.items()}
+  values = np.concatenate([np.ravel(loss) for loss in losses.values()])
+  low, high = max(np.nanmin(values), 1e-6), max(np.nanmax(values), 2e-6)
   if high <= low:
     high = 2 * low
   levels = np.geomspace(low, high, _LEVELS)
@@ -119,7 +121,7 @@ def planes(path: pathlib.Path, results: Results, axis: str) -> None:
     shown = axes.contourf(
       along,
       along,
-      np.clip(np.transpose(result['loss']), low, high),
+      np.clip(np.transpose(losses[label]), low, high),
       levels=levels,
       norm=colors.LogNorm(low, high),
     )
