@@ -16,7 +16,13 @@ import pathlib
 import ml_collections
 import numpy as np
 
-from sam_jax import datasets, parallel, runs, workdir as workdir_lib
+from sam_jax import (
+  datasets,
+  experiment,
+  parallel,
+  runs,
+  workdir as workdir_lib,
+)
 
 _FILE = 'labels.npy'
 # Of config.data: does not say which images are trained on, nor their labels.
@@ -93,6 +99,33 @@ def relabel(
     labels = _predict(config.labels_from, dataset)
   train = dataset.train._replace(labels=labels)
   return dataclasses.replace(dataset, train=train)
+
+
+def examples(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, split: str
+) -> datasets.Examples:
+  """Returns the examples of a split, to measure a run on.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    split: 'train', what it was trained on with the labels that it had,
+      'validation' or 'test'.
+
+  Raises:
+    ValueError: the run was trained on the validation examples too, or see
+      `relabel`.
+    FileNotFoundError: the data set is not there.
+  """
+  if split == 'validation' and config.data.split != 'validation':
+    raise ValueError(
+      'the run was trained on the validation examples too (its data.split is '
+      f'{config.data.split!r}); use split train or test'
+    )
+  data = experiment.factory_kwargs(config.data)
+  if split == 'train':
+    return relabel(datasets.create(**data), config, workdir).train
+  return datasets.create(**data | {'split': split}).evaluation
 
 
 def _predict(source: str, dataset: datasets.Dataset) -> np.ndarray:

@@ -121,6 +121,18 @@ def sam_method(
   perturbation = perturbations.lp(rho, p)
   options = {'ascent_steps': ascent_steps, 'second_order': second_order}
   sam.check_options(**options)
+  is_plain = perturbation is perturbations.none
+  # A Hessian-vector product differentiates a gradient: about two of them.
+  cost = 1 if is_plain else ascent_steps + 1 + 2 * second_order
+  return _perturbed(lambda ctx: perturbation, cost, **options)
+
+
+def _perturbed(
+  perturbation_fn: Callable[[Context], types.Perturbation],
+  gradient_evaluations: float,
+  **options: Any,
+) -> Method:
+  """Returns a stateless method from what perturbs a group in a step."""
 
   def value_and_grad(
     fun: Callable[..., Any],
@@ -129,10 +141,9 @@ def sam_method(
     ascent_fun: Callable[..., Any],
     differentiate: Callable[..., Any],
   ) -> Callable[..., Any]:
-    del ctx
     return sam.value_and_grad(
       fun,
-      perturbation,
+      perturbation_fn(ctx),
       has_aux=True,
       ascent_fun=ascent_fun,
       differentiate=differentiate,
@@ -140,10 +151,7 @@ def sam_method(
       **options,
     )
 
-  is_plain = perturbation is perturbations.none
-  # A Hessian-vector product differentiates a gradient: about two of them.
-  cost = 1 if is_plain else ascent_steps + 1 + 2 * second_order
-  return _stateless(value_and_grad, gradient_evaluations=cost)
+  return _stateless(value_and_grad, gradient_evaluations)
 
 
 def random_method(rho: float) -> Method:
@@ -161,24 +169,10 @@ def random_method(rho: float) -> Method:
     ValueError: rho is out of range.
   """
   perturbations.l2(rho)  # refuses what is no radius
-
-  def value_and_grad(
-    fun: Callable[..., Any],
-    ctx: Context,
-    *,
-    ascent_fun: Callable[..., Any],
-    differentiate: Callable[..., Any],
-  ) -> Callable[..., Any]:
-    return sam.value_and_grad(
-      fun,
-      perturbations.random(rho, ctx.key),
-      has_aux=True,
-      ascent_fun=ascent_fun,
-      differentiate=differentiate,
-      with_info=True,
-    )
-
-  return _stateless(value_and_grad, gradient_evaluations=1 if rho == 0 else 2)
+  return _perturbed(
+    lambda ctx: perturbations.random(rho, ctx.key),
+    gradient_evaluations=1 if rho == 0 else 2,
+  )
 
 
 _METHODS: dict[str, Callable[..., Method]] = {

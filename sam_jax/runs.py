@@ -2,10 +2,11 @@
 
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax
+import jax
 import ml_collections
 import numpy as np
 import tqdm
@@ -93,6 +94,31 @@ def load_with_info(
   return run, info | {'step': progress.step}
 
 
+def evaluation_fns(
+  run: Run, info: dict[str, Any]
+) -> tuple[Callable[..., jax.Array], Callable[..., Any]]:
+  """Returns how a run evaluates its model.
+
+  Args:
+    run: see `load_with_info`.
+    info: of the same run.
+
+  Returns:
+    A function from uint8 images to what the model takes, and the model's
+    `apply` in the precision of an evaluation.
+  """
+  preprocess = functools.partial(
+    augmentation.preprocess,
+    mean=info['mean'],
+    std=info['std'],
+    resolution=experiment.resolution(run.model),
+  )
+  apply_fn = precision.apply_in(
+    run.model.apply, 'float32', run.config.matmul_precision
+  )
+  return preprocess, apply_fn
+
+
 def predict(
   run: Run,
   info: dict[str, Any],
@@ -110,15 +136,7 @@ def predict(
   Returns:
     An iterator over float32 `[examples, num_classes]`.
   """
-  preprocess = functools.partial(
-    augmentation.preprocess,
-    mean=info['mean'],
-    std=info['std'],
-    resolution=experiment.resolution(run.model),
-  )
-  apply_fn = precision.apply_in(
-    run.model.apply, 'float32', run.config.matmul_precision
-  )
+  preprocess, apply_fn = evaluation_fns(run, info)
   batches = datasets.eval_batches(examples, batch_size)
   with tqdm.tqdm(total=len(examples.labels), unit='image', disable=None) as bar:
     for part in evaluate.predict(apply_fn, run.variables, preprocess, batches):

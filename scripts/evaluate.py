@@ -19,7 +19,7 @@ from absl import app, flags, logging
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from sam_jax import bootstrap, datasets, evaluate, experiment, runs
+from sam_jax import bootstrap, evaluate, runs
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Run directory.', required=True)
 _CHECKPOINT = flags.DEFINE_string(
@@ -60,7 +60,9 @@ def _run(argv: Sequence[str]) -> None:
   checkpoint = int(name) if name.isdigit() else name
   run, info = runs.load_with_info(_WORKDIR.value, checkpoint)
   output = _output_path(info['step'])
-  examples = _examples(run.config)
+  examples = bootstrap.examples(
+    run.config, pathlib.Path(_WORKDIR.value), _SPLIT.value
+  )
   parts = runs.predict(run, info, examples, _BATCH_SIZE.value)
   logits = np.concatenate(list(parts))
   metrics = evaluate.example_metrics(logits, examples.labels)
@@ -85,20 +87,6 @@ def _output_path(step: int) -> pathlib.Path:
   if not path.parent.is_dir():
     raise ValueError(f'--output is {path}; there is no such directory')
   return path
-
-
-def _examples(config) -> datasets.Examples:
-  """Returns the examples of the split."""
-  data = experiment.factory_kwargs(config.data)
-  if _SPLIT.value == 'validation' and config.data.split != 'validation':
-    raise ValueError(
-      'the run was trained on the validation examples too (its data.split is '
-      f'{config.data.split!r}); evaluate on --split=test'
-    )
-  if _SPLIT.value == 'train':
-    workdir = pathlib.Path(_WORKDIR.value)
-    return bootstrap.relabel(datasets.create(**data), config, workdir).train
-  return datasets.create(**data | {'split': _SPLIT.value}).evaluation
 
 
 def _write(path: pathlib.Path, logits: np.ndarray, labels: np.ndarray) -> None:

@@ -148,7 +148,9 @@ def _doc(name):
 def test_the_paper_s_batches_fit_on_8_devices(name):
   for _, config in _kinds(name):
     if config.batch_size % 256 == 0:
-      experiment_lib.resolve(config, 8)
+      resolved = experiment_lib.resolve(config, 8)
+      assert resolved.sam.m == config.sam.m
+      assert resolved.microbatch_size == config.microbatch_size
 
 
 @_EACH

@@ -18,13 +18,10 @@ import numpy as np
 from flax import linen as nn
 
 from sam_jax import (
-  augmentation,
   bootstrap,
   datasets,
-  experiment,
   lookup,
   losses,
-  precision,
   runs,
   types,
 )
@@ -190,7 +187,7 @@ def load(
   run, info = runs.load_with_info(workdir, checkpoint)
   _check_finite(run.variables, f'{workdir}, checkpoint {info["step"]}')
   examples = _bounded(
-    _examples(run.config, pathlib.Path(workdir), split), num_examples
+    bootstrap.examples(run.config, pathlib.Path(workdir), split), num_examples
   )
   if microbatch_size is None and batch_norm == 'batch':
     microbatch_size = run.config.microbatch_size
@@ -212,21 +209,6 @@ def load(
     microbatch_size=size,
     apply_fn=_apply_fn(run, info, batch_norm),
   )
-
-
-def _examples(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, split: str
-) -> datasets.Examples:
-  """Returns the examples of a split of a run."""
-  if split == 'validation' and config.data.split != 'validation':
-    raise ValueError(
-      'the run was trained on the validation examples too (its data.split is '
-      f'{config.data.split!r}); use split train or test'
-    )
-  data = experiment.factory_kwargs(config.data)
-  if split == 'train':
-    return bootstrap.relabel(datasets.create(**data), config, workdir).train
-  return datasets.create(**data | {'split': split}).evaluation
 
 
 def _bounded(
@@ -262,15 +244,7 @@ def _apply_fn(
   run: runs.Run, info: dict[str, Any], mode: str
 ) -> Callable[..., jax.Array]:
   """Returns the logits of uint8 images."""
-  preprocess = functools.partial(
-    augmentation.preprocess,
-    mean=info['mean'],
-    std=info['std'],
-    resolution=experiment.resolution(run.model),
-  )
-  apply_fn = precision.apply_in(
-    run.model.apply, 'float32', run.config.matmul_precision
-  )
+  preprocess, apply_fn = runs.evaluation_fns(run, info)
   is_frozen = run.config.model.get('norm') == 'frozen'
 
   def apply(variables: dict[str, Any], images: jax.Array) -> jax.Array:
