@@ -44,7 +44,7 @@ def _fields(data):
   }
 
 
-def _start(config, workdir):
+def _start(config, workdir, *rest):
   """Starts both processes."""
   with socket.socket() as probe:
     probe.bind(('localhost', 0))
@@ -57,6 +57,7 @@ def _start(config, workdir):
         f'--coordinator=localhost:{port}',
         '--num_processes=2',
         f'--process_id={i}',
+        *rest,
       ),
       cwd=tiny.ROOT,
       env=tiny.environment(2),
@@ -68,10 +69,10 @@ def _start(config, workdir):
   ]
 
 
-def _end(processes, timeout=300):
+def _end(processes):
   """Returns the exit statuses and what was printed."""
   try:
-    outputs = [p.communicate(timeout=timeout)[0] for p in processes]
+    outputs = [p.communicate(timeout=300)[0] for p in processes]
   finally:
     for process in processes:
       process.kill()  # nothing, once it has ended
@@ -118,6 +119,24 @@ def test_two_processes_train_as_one_does(config, whole, tmp_path):
 
 
 @pytest.mark.slow
+def test_both_train_on_the_labels_that_the_first_predicts(
+  config, whole, tmp_path
+):
+  labels_from = f'--config.labels_from={whole}'
+  alone, together = tmp_path / 'alone', tmp_path / 'together'
+  done = tiny.cli(
+    f'--config={config}', f'--workdir={alone}', labels_from, num_devices=4
+  )
+  assert done.returncode == 0, done.stderr
+  statuses, outputs = _end(_start(config, together, labels_from))
+  assert statuses == [0, 0], outputs
+  assert [text.count('labels from') for text in outputs] == [1, 0]
+  _assert_same_run(together, alone)
+  predicted = [np.load(run / 'labels.npy') for run in (alone, together)]
+  np.testing.assert_array_equal(*predicted)
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_stops_both_and_they_go_on(config, whole, tmp_path):
   processes = _start(config, tmp_path)
   metrics = tmp_path / 'metrics.jsonl'
@@ -145,8 +164,8 @@ def test_what_only_one_finds_ends_both_soon(tmp_path, failing, name):
   pictures.folder(root, {'train': 10, 'test': 3}, height=12, width=12)
   (root / 'test' / name).write_bytes(b'')
   config = tiny.config_file(tmp_path, **_fields(root))
-  # Else they wait for each other for five minutes, and are aborted then.
-  statuses, outputs = _end(_start(config, tmp_path / 'run'), timeout=90)
+  statuses, outputs = _end(_start(config, tmp_path / 'run'))
+  # Not aborted, as after five minutes for which they would wait otherwise.
   assert statuses[failing] == 1, outputs
   assert statuses[1 - failing] != 0
   lines = [x for x in outputs[failing].splitlines() if 'sam_jax: ' in x]
