@@ -46,12 +46,15 @@ class SamInfo(NamedTuple):
     perturbed_aux: its aux; None without `has_aux`.
     ascent_grads: gradient at `params` (after `ascent_reduce`), that of the
       first step if there are several.
+    descent_grads: gradient of `fun` at `params + epsilon`: the result, but for
+      `second_order` and `combine`.
     epsilon: the perturbation, a tree like the gradient.
   """
 
   perturbed_value: jax.Array
   perturbed_aux: Any
   ascent_grads: types.Grads
+  descent_grads: types.Grads
   epsilon: types.PyTree
 
 
@@ -177,6 +180,7 @@ def value_and_grad(
       perturbed_out, descent_grads = descend(
         _add(params, epsilon), *args, **kwargs
       )
+    grads = descent_grads
     if second_order and not is_plain:
       term = _second_order_term(
         perturbation,
@@ -186,12 +190,13 @@ def value_and_grad(
         # Whoever shares epsilon is moved by it: the mean of their gradients.
         ascent_reduce(descent_grads),
       )
-      descent_grads = jax.tree.map(jnp.add, descent_grads, term)
-    grads = combine(ascent_grads, descent_grads)
+      grads = jax.tree.map(jnp.add, grads, term)
+    grads = combine(ascent_grads, grads)
     if not with_info:
       return out, grads
     value, aux = perturbed_out if has_aux else (perturbed_out, None)
-    return out, grads, SamInfo(value, aux, ascent_grads, epsilon)
+    info = SamInfo(value, aux, ascent_grads, descent_grads, epsilon)
+    return out, grads, info
 
   return sam_value_and_grad
 

@@ -156,12 +156,13 @@ def train_step(
   Returns:
     The new state, and scalars by name: loss and error_rate of the unperturbed
     network (the loss with label smoothing, without weight penalty), their
-    perturbed twins, sharpness = perturbed_loss - loss, cosine between ascent
-    and final gradient, gradient_norm_ratio = |final| / |ascent|, curvature, see
-    `_curvature` (means over groups; without a perturbation only the first
-    two), those of `precision.effective_perturbation` if parameters are
-    rounded, gradient_norm of the averaged gradient and clipped_gradient_norm
-    after clipping, param_norm after the update, learning_rate.
+    perturbed twins, sharpness = perturbed_loss - loss, cosine between the
+    gradients at w and at w + epsilon, gradient_norm_ratio, the norm of the
+    latter over that of the former, curvature, see `_curvature` (means over
+    groups; without a perturbation only the first two), those of
+    `precision.effective_perturbation` if parameters are rounded, gradient_norm
+    of the averaged gradient and clipped_gradient_norm after clipping,
+    param_norm after the update, learning_rate.
 
   Differs from the official release: it logs loss and error of the perturbed
   pass of the first device, and keeps BatchNorm statistics apart until a
@@ -255,7 +256,7 @@ def _group_gradient(
   (_, aux), grads, method_state, info = grad_fn(
     state.method_state, state.params, state.batch_stats, ctx.step, microbatches
   )
-  metrics = _metrics(aux, grads, info)
+  metrics = _metrics(aux, info)
   if info is not None and fns.mantissa_bits < precision.FLOAT32_BITS:
     metrics |= precision.effective_perturbation(
       state.params, info.epsilon, fns.mantissa_bits
@@ -318,7 +319,7 @@ def _group_differentiate(fns: StepFns) -> Callable[..., Callable[..., Any]]:
 
 
 def _metrics(
-  aux: Mapping[str, Any], grads: types.Grads, info: sam.SamInfo | None
+  aux: Mapping[str, Any], info: sam.SamInfo | None
 ) -> dict[str, jax.Array]:
   """Returns the metrics of one group."""
   metrics = {'loss': aux['loss'], 'error_rate': aux['error_rate']}
@@ -328,32 +329,32 @@ def _metrics(
       'perturbed_loss': perturbed['loss'],
       'perturbed_error_rate': perturbed['error_rate'],
       'sharpness': perturbed['loss'] - aux['loss'],
-      'cosine': tree.cosine(info.ascent_grads, grads),
-      'gradient_norm_ratio': tree.norm(grads)
+      'cosine': tree.cosine(info.ascent_grads, info.descent_grads),
+      'gradient_norm_ratio': tree.norm(info.descent_grads)
       * tree.inverse_norm(info.ascent_grads),
-      'curvature': _curvature(info, grads),
+      'curvature': _curvature(info),
     }
   return metrics
 
 
-def _curvature(info: sam.SamInfo, grads: types.Grads) -> jax.Array:
+def _curvature(info: sam.SamInfo) -> jax.Array:
   r"""Returns the Rayleigh quotient of the Hessian along epsilon.
 
   .. math::
     (g' - g) \cdot \epsilon / |\epsilon|^2 \approx
     \epsilon^T H \epsilon / |\epsilon|^2
 
-  with the ascent gradient g and the final gradient g' of a group: the mean of
-  the Hessian along the way from w to w + epsilon, at most its largest
-  eigenvalue there. 0 without a perturbation.
+  with the gradients g at w and g' at w + epsilon of a group: the mean of the
+  Hessian along the way between them, at most its largest eigenvalue there. 0
+  without a perturbation.
 
   With the weight penalty in the loss H has it too: weight_decay.rate on the
   diagonal. If the two gradients are of different functions, their difference
   holds that of the functions besides: the penalty's w . epsilon where weight
   decay is of the descent alone, and noise for Shake-Shake and ShakeDrop, whose
-  final gradient is not that of their loss. Of several ascent steps, g is the
+  descent gradient is not that of their loss. Of several ascent steps, g is the
   first gradient and epsilon the sum: the mean of H along the straight line.
   """
-  change = jax.tree.map(jnp.subtract, grads, info.ascent_grads)
+  change = jax.tree.map(jnp.subtract, info.descent_grads, info.ascent_grads)
   inverse = tree.inverse_norm(info.epsilon)
   return tree.vdot(change, info.epsilon) * inverse * inverse

@@ -472,6 +472,10 @@ def test_the_second_order_term_has_the_hessian_of_the_ascent_loss():
   np.testing.assert_allclose(
     info.ascent_grads, jax.grad(ascent_fun)(jnp.float32(W))
   )
+  # Without the term.
+  np.testing.assert_allclose(
+    info.descent_grads, A @ (W + info.epsilon), rtol=1e-5
+  )
 
 
 def test_the_second_order_term_leaves_what_is_not_perturbed_none():

@@ -326,7 +326,7 @@ def _ema_method(decay=0.9):
       )
       draw = jax.random.uniform(ctx.key)
       new_state = _AverageState(average, jnp.stack([draw, draw**2]))
-      info = sam.SamInfo(*perturbed_out, ascent_grads, state.average)
+      info = sam.SamInfo(*perturbed_out, ascent_grads, grads, state.average)
       return out, grads, new_state, info
 
     return run

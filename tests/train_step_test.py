@@ -269,6 +269,14 @@ def test_sgd_omits_what_needs_a_perturbation():
   assert set(sgd) < set(sam)
 
 
+def test_diagnostics_are_of_the_two_gradients_whatever_is_made_of_them():
+  first, second = (_run(second_order=order)[0] for order in (False, True))
+  for name in ('cosine', 'gradient_norm_ratio', 'curvature'):
+    assert second.metrics[name] == pytest.approx(first.metrics[name], rel=1e-5)
+  norms = [run.metrics['gradient_norm'] for run in (first, second)]
+  assert abs(norms[0] - norms[1]) > 0.01 * norms[0]
+
+
 @pytest.mark.parametrize('devices', [1, 2])
 def test_sam_with_rho_0_is_bit_for_bit_sgd(devices):
   options = {'m': 4, 'b': 2, 'devices': devices, 'weight_decay': 1e-2}
