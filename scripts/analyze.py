@@ -465,8 +465,11 @@ def _draw_interpolation(
 
 def _slice_columns(result: Result) -> dict[str, float]:
   # JSON has no NaN: what is not a number is None there.
-  losses = np.ravel(np.array(result['loss'], float))
-  return {'lowest loss': np.nanmin(losses), 'highest loss': np.nanmax(losses)}
+  losses = np.array(result['loss'], float)
+  numbers = losses[~np.isnan(losses)]
+  if not numbers.size:
+    return dict.fromkeys(('lowest loss', 'highest loss'), np.nan)
+  return {'lowest loss': numbers.min(), 'highest loss': numbers.max()}
 
 
 _COMMANDS = {

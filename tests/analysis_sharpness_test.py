@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sam_jax import analysis
+from sam_jax.analysis import sharpness
 
 INF = np.inf
 GROUPS = [curved.cut(part, 10) for part in curved.cut(curved.DATA, 16)]
@@ -60,6 +61,25 @@ def test_more_steps_and_starts_find_no_lower_point(ball):
   most = analysis.worst_case(*given, steps=8, restarts=2).groups
   assert np.all(more >= one) and np.mean(more) > np.mean(one) + 1e-4
   assert np.all(most >= more)
+
+
+def test_a_random_start_is_one_of_the_points_found():
+  """Of a peak near one; steps from there and from w lead elsewhere."""
+  ball, w = analysis.Ball(0.5), np.zeros(5, np.float32)
+  start = np.asarray(ball.draw(sharpness._key(0, 0, 1), w))
+  widths = np.float32([1, 3, 10, 30, 100])
+  objective = analysis.Objective(
+    lambda w, batch: -batch['x'] * jnp.sum(widths * (w - 0.99 * start) ** 2),
+    [],
+    devices=jax.devices()[:1],
+  )
+  groups = [[{'x': np.ones(2, np.float32)}]]
+  found = analysis.worst_case(objective, w, groups, ball, restarts=2)
+  # All but 1e-4 of the way from w's loss to the peak's, 0.
+  expected = np.sum(widths * (0.99 * start) ** 2)
+  assert found.mean == pytest.approx(expected, rel=1e-3)
+  alone = analysis.worst_case(objective, w, groups, ball)
+  assert alone.mean < 0.9 * expected
 
 
 def test_ascent_stays_within_the_ball():

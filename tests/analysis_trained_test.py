@@ -45,6 +45,21 @@ def test_the_loss_is_the_one_of_the_evaluation(run, split, name):
   assert both == pytest.approx(expected, rel=1e-5)
 
 
+def test_beyond_the_ends_of_a_line_no_variance_is_negative(run):
+  model = analysis.load(run)
+  moved = jax.tree.map(lambda x: -x, model.variables['batch_stats'])
+  zero = jax.tree.map_with_path(
+    lambda path, x: 0 * x if path[-1].key == 'var' else x, moved
+  )
+  objective = model.objective(model.loss)
+  found = [
+    objective.value({**model.variables, 'batch_stats': stats})
+    for stats in (moved, zero)
+  ]
+  assert np.isfinite(found[0])
+  assert found[0] == found[1]
+
+
 def _by_batches(run, size):
   """The loss by batch statistics, dropout off, a microbatch at a time."""
   loaded, info = runs.load_with_info(run)

@@ -295,3 +295,20 @@ def test_a_flat_loss_can_be_drawn(tmp_path):
   point = {'nodes': [[0.0]], 'weights': [[1.0]], 'eigenvalues': [0.0]}
   pictures.spectra(tmp_path / 'b.png', {'a': point})
   assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_is_not_a_number_is_left_white(tmp_path):
+  """None in the results' JSON, as a loss that overflows may be."""
+  along = np.linspace(-1, 1, 5)
+  losses = np.add.outer(along**2, along**2) + 1
+  holed = losses.tolist()
+  holed[0][0] = holed[0][1] = holed[1][0] = holed[1][1] = None
+  whites = []
+  for name, loss in (('whole', losses), ('holed', holed), ('none', [[None]])):
+    loss = np.full((5, 5), None).tolist() if name == 'none' else loss
+    path = tmp_path / f'{name}.png'
+    run = {'coordinates': along, 'loss': loss}
+    pictures.planes(path, {'a': run, 'b': run}, 'direction')
+    pixels = plt.imread(path)[..., :3]
+    whites.append(np.mean(np.all(pixels > 0.99, axis=-1)))
+  assert whites[0] + 0.01 < whites[1] < whites[2]

@@ -111,7 +111,9 @@ def planes(path: pathlib.Path, results: Results, axis: str) -> None:
   # What is not a number, None in JSON, is left white.
   losses = {k: np.array(r['loss'], float) for k, r in results.items()}
   values = np.concatenate([np.ravel(loss) for loss in losses.values()])
-  low, high = max(np.nanmin(values), 1e-6), max(np.nanmax(values), 2e-6)
+  finite = values[np.isfinite(values)]
+  low = max(np.min(finite, initial=1e30), 1e-6)
+  high = max(np.max(finite, initial=0), 2e-6)
   if high <= low:
     high = 2 * low
   levels = np.geomspace(low, high, _LEVELS)

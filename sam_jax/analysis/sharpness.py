@@ -150,8 +150,9 @@ def worst_case(
     base, highest = climb(group, placed, start)
     for restart in range(1, restarts):
       key = _key(seed, index, restart)
-      _, found = climb(group, placed, climb.draw(key, placed))
-      highest = float(np.maximum(highest, found))  # a NaN stays
+      # A random start is a perturbation itself.
+      found = climb(group, placed, climb.draw(key, placed))
+      highest = float(np.max([highest, *found]))  # a NaN stays
     return highest - base
 
   placed = objective.place(params)
@@ -217,15 +218,15 @@ class _Ascent:
     params: types.Params,
     epsilon: types.PyTree,
   ) -> tuple[float, float]:
-    """Returns the loss at the start and the highest one on the way."""
+    """Returns the loss at the start and the highest one after it."""
     values = []
     for length in self._lengths:
       value, grads = group.value_and_grad(_add(params, epsilon))
       values.append(value)
       epsilon = self._step(length, epsilon, grads, params)
     values.append(group.value(_add(params, epsilon)))
-    # The start counts only where it is a perturbation: the paper's one step is
-    # taken as it is, even if it leads downhill.
+    # The start is left out: the paper's one step is taken as it is, even if it
+    # leads downhill.
     return values[0], float(np.max(values[1:]))
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from flax import linen as nn
@@ -65,8 +66,12 @@ class Trained:
   def loss(
     self, variables: dict[str, types.PyTree], batch: objective_lib.Batch
   ) -> jax.Array:
-    """Returns the loss of each example, `[rows]`, as a function of all."""
-    logits = self.apply_fn(variables, batch['image'])
+    """Returns the loss of each example, `[rows]`, as a function of all.
+
+    Beyond the ends of a line between two networks BatchNorm's variances may
+    come out negative; they count as 0.
+    """
+    logits = self.apply_fn(_without_negative(variables), batch['image'])
     return losses.cross_entropy(logits, batch['label'])
 
   def params_loss(
@@ -238,6 +243,15 @@ def _check_finite(variables: types.PyTree, what: str) -> None:
       f'{what}: the parameters hold NaN or infinity; the run has diverged, '
       'choose an earlier checkpoint'
     )
+
+
+def _without_negative(variables: dict[str, Any]) -> dict[str, Any]:
+  """Returns the variables with running variances of at least 0."""
+  stats = jax.tree.map_with_path(
+    lambda path, x: jnp.maximum(x, 0) if path[-1].key == 'var' else x,
+    variables.get('batch_stats', {}),
+  )
+  return {**variables, 'batch_stats': stats}
 
 
 def _apply_fn(
