@@ -105,8 +105,8 @@ def test_the_value_is_the_forward_product_to_the_bit(dtype):
   x = jax.random.normal(jax.random.key(0), (_BATCH, 1, 1, 1)).astype(dtype)
   forward, backward = shake.shake_shake_draws(jax.random.key(1), 1, _BATCH)
   product = x * forward.reshape(-1, 1, 1, 1).astype(dtype)
-  for other in (forward, backward):
-    scaled = jax.jit(shake.scale)(x, forward[0], other[0])
+  for other in (None, forward[0], backward[0]):
+    scaled = jax.jit(shake.scale)(x, forward[0], other)
     assert scaled.dtype == dtype
     np.testing.assert_array_equal(scaled, product)
 

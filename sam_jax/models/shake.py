@@ -29,15 +29,16 @@ class Coefficients(NamedTuple):
 
   Attributes:
     forward: in the forward pass.
-    backward: in the backward pass; the same make the gradient the true one.
+    backward: in the backward pass; None are those of the forward pass, which
+      makes the gradient the true one.
   """
 
   forward: jax.Array
-  backward: jax.Array
+  backward: jax.Array | None
 
   def of_block(self, index: int) -> 'Coefficients':
     """Returns those of one block."""
-    return Coefficients(self.forward[index], self.backward[index])
+    return jax.tree.map(lambda x: x[index], self)
 
 
 def shake_shake_coefficients(
@@ -52,7 +53,7 @@ def shake_shake_coefficients(
     true_gradient: whether the backward pass has the forward weights.
   """
   forward, backward = shake_shake_draws(key, num_blocks, batch_size)
-  return Coefficients(forward, forward if true_gradient else backward)
+  return Coefficients(forward, None if true_gradient else backward)
 
 
 def shake_shake(
@@ -90,7 +91,7 @@ def shake_drop_coefficients(
   """
   kept, alpha, beta = shake_drop_draws(key, keep_probabilities, batch_size)
   forward, backward = jnp.where(kept, 1, alpha), jnp.where(kept, 1, beta)
-  return Coefficients(forward, forward if true_gradient else backward)
+  return Coefficients(forward, None if true_gradient else backward)
 
 
 def shake_drop(
@@ -130,14 +131,18 @@ def shake_drop_draws(
   return kept, alpha, beta
 
 
-def scale(x: jax.Array, forward: jax.Array, backward: jax.Array) -> jax.Array:
+def scale(
+  x: jax.Array, forward: jax.Array, backward: jax.Array | None
+) -> jax.Array:
   """Returns x * forward, differentiated as if it were x * backward.
 
   Args:
     x: [batch, height, width, channels].
     forward: [batch].
-    backward: [batch].
+    backward: [batch]; None is what forward is.
   """
+  if backward is None:
+    return x * _by_example(forward, x)
   # The difference is zero, so the value is x * forward to the bit in either
   # pass. Not jax.custom_vjp: Hessian-vector products go forward over reverse.
   value = jax.lax.stop_gradient(x)
