@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import ml_collections
 import numpy as np
 import scipy.stats
 
@@ -38,6 +39,12 @@ class Run:
   workdir: pathlib.Path
   fields: Fields
   result: dict[str, Any]
+
+  def final(self, name: str) -> float | None:
+    """Returns a metric, such as top5_error_rate, of the last evaluation."""
+    key = f'{self.result["split"]}/{name}'
+    lines = writers.read(self.workdir)
+    return next((line[key] for line in reversed(lines) if key in line), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +77,11 @@ class Cell:
   def estimate(self, name: str) -> Estimate:
     """Returns mean and confidence interval of a number of result.json."""
     return estimate([run.result[name] for run in self.runs])
+
+  def final(self, name: str) -> Estimate | None:
+    """Returns those of an evaluation's metric at the end; None without it."""
+    values = [run.final(name) for run in self.runs]
+    return None if None in values else estimate(values)
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -111,33 +123,44 @@ def collect(directory: pathlib.Path) -> tuple[list[Run], int]:
 
 def _fields(workdir: pathlib.Path) -> Fields:
   """Returns what of a run's config tells it from others."""
-  fields = workdir_lib.flatten(workdir_lib.read_config(workdir))
+  fields = _heeded(workdir_lib.read_config(workdir))
+  if fields.get('labels_from'):
+    fields['labels_from'] = _difference(fields, workdir.parent)
+  return fields
+
+
+def _heeded(config: ml_collections.ConfigDict) -> Fields:
+  """Returns the fields that a run does not ignore, by dotted name."""
+  fields = workdir_lib.flatten(config)
   ignored: tuple[str, ...] = ()
   if fields['method'] == 'sgd':  # it has no perturbation
     ignored += tuple(name for name in fields if name.startswith('sam.'))
   if fields['mixing.name'] == 'none':
     ignored += ('mixing.alpha', 'mixing.probability')
-  fields = {k: v for k, v in fields.items() if k not in ignored}
-  if fields.get('labels_from'):
-    fields['labels_from'] = _difference(fields)
-  return fields
+  return {k: v for k, v in fields.items() if k not in ignored}
 
 
-def _difference(fields: Fields) -> str:
+def _difference(fields: Fields, directory: pathlib.Path) -> str:
   """Says how the run that a run's labels are from differs from it.
 
   Every replica has a first run of its own, which makes it no other cell.
+
+  Args:
+    fields: of the run.
+    directory: of this and other runs: where it was moved, theirs are here.
   """
-  first = workdir_lib.read_config(pathlib.Path(fields['labels_from']))
+  path = pathlib.Path(fields['labels_from'])
+  first = workdir_lib.read_config(path)
+  first = first or workdir_lib.read_config(directory / path.name)
   if first is None:  # nobody needs it any more
     return 'another run'
-  theirs = workdir_lib.flatten(first)
+  theirs = _heeded(first)
   return str(
     sweeps.Like(
       {
-        name: theirs.get(name)
-        for name in sorted(fields)
-        if theirs.get(name) != fields[name]
+        name: theirs[name]
+        for name in sorted(theirs)
+        if theirs[name] != fields.get(name)
         and name != 'labels_from'
         and not workdir_lib.is_operational(name)
       }

@@ -57,14 +57,16 @@ class Paper(NamedTuple):
       function in place of a value says whether a value is.
     error: test error in percent.
     half_width: of its 95 % confidence interval, None if there is none.
+    metric: what of an evaluation it is, error_rate or top5_error_rate.
 
-  `numbers` reads the last two as the paper prints them. A cell is compared with
-  the first entry that means it.
+  `numbers` reads error and half width as the paper prints them. A cell is
+  compared with the first entry of each metric that means it.
   """
 
   fields: Fields
   error: float
   half_width: float | None = None
+  metric: str = 'error_rate'
 
   def means(self, fields: Fields) -> bool:
     """Whether a run with these fields is meant."""

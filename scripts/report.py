@@ -87,15 +87,37 @@ def _row(
     row['SGD within these gradients, %'] = (
       '' if sgd is None else _interval(sgd.estimate(_ERROR))
     )
-  if paper:
-    found = [p for p in paper if p.means(cell.runs[0].fields)]
-    row |= {'paper, %': '', 'difference': ''}
-    if found:
-      difference = 100 * error.mean - found[0].error
-      row |= {
-        'paper, %': _of_paper(found[0]),
-        'difference': f'{difference:+.2f}',
-      }
+  row |= _beside_paper('', cell, error, _of_metric(paper, 'error_rate'))
+  top5 = _of_metric(paper, 'top5_error_rate')
+  if top5:
+    found = cell.final('top5_error_rate')
+    row['top-5 error, %'] = '' if found is None else _interval(found)
+    row |= _beside_paper('top-5 ', cell, found, top5)
+  return row
+
+
+def _of_metric(
+  paper: Sequence[sweeps.Paper], metric: str
+) -> list[sweeps.Paper]:
+  """Returns the paper's numbers of a metric."""
+  return [number for number in paper if number.metric == metric]
+
+
+def _beside_paper(
+  title: str,
+  cell: reports.Cell,
+  found: reports.Estimate | None,
+  paper: Sequence[sweeps.Paper],
+) -> Row:
+  """Returns the columns of what the paper has of a metric, if it has any."""
+  if not paper:
+    return {}
+  row = {f'{title}paper, %': '', f'{title}difference': ''}
+  meant = [p for p in paper if p.means(cell.runs[0].fields)]
+  if meant and found is not None:
+    difference = 100 * found.mean - meant[0].error
+    row[f'{title}paper, %'] = _of_paper(meant[0])
+    row[f'{title}difference'] = f'{difference:+.2f}'
   return row
 
 

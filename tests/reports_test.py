@@ -27,7 +27,12 @@ def _write(root, name, errors, *, finished=True, versions=None, **fields):
   split = config.data.split
   with (directory / 'metrics.jsonl').open('w') as stream:
     for i, error in enumerate(errors):
-      line = {'step': 5 * i + 5, 'epoch': i + 1, f'{split}/error_rate': error}
+      line = {
+        'step': 5 * i + 5,
+        'epoch': i + 1,
+        f'{split}/error_rate': error,
+        f'{split}/top5_error_rate': error / 5,
+      }
       stream.write(json.dumps(line) + '\n')
   if finished:
     result = {
@@ -81,6 +86,20 @@ def test_replicas_that_take_their_labels_from_runs_of_their_own_are_a_cell(
     ('sam.rho=0.1', 0.2),
   }
   assert all(len(cell.runs) == 2 for cell in cells)
+
+
+def test_what_a_first_run_ignores_tells_no_cells_apart(tmp_path):
+  """SGD of another rho each, and which of them nobody knows of any more."""
+  for i, rho in enumerate((0.1, 0.2)):
+    first = {'method': 'sgd', 'sam.rho': 5.0 + i, 'seed': i}
+    _write(tmp_path, f'first-{i}', [0.3], **first)
+    source = str(tmp_path / f'first-{i}')
+    _write(tmp_path, f'sam-{i}', [0.2], labels_from=source, **{'sam.rho': rho})
+  # Where the directory is moved, the first runs are moved with the others.
+  moved = tmp_path.rename(tmp_path.with_name('moved'))
+  runs = {run.workdir.name: run for run in reports.collect(moved)[0]}
+  found = [runs[f'sam-{i}'].fields['labels_from'] for i in (0, 1)]
+  assert found == ['method=sgd', 'method=sgd,seed=1']
 
 
 def test_the_rival_is_the_better_sgd_within_the_same_gradients(tmp_path):
@@ -239,7 +258,11 @@ def test_tables_and_pictures_are_written(tmp_path):
     'def get_sweep():\n'
     '  fields = {"method": "sam", "sam.rho": 0.2, "data.split": "test"}\n'
     '  return sweeps.Sweep(\n'
-    '    [{"config": "c.py"}], paper=[sweeps.Paper(fields, 12.0, 0.5)]\n'
+    '    [{"config": "c.py"}],\n'
+    '    paper=[\n'
+    '      sweeps.Paper(fields, 3.0, metric="top5_error_rate"),\n'
+    '      sweeps.Paper(fields, 12.0, 0.5),\n'
+    '    ],\n'
     '  )\n'
   )
   done = _run(tmp_path / 'runs', f'--sweep={sweep}')
@@ -256,6 +279,10 @@ def test_tables_and_pictures_are_written(tmp_path):
   assert (row['n'], row['gradients'], row['seconds']) == ('2', '20', '3')
   assert (row['paper, %'], row['difference']) == ('12.0 ± 0.5', '+0.50')
   assert sum(r['paper, %'] != '' for r in rows) == 1
+  # A fifth of them.
+  assert row['top-5 error, %'] == '2.50 ± 1.27'
+  assert (row['top-5 paper, %'], row['top-5 difference']) == ('3.0', '-0.50')
+  assert sum(r['top-5 paper, %'] != '' for r in rows) == 1
   text = (report / 'table.txt').read_text()
   assert text in done.stdout
   assert len(set(map(len, (report / 'table.md').read_text().splitlines()))) == 1
