@@ -263,6 +263,8 @@ def cell_name(cell: Fields) -> str:
 def parse_field(text: str) -> tuple[str, Any]:
   """Returns name and value of a field that a command line sets for all cells.
 
+  A directory of data is one from here: cells run where the checkout is.
+
   Raises:
     ValueError: it is not of the form FIELD=VALUE.
 
@@ -273,6 +275,8 @@ def parse_field(text: str) -> tuple[str, Any]:
   name, separator, value = text.partition('=')
   if not separator:
     raise ValueError(f'--set={text} is no FIELD=VALUE')
+  if name == 'data.directory':
+    return name, os.path.abspath(value)
   try:
     return name, ast.literal_eval(value)
   except (ValueError, SyntaxError):

@@ -11,7 +11,7 @@ with one that was interrupted. A short run may like another rho than a long one:
 give a length by --set=num_epochs=N if you can afford it.
 
 Exit status: 0 if there is a recommendation, 1 if runs failed, 2 if the command
-cannot be carried out.
+cannot be carried out, 128 + the number of a signal that ended it.
 """
 
 import math
@@ -89,7 +89,7 @@ def _cells(directory: pathlib.Path) -> list[sweeps.Fields]:
   rhos = sorted({_number(text) for text in _RHOS.value} | {0.0})
   if len(rhos) < 2:
     raise ValueError(f'--rhos is {",".join(_RHOS.value)}; give values above 0')
-  base = {sweeps.CONFIG: _CONFIG.value, 'method': 'sam'}
+  base = {sweeps.CONFIG: _config_file(), 'method': 'sam'}
   base |= dict(map(sweeps.parse_field, _SET.value))
   base |= _length(base, directory)
   cells = sweeps.product(
@@ -98,6 +98,13 @@ def _cells(directory: pathlib.Path) -> list[sweeps.Fields]:
   )
   sweeps.check(sweeps.Sweep(cells))
   return cells
+
+
+def _config_file() -> str:
+  """Returns the config file, one from here or, if it is none, the checkout."""
+  path, colon, argument = _CONFIG.value.partition(':')
+  here = pathlib.Path(path).absolute()
+  return f'{here}{colon}{argument}' if here.exists() else _CONFIG.value
 
 
 def _length(base: sweeps.Fields, directory: pathlib.Path) -> sweeps.Fields:

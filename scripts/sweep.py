@@ -18,7 +18,7 @@ directory of its own.
 --set=FIELD=VALUE sets a field of all cells, such as where the data are.
 
 Exit status: 0 if every cell is finished, 1 if some are not, 2 if the sweep
-cannot be run.
+cannot be run, 128 + the number of a signal that ended it.
 """
 
 import dataclasses

@@ -14,16 +14,16 @@ from sam_jax import reports, sweeps, workdir
 WHOLE = {'sam.m': 16, 'microbatch_size': 16}
 
 
-def _run(config, directory, *options):
+def _run(config, directory, *options, cwd=tiny.ROOT):
   return subprocess.run(
     [
       sys.executable,
-      'scripts/find_rho.py',
+      str(tiny.ROOT / 'scripts' / 'find_rho.py'),
       f'--config={config}',
       f'--workdir={directory}',
       *options,
     ],
-    cwd=tiny.ROOT,
+    cwd=cwd,
     env=tiny.environment(1),
     capture_output=True,
     text=True,
@@ -67,7 +67,9 @@ def test_it_runs_the_grid_on_the_validation_split_and_draws_it(tmp_path):
   config = tiny.config_file(tmp_path, num_epochs=7, **WHOLE)
   runs = tmp_path / 'runs'
   options = ('--rhos=0.2,0.1', '--seeds=2', '--workers=2')
-  done = _run(config, runs, *options, '--set=data.label_noise=0.2')
+  # The file is one of the directory where the command is given.
+  options += ('--set=data.label_noise=0.2',)
+  done = _run(config.name, 'runs', *options, cwd=tmp_path)
   assert done.returncode == 0, done.stdout + done.stderr
   configs = [
     workdir.read_config(path.parent) for path in runs.glob('*/config.json')
@@ -90,7 +92,7 @@ def test_it_runs_the_grid_on_the_validation_split_and_draws_it(tmp_path):
   assert re.search('best on the validation split|no rho', done.stdout)
   assert plt.imread(runs / 'rho.png').std() > 0.01
   # Nothing is left to do, and another length is another run.
-  again = _run(config, runs, *options, '--set=data.label_noise=0.2')
+  again = _run(config, runs, *options)
   assert again.returncode == 0
   assert len(list(runs.glob('*/config.json'))) == 6
 

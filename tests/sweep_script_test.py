@@ -42,6 +42,11 @@ def _arguments(path, workdir, *rest):
   ]
 
 
+def _claims(runs):
+  """What is in the files of claims: null of those that are given back."""
+  return {path.read_text() for path in (runs / 'claims').iterdir()}
+
+
 def _environment():
   return {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
 
@@ -90,7 +95,7 @@ def test_a_failing_cell_does_not_stop_the_rest(tmp_path):
   assert log.read_text().count('rho is -1') == 1
   assert _run(path, runs, '--retry').returncode == 1
   assert log.read_text().count('rho is -1') == 2
-  assert not list((runs / 'claims').iterdir())
+  assert _claims(runs) == {'null'}
 
 
 @pytest.mark.slow
@@ -137,14 +142,14 @@ def test_a_signal_lets_cells_save_and_go_on(tmp_path):
     _arguments(path, runs), cwd=tiny.ROOT, env=_environment()
   )
   metrics = runs / sweeps.cell_name(cell) / 'metrics.jsonl'
-  deadline = time.monotonic() + 100
+  deadline = time.monotonic() + 240
   while not (metrics.exists() and metrics.stat().st_size):
     assert time.monotonic() < deadline
     time.sleep(0.1)
   sweep.send_signal(signal.SIGTERM)
-  assert sweep.wait(60) == 128 + signal.SIGTERM
+  assert sweep.wait(240) == 128 + signal.SIGTERM
   assert tiny.steps(metrics.parent)
-  assert not list((runs / 'claims').iterdir())
+  assert _claims(runs) == {'null'}
 
 
 @pytest.mark.slow
@@ -261,6 +266,8 @@ def test_a_field_is_set_for_all_cells(tmp_path):
     assert '--config.data.directory=/data --config.learning_rate=0.5' in line
     # Where the data are makes no other run.
     assert re.search(r'/tiny_config.py,seed=[01],learning_rate=0.5$', line)
+  relative = _run(path, runs, '--emit=shell', '--set=data.directory=some/data')
+  assert f'--config.data.directory={tiny.ROOT}/some/data ' in relative.stdout
   done = _run(path, runs, '--set=learning_rate')
   assert done.returncode == 2
   assert done.stderr == 'sweep: --set=learning_rate is no FIELD=VALUE\n'
@@ -281,6 +288,28 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(tmp_path):
   assert "unknown data set 'nowhere'" in done.stdout
   assert 'left to do: 21 gradient evaluations' in done.stdout
   assert not runs.exists()
+
+
+def test_a_dry_run_counts_what_the_cost_depends_on(tmp_path):
+  """A rho of 0 is one pass; the validation split is not trained on."""
+  path, cells = _sweep_file(
+    tmp_path,
+    {'sam.rho': [0.0, 0.1], 'data.split': ['test', 'validation']},
+    {'seed': [0, 1]},
+    num_epochs=1,
+    num_steps=None,
+    **{'sam.m': 16, 'microbatch_size': 16},
+  )
+  done = _run(path, tmp_path / 'runs', '--dry_run', '--time_steps=0')
+  assert done.returncode == 0, done.stderr
+  rows = [line.split()[0] for line in done.stdout.splitlines()[1:-1]]
+  # 80 examples, of which 8 are for validation; batches of 16.
+  expected = {(0.0, 'test'): '5', (0.0, 'validation'): '4'}
+  expected |= {(0.1, 'test'): '10', (0.1, 'validation'): '8'}
+  assert rows == [
+    expected[cell['sam.rho'], cell['data.split']] for cell in cells
+  ]
+  assert 'left to do: 54 gradient evaluations' in done.stdout
 
 
 def test_a_smoke_run_takes_one_replica_of_each_cell(tmp_path):
