@@ -18,6 +18,8 @@ from sam_jax import reporting, sweeps
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 120
 _PR_SET_PDEATHSIG = 1
+# Exit statuses of a run that goes on where it was: no failure of its own.
+_STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM)
 
 
 @dataclasses.dataclass
@@ -158,6 +160,7 @@ class Runner:
         stdin=subprocess.DEVNULL,
         stdout=stream,
         stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C is for us, who stop it then
         preexec_fn=_die_with_parent if sys.platform == 'linux' else None,
       )
 
@@ -179,6 +182,8 @@ class Runner:
         f'{result["split"]} error {result["final_error_rate"]:.2%} in '
         f'{result["wall_seconds"]:.0f} s: {sweeps.cell_name(run.cell)}'
       )
+    elif run.process.returncode in _STOPPED:
+      self._fail(run.cell, 'was stopped by a signal')
     else:
       reason = _last_line(self._log(run.cell))
       self._failure(run.cell).parent.mkdir(parents=True, exist_ok=True)
@@ -204,13 +209,16 @@ class Runner:
     """Has what is running save a checkpoint and end."""
     for run in self._running:
       run.process.terminate()
-    for run in self._running:
-      try:
-        run.process.wait(_STOP_SECONDS)
-      except subprocess.TimeoutExpired:
-        run.process.kill()
-        run.process.wait()
-      run.claim.give_back()
+    deadline = time.monotonic() + _STOP_SECONDS
+    while self._running:
+      for run in list(self._running):
+        if time.monotonic() > deadline or not self._renew(run):
+          run.process.kill()
+          run.process.wait()
+        if run.process.poll() is not None:
+          run.claim.give_back()
+          self._running.remove(run)
+      time.sleep(_POLL_SECONDS if self._running else 0)
 
   def _conclude(self) -> int:
     """Says what is done and what is not; returns the exit status."""

@@ -83,7 +83,8 @@ class Sweep:
   """Many runs.
 
   Attributes:
-    cells: a dict each, of fields by dotted name, and 'config', the config file.
+    cells: a dict each, of fields by dotted name, and 'config', the config file,
+      whose path starts from the checkout.
     replicas: fields that tell replicas of a cell apart.
     paper: numbers of the paper to compare with.
     smoke: fields of all cells at smoke scale, beside those of `smoke.cells`.
@@ -366,8 +367,9 @@ class Claim:
   """The right to run a cell: a file that one machine makes and renews.
 
   Whoever dies leaves a claim that is not renewed: free at once for who sees
-  that the process is gone, and for other machines after two minutes. To take
-  it over is to make the file of the next number, which only one can.
+  that the process is gone, and for other machines after two minutes. One that
+  is given back is free, too. To take it is to make the file of the next number,
+  which only one can.
   """
 
   def __init__(self, directory: pathlib.Path, name: str) -> None:
@@ -394,22 +396,35 @@ class Claim:
       return False
     if not self._create(self._path(last + 1)):
       return False
+    if self._last_number() != last + 1:
+      # While we looked, another one took it and removed what we saw.
+      self._path(last + 1).unlink(missing_ok=True)
+      return False
     self._number = last + 1
+    for number in range(self._number):
+      self._path(number).unlink(missing_ok=True)
     return True
 
   def renew(self) -> bool:
     """Says that we are alive; returns whether the cell is still ours."""
-    if self._number < 0 or self._last_number() != self._number:
-      return False
-    os.utime(self._path(self._number))
+    try:
+      if not self._is_ours():
+        return False
+      os.utime(self._path(self._number))
+    except OSError:  # of a file system that is gone for a moment
+      pass
     return True
 
   def give_back(self) -> None:
     """Makes the cell free, if it is ours."""
-    if self._number < 0 or self._last_number() != self._number:
-      return
-    for number in range(self._number + 1):
-      self._path(number).unlink(missing_ok=True)
+    if self._is_ours():
+      # A file stays: numbers that began anew could be taken twice.
+      self._write(None).replace(self._path(self._number))
+    self._number = -1
+
+  def _is_ours(self) -> bool:
+    """Whether we took the cell, and nobody did after us."""
+    return self._number >= 0 and self._last_number() == self._number
 
   def _path(self, number: int) -> pathlib.Path:
     """Returns the file of the claim of that number."""
@@ -423,8 +438,7 @@ class Claim:
 
   def _create(self, path: pathlib.Path) -> bool:
     """Makes the file, whole, unless there is one."""
-    partial = self._directory / f'.{self._owner["id"]}'
-    partial.write_text(json.dumps(self._owner))
+    partial = self._write(self._owner)
     try:
       os.link(partial, path)
       return True
@@ -433,12 +447,20 @@ class Claim:
     finally:
       partial.unlink()
 
+  def _write(self, owner: Fields | None) -> pathlib.Path:
+    """Writes what a claim's file holds, to a file of ours."""
+    partial = self._directory / f'.{self._owner["id"]}'
+    partial.write_text(json.dumps(owner))
+    return partial
+
   def _is_free(self, path: pathlib.Path) -> bool:
-    """Whether who made the claim is gone, or has just given it back."""
+    """Whether who made the claim has given it back, or is gone."""
     try:
       owner = json.loads(path.read_text())
       age = self._now() - path.stat().st_mtime
     except FileNotFoundError:
+      return False  # another one has just taken it
+    if owner is None:
       return True
     if owner['host'] == self._owner['host']:
       return _began(owner['pid']) != owner['began']

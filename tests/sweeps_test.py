@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 import tiny
@@ -169,7 +170,48 @@ def test_a_cell_is_claimed_once_until_it_is_given_back(tmp_path):
   assert second.take()
   second.give_back()
   other.give_back()
-  assert not list(tmp_path.iterdir())
+  # One file each, however often they change hands.
+  assert len(list(tmp_path.iterdir())) == 2
+  assert _claim(tmp_path).take()
+
+
+@pytest.mark.parametrize('times', [1, 3])
+def test_who_looked_before_a_claim_changed_hands_does_not_get_it(
+  monkeypatch, tmp_path, times
+):
+  first, second, slow = (_claim(tmp_path) for _ in range(3))
+  assert first.take()
+  is_free, create = slow._is_free, slow._create
+
+  def given_back(path):
+    first.give_back()
+    return is_free(path)
+
+  def taken(path):
+    for _ in range(times):
+      second.give_back()
+      assert second.take()
+    return create(path)
+
+  monkeypatch.setattr(slow, '_is_free', given_back)
+  monkeypatch.setattr(slow, '_create', taken)
+  assert not slow.take()
+  assert second.renew()
+  assert not slow.renew()
+  assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_claim_is_kept_while_the_file_system_is_gone(monkeypatch, tmp_path):
+  claim = _claim(tmp_path)
+  assert claim.take()
+
+  def stale(*args):
+    raise OSError(116, 'Stale file handle')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(sweeps.os, 'utime', stale)
+    assert claim.renew()
+  assert claim.renew()
 
 
 def _write(directory, **changes):
@@ -225,3 +267,24 @@ def test_of_many_who_see_a_free_claim_one_gets_it(tmp_path):
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
       taken = list(pool.map(sweeps.Claim.take, claims))
     assert sum(taken) == 1
+
+
+def test_of_many_who_take_and_give_back_one_has_it_at_a_time(tmp_path):
+  holders, most = 0, 0
+  lock = threading.Lock()
+
+  def hold(claim):
+    nonlocal holders, most
+    for _ in range(50):
+      if claim.take():
+        with lock:
+          holders += 1
+          most = max(most, holders)
+        with lock:
+          holders -= 1
+        claim.give_back()
+
+  claims = [_claim(tmp_path) for _ in range(8)]
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    list(pool.map(hold, claims))
+  assert most == 1

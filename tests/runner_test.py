@@ -1,0 +1,90 @@
+"""What a sweep makes of runs that end in one way or another."""
+
+import os
+import signal
+
+import pytest
+
+from sam_jax import runner as runner_lib, sweeps
+
+_CELL = {'config': 'c.py', 'seed': 0}
+
+
+@pytest.fixture
+def runner(monkeypatch, tmp_path):
+  """A runner of one cell, and what its process is."""
+  # Signals are pytest's.
+  monkeypatch.setattr(runner_lib.signal, 'signal', lambda *args: None)
+  monkeypatch.setattr(runner_lib, '_POLL_SECONDS', 0.01)
+
+  def make(program):
+    made = runner_lib.Runner([_CELL], tmp_path, root=tmp_path)
+    monkeypatch.setattr(
+      sweeps, 'command', lambda cell, directory: ['-c', program]
+    )
+    return made
+
+  return make
+
+
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_a_signal_stopped_has_not_failed(
+  runner, tmp_path, capsys, signum
+):
+  assert runner(f'import sys; sys.exit({128 + signum})').run() == 1
+  assert 'was stopped by a signal' in capsys.readouterr().out
+  # It goes on without being asked for.
+  assert runner('print("no time"); raise SystemExit(1)').run() == 1
+  assert 'no time' in capsys.readouterr().out
+
+
+def test_a_run_that_failed_is_left_until_it_is_asked_for(
+  runner, tmp_path, capsys
+):
+  assert runner('print("no luck"); raise SystemExit(1)').run() == 1
+  assert 'no luck' in capsys.readouterr().out
+  assert runner('print("no time"); raise SystemExit(1)').run() == 1
+  assert 'no luck' in capsys.readouterr().out
+
+
+def test_ctrl_c_is_not_for_the_runs(runner, tmp_path):
+  """They are told by the sweep, which knows that they have not failed."""
+  path = tmp_path / 'group'
+  program = f'import os; open({str(path)!r}, "w").write(str(os.getpgrp()))'
+  runner(program + '; os._exit(1)').run()
+  assert int(path.read_text()) != os.getpgrp()
+
+
+def test_claims_are_renewed_while_a_run_saves(runner, monkeypatch, tmp_path):
+  made = runner('import time; time.sleep(600)')
+  made._fill()
+  [run] = made._running
+  # It takes its time to end.
+  monkeypatch.setattr(run.process, 'terminate', lambda: None)
+  monkeypatch.setattr(sweeps, 'RENEW_SECONDS', 0)
+  renewals = []
+
+  def renew():
+    renewals.append(1)
+    if len(renewals) == 5:
+      run.process.send_signal(signal.SIGKILL)
+    return True
+
+  monkeypatch.setattr(run.claim, 'renew', renew)
+  made._stop()
+  assert len(renewals) >= 5
+  assert run.process.returncode == -signal.SIGKILL
+  assert sweeps.Claim(tmp_path / 'claims', sweeps.cell_name(_CELL)).take()
+
+
+def test_a_run_of_which_another_machine_took_the_cell_is_killed(
+  runner, monkeypatch
+):
+  made = runner('import time; time.sleep(600)')
+  made._fill()
+  [run] = made._running
+  monkeypatch.setattr(sweeps, 'RENEW_SECONDS', 0)
+  monkeypatch.setattr(run.process, 'terminate', lambda: None)
+  monkeypatch.setattr(run.claim, 'renew', lambda: False)
+  made._stop()
+  assert run.process.returncode == -signal.SIGKILL
