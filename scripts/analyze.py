@@ -120,7 +120,8 @@ class Command(NamedTuple):
 
   Attributes:
     options: flags that the result depends on.
-    plan: `(model) -> plan`, see `progress.Progress`.
+    plan: `(model) -> plan`, see `progress.Progress`; refuses what cannot be
+      measured.
     measure: `(models, store, progress) -> result`; the first model is the one
       that the result is of.
     draw: `(path, results by label)`.
@@ -160,6 +161,8 @@ def _run(argv: Sequence[str]) -> None:
     raise ValueError(f'--output is {_OUTPUT.value}; it must end in .png')
   # What is wrong with any of them is found before the first is measured.
   models = [_load(workdir) for workdir in workdirs]
+  for model in models:
+    _COMMANDS[command].plan(model)
   labels = [workdir.name for workdir in workdirs]
   if len(set(labels)) < len(labels):
     labels = [str(workdir) for workdir in workdirs]

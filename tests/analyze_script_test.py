@@ -197,10 +197,11 @@ def test_a_killed_analysis_goes_on(workdirs, tmp_path):
 
 @pytest.fixture(scope='module')
 def broken(tmp_path_factory):
-  """Directories of which nothing can be measured."""
+  """Directories of which nothing can be measured, or less."""
   root = tmp_path_factory.mktemp('broken')
   (root / 'empty').mkdir()
   tiny.train(root / 'other', **{'model.hidden': 5})
+  tiny.train(root / 'small', **{'data.train_size': 48})
   tiny.train(root / 'fresh', num_epochs=1)
   for path in (root / 'fresh' / 'checkpoints').iterdir():
     path.rename(root / f'moved-{path.name}')
@@ -223,6 +224,11 @@ def _slow(arguments, answer):
     (('hessian', '--workdir={run}', '--k=100000'), 'k is 100000; it must be'),
     _slow(
       ('sharpness', '--workdir={run}', '--m=500'), 'm is 500; it must be in'
+    ),
+    # That of the second, before anything of the first is written.
+    _slow(
+      ('sharpness', '--workdir={run}', '--workdir={broken}/small', '--m=64'),
+      'm is 64; it must be in [1, 48]',
     ),
     _slow(('sharpness', '--workdir={run}', '--rho=-1'), 'rho is -1'),
     _slow(
@@ -295,6 +301,18 @@ def test_a_flat_loss_can_be_drawn(tmp_path):
   point = {'nodes': [[0.0]], 'weights': [[1.0]], 'eigenvalues': [0.0]}
   pictures.spectra(tmp_path / 'b.png', {'a': point})
   assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_many_planes_take_several_rows(tmp_path):
+  flat = {'coordinates': [-1, 1], 'loss': [[0.5, 1.5], [0.5, 2.5]]}
+  shapes = []
+  for count in (4, 5):
+    path = tmp_path / f'{count}.png'
+    runs = {str(i): flat for i in range(count)}
+    pictures.planes(path, runs, 'direction')
+    shapes.append(plt.imread(path).shape)
+  assert shapes[1][1] == shapes[0][1]
+  assert shapes[1][0] == 2 * shapes[0][0]
 
 
 def test_what_is_not_a_number_is_left_white(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 
 _GRID = 600  # points of a density
 _LEVELS = 24
+_COLUMNS = 4  # planes beside each other
 # What a run's JSON has under 'result', by the run's label.
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -117,8 +118,14 @@ def planes(path: pathlib.Path, results: Results, axis: str) -> None:
   if high <= low:
     high = 2 * low
   levels = np.geomspace(low, high, _LEVELS)
-  figure, rows = _figure(1, len(results), (1 + 3.6 * len(results), 3.6))
-  for axes, (label, result) in zip(rows[0], results.items(), strict=True):
+  columns = min(len(results), _COLUMNS)
+  num_rows = -(-len(results) // columns)
+  size = (1 + 3.6 * columns, 3.6 * num_rows)
+  figure, rows = _figure(num_rows, columns, size)
+  used, unused = np.split(np.ravel(rows), [len(results)])
+  for axes in unused:
+    axes.remove()
+  for axes, (label, result) in zip(used, results.items(), strict=True):
     along = result['coordinates']
     shown = axes.contourf(
       along,
@@ -130,7 +137,7 @@ def planes(path: pathlib.Path, results: Results, axis: str) -> None:
     axes.plot(0, 0, 'w+')
     axes.set(aspect='equal', xlabel=f'{axis} 1', ylabel=f'{axis} 2')
     axes.set_title(label, fontsize=9)
-  bar = figure.colorbar(shown, ax=list(rows[0]), format='%.2g')
+  bar = figure.colorbar(shown, ax=list(used), format='%.2g')
   bar.set_label('loss, nats')
   _save(figure, path)
 
