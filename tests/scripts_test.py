@@ -50,6 +50,52 @@ def test_the_demo_shows_sam_ahead_of_sgd_under_label_noise(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_example_finds_sam_s_minimum_flatter(tmp_path):
+  done = _run('examples/flat_minima.py', f'--directory={tmp_path}')
+  assert done.returncode == 0, done.stderr
+  header, _, *rows = (
+    [cell.strip() for cell in line.strip('|').split('|')]
+    for line in done.stdout.splitlines()
+    if line.startswith('|')
+  )
+  table = {
+    row[0]: dict(zip(header[1:], map(float, row[1:]), strict=True))
+    for row in rows
+  }
+  assert set(table) == {'SGD', 'SAM'}
+  # By the README's table a sixth and less; of the last, .73.
+  for name in ('lambda_max', 'trace', 'test error, %'):
+    assert 0 < 3 * table['SAM'][name] < table['SGD'][name]
+  assert 0 < table['SAM']['25-sharpness'] < table['SGD']['25-sharpness']
+  pictures_made = sorted(path.name for path in tmp_path.rglob('*.png'))
+  assert pictures_made == ['hessian.png', 'landscape.png', 'sharpness.png']
+  for path in tmp_path.rglob('*.png'):
+    assert plt.imread(path).std() > 0.01
+
+
+@pytest.mark.slow
+def test_the_analysis_benchmark_compares_a_product_with_a_gradient(tmp_path):
+  path = tmp_path / 'out.json'
+  done = _run(
+    'benchmark_analysis.py',
+    '--model=cnn',
+    '--image_size=8',
+    '--microbatch_size=8',
+    '--rounds=2',
+    f'--json={path}',
+  )
+  assert done.returncode == 0, done.stderr
+  found = json.loads(path.read_text())
+  assert found['ratio_min'] <= found['ratio'] <= found['ratio_max']
+  assert 0 < found['gradient_ms'] and 0 < found['product_ms']
+  assert found['examples'] == 16
+  # Ten times the examples: some, but not ten times the memory.
+  peaks = found['peak_mib'], found['peak_mib_of_ten_times_the_examples']
+  assert 0 < peaks[0] <= peaks[1] < 1.2 * peaks[0]
+  assert f'{found["ratio"]:.2f} gradients' in done.stdout
+
+
+@pytest.mark.slow
 def test_the_benchmark_compares_the_methods_in_its_table_and_file(tmp_path):
   path = tmp_path / 'out.json'
   done = _run(
