@@ -135,6 +135,7 @@ def planes(path: pathlib.Path, results: Results, axis: str) -> None:
       norm=colors.LogNorm(low, high),
     )
     axes.plot(0, 0, 'w+')
+    axes.tick_params(labelbottom=True)  # also above other planes
     axes.set(aspect='equal', xlabel=f'{axis} 1', ylabel=f'{axis} 2')
     axes.set_title(label, fontsize=9)
   bar = figure.colorbar(shown, ax=list(used), format='%.2g')
