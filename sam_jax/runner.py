@@ -19,7 +19,12 @@ _POLL_SECONDS = 0.5
 _STOP_SECONDS = 120
 _PR_SET_PDEATHSIG = 1
 # Exit statuses of a run that goes on where it was: no failure of its own.
-_STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM)
+_STOPPED = (
+  128 + signal.SIGTERM,
+  128 + signal.SIGINT,
+  -signal.SIGTERM,
+  -signal.SIGINT,
+)
 
 
 @dataclasses.dataclass
@@ -70,6 +75,7 @@ class Runner:
     self._failed: dict[str, str] = {}
     self._elsewhere: list[sweeps.Fields] = []
     self._signum: int | None = None
+    self._has_to_hurry = False
     self._began = time.monotonic()
     self._fraction_at_start = self._fraction()
     self._bar = tqdm.tqdm(
@@ -88,6 +94,10 @@ class Runner:
     """
     for signum in (signal.SIGTERM, signal.SIGINT):
       signal.signal(signum, self._note)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+      signal.signal(signal.SIGHUP, self._note)
+    # Ctrl-Z would stop us, who renew the claims, and not the runs.
+    signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     while (self._pending or self._running) and self._signum is None:
       self._fill()
       for run in list(self._running):
@@ -99,8 +109,9 @@ class Runner:
     return self._conclude()
 
   def _note(self, signum: int, frame: Any) -> None:
-    """Takes note of a signal."""
+    """Takes note of a signal; of a second one, that there is no time."""
     del frame
+    self._has_to_hurry = self._signum is not None
     self._signum = signum
 
   # --- One cell ---
@@ -207,12 +218,15 @@ class Runner:
 
   def _stop(self) -> None:
     """Has what is running save a checkpoint and end."""
+    if self._running:
+      print('runs save a checkpoint; another signal stops them at once')
     for run in self._running:
       run.process.terminate()
     deadline = time.monotonic() + _STOP_SECONDS
     while self._running:
       for run in list(self._running):
-        if time.monotonic() > deadline or not self._renew(run):
+        is_late = self._has_to_hurry or time.monotonic() > deadline
+        if is_late or not self._renew(run):
           run.process.kill()
           run.process.wait()
         if run.process.poll() is not None:

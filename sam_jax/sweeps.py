@@ -6,6 +6,7 @@ that several machines may share.
 """
 
 import ast
+import contextlib
 import dataclasses
 import importlib.util
 import itertools
@@ -264,7 +265,8 @@ def cell_name(cell: Fields) -> str:
 def parse_field(text: str) -> tuple[str, Any]:
   """Returns name and value of a field that a command line sets for all cells.
 
-  A directory of data is one from here: cells run where the checkout is.
+  data.directory is one from here; other paths start from the checkout, where
+  cells run.
 
   Raises:
     ValueError: it is not of the form FIELD=VALUE.
@@ -276,12 +278,12 @@ def parse_field(text: str) -> tuple[str, Any]:
   name, separator, value = text.partition('=')
   if not separator:
     raise ValueError(f'--set={text} is no FIELD=VALUE')
-  if name == 'data.directory':
-    return name, os.path.abspath(value)
-  try:
-    return name, ast.literal_eval(value)
-  except (ValueError, SyntaxError):
-    return name, value
+  with contextlib.suppress(ValueError, SyntaxError):
+    value = ast.literal_eval(value)
+  is_path = name == 'data.directory' and isinstance(value, str)
+  if is_path and '://' not in value:
+    value = os.path.abspath(os.path.expanduser(value))
+  return name, value
 
 
 def fields(cell: Fields, directory: pathlib.Path) -> Fields:

@@ -111,6 +111,9 @@ _COMMON = (_SPLIT, _EXAMPLES, _BATCH_NORM, _MICROBATCH, _SEED)
 # ARPACK takes a few dozen products as a rule: a guess, for the time left.
 _EIGENPAIRS_COST = 60
 
+# Raised where a measure changes, so that no older result stands for it.
+_VERSION = 2
+
 Result = dict[str, Any]
 Plan = Mapping[str, tuple[int, float]]
 
@@ -120,8 +123,8 @@ class Command(NamedTuple):
 
   Attributes:
     options: flags that the result depends on.
-    plan: `(model) -> plan`, see `progress.Progress`; refuses what cannot be
-      measured.
+    plan: `(model) -> plan`, see `progress.Progress`; refuses an m that does not
+      fit.
     measure: `(models, store, progress) -> result`; the first model is the one
       that the result is of.
     draw: `(path, results by label)`.
@@ -202,6 +205,7 @@ def _measure(
   chosen = _COMMANDS[command]
   options = {flag.name: flag.value for flag in (*_COMMON, *chosen.options)}
   identity = {
+    'version': _VERSION,
     'command': command,
     'checkpoint': models[0].step,
     'options': options,

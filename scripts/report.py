@@ -4,9 +4,9 @@
 
 Runs that differ in their seed alone are one cell: mean test error and 95 %
 confidence interval (Student's t), beside the paper's number where the sweep
-file has one. Where there are cells for both splits, a second table has for each
-method the rho (Mixup: alpha) that is best on the validation split, as the paper
-chooses it.
+file has one, of the top-5 error too. Where there are cells for both splits, a
+second table has for each method the rho (Mixup: alpha) that is best on the
+validation split, as the paper chooses it.
 Cells that mix versions of the code or devices are named. Written to
 DIRECTORY/report: table.txt, table.md, table.csv, selected.* and pictures:
 error against rho, m, and compute, and the curves of training.
@@ -114,9 +114,10 @@ def _beside_paper(
     return {}
   row = {f'{title}paper, %': '', f'{title}difference': ''}
   meant = [p for p in paper if p.means(cell.runs[0].fields)]
+  if meant:
+    row[f'{title}paper, %'] = _of_paper(meant[0])
   if meant and found is not None:
     difference = 100 * found.mean - meant[0].error
-    row[f'{title}paper, %'] = _of_paper(meant[0])
     row[f'{title}difference'] = f'{difference:+.2f}'
   return row
 

@@ -69,10 +69,10 @@ def _start(config, workdir, *rest):
   ]
 
 
-def _end(processes):
+def _end(processes, timeout=300):
   """Returns the exit statuses and what was printed."""
   try:
-    outputs = [p.communicate(timeout=300)[0] for p in processes]
+    outputs = [p.communicate(timeout=timeout)[0] for p in processes]
   finally:
     for process in processes:
       process.kill()  # nothing, once it has ended
@@ -164,8 +164,11 @@ def test_what_only_one_finds_ends_both_soon(tmp_path, failing, name):
   pictures.folder(root, {'train': 10, 'test': 3}, height=12, width=12)
   (root / 'test' / name).write_bytes(b'')
   config = tiny.config_file(tmp_path, **_fields(root))
-  statuses, outputs = _end(_start(config, tmp_path / 'run'))
-  # Not aborted, as after five minutes for which they would wait otherwise.
+  processes = _start(config, tmp_path / 'run')
+  processes[failing].wait(300)
+  # At the latest when JAX misses it, 100 seconds later; otherwise they would
+  # wait for each other for 300, and be aborted.
+  statuses, outputs = _end(processes, timeout=200)
   assert statuses[failing] == 1, outputs
   assert statuses[1 - failing] != 0
   lines = [x for x in outputs[failing].splitlines() if 'sam_jax: ' in x]

@@ -28,19 +28,25 @@ def runner(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('saves', [True, False])
 def test_a_run_that_a_signal_stopped_has_not_failed(
-  runner, tmp_path, capsys, signum
+  runner, capsys, signum, saves
 ):
-  assert runner(f'import sys; sys.exit({128 + signum})').run() == 1
+  program = f"""
+import os, signal, sys
+if {saves}:
+  sys.exit({128 + signum})
+signal.signal({signum}, signal.SIG_DFL)
+os.kill(os.getpid(), {signum})
+"""
+  assert runner(program).run() == 1
   assert 'was stopped by a signal' in capsys.readouterr().out
   # It goes on without being asked for.
   assert runner('print("no time"); raise SystemExit(1)').run() == 1
   assert 'no time' in capsys.readouterr().out
 
 
-def test_a_run_that_failed_is_left_until_it_is_asked_for(
-  runner, tmp_path, capsys
-):
+def test_a_run_that_failed_is_left_until_it_is_asked_for(runner, capsys):
   assert runner('print("no luck"); raise SystemExit(1)').run() == 1
   assert 'no luck' in capsys.readouterr().out
   assert runner('print("no time"); raise SystemExit(1)').run() == 1
@@ -75,6 +81,17 @@ def test_claims_are_renewed_while_a_run_saves(runner, monkeypatch, tmp_path):
   assert len(renewals) >= 5
   assert run.process.returncode == -signal.SIGKILL
   assert sweeps.Claim(tmp_path / 'claims', sweeps.cell_name(_CELL)).take()
+
+
+def test_a_second_signal_waits_for_no_checkpoint(runner, monkeypatch):
+  made = runner('import time; time.sleep(600)')
+  made._fill()
+  [run] = made._running
+  monkeypatch.setattr(run.process, 'terminate', lambda: None)
+  for _ in range(2):
+    made._note(signal.SIGINT, None)
+  made._stop()
+  assert run.process.returncode == -signal.SIGKILL
 
 
 def test_a_run_of_which_another_machine_took_the_cell_is_killed(

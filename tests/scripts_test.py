@@ -89,9 +89,6 @@ def test_the_analysis_benchmark_compares_a_product_with_a_gradient(tmp_path):
   assert found['ratio_min'] <= found['ratio'] <= found['ratio_max']
   assert 0 < found['gradient_ms'] and 0 < found['product_ms']
   assert found['examples'] == 16
-  # Ten times the examples: some, but not ten times the memory.
-  peaks = found['peak_mib'], found['peak_mib_of_ten_times_the_examples']
-  assert 0 < peaks[0] <= peaks[1] < 1.2 * peaks[0]
   assert f'{found["ratio"]:.2f} gradients' in done.stdout
 
 

@@ -272,7 +272,7 @@ def test_sgd_omits_what_needs_a_perturbation():
 def test_diagnostics_are_of_the_two_gradients_whatever_is_made_of_them():
   first, second = (_run(second_order=order)[0] for order in (False, True))
   for name in ('cosine', 'gradient_norm_ratio', 'curvature'):
-    assert second.metrics[name] == pytest.approx(first.metrics[name], rel=1e-5)
+    assert second.metrics[name] == pytest.approx(first.metrics[name], rel=1e-3)
   norms = [run.metrics['gradient_norm'] for run in (first, second)]
   assert abs(norms[0] - norms[1]) > 0.01 * norms[0]
 

@@ -248,7 +248,9 @@ def _check_finite(variables: types.PyTree, what: str) -> None:
 def _without_negative(variables: dict[str, Any]) -> dict[str, Any]:
   """Returns the variables with running variances of at least 0."""
   stats = jax.tree.map_with_path(
-    lambda path, x: jnp.maximum(x, 0) if path[-1].key == 'var' else x,
+    lambda path, x: (
+      jnp.maximum(x, 0) if getattr(path[-1], 'key', None) == 'var' else x
+    ),
     variables.get('batch_stats', {}),
   )
   return {**variables, 'batch_stats': stats}
