@@ -16,6 +16,8 @@ def runner(monkeypatch, tmp_path):
   # Signals are pytest's.
   monkeypatch.setattr(runner_lib.signal, 'signal', lambda *args: None)
   monkeypatch.setattr(runner_lib, '_POLL_SECONDS', 0.01)
+  # A process in which JAX runs must not fork, as Python does for this.
+  monkeypatch.setattr(runner_lib, '_die_with_parent', None)
 
   def make(program):
     made = runner_lib.Runner([_CELL], tmp_path, root=tmp_path)
