@@ -164,20 +164,19 @@ def _run(argv: Sequence[str]) -> None:
     raise ValueError(f'--output is {_OUTPUT.value}; it must end in .png')
   # What is wrong with any of them is found before the first is measured.
   models = [_load(workdir) for workdir in workdirs]
-  for model in models:
-    _COMMANDS[command].plan(model)
+  plans = [_COMMANDS[command].plan(model) for model in models]
   labels = [workdir.name for workdir in workdirs]
   if len(set(labels)) < len(labels):
     labels = [str(workdir) for workdir in workdirs]
   results = {}
-  subjects = list(zip(labels, workdirs, models, strict=True))
+  subjects = list(zip(labels, workdirs, models, plans, strict=True))
   if command == 'interpolate':
     label = ' to '.join(labels)
-    subjects = [(label, workdirs[0], models[0])]
+    subjects = [(label, workdirs[0], models[0], plans[0])]
   paths = []
-  for label, workdir, model in subjects:
+  for label, workdir, model, plan in subjects:
     others = models[1:] if command == 'interpolate' else []
-    path, results[label] = _measure(command, workdir, [model, *others])
+    path, results[label] = _measure(command, workdir, [model, *others], plan)
     paths.append(path)
   _print_table(results, _COMMANDS[command].columns)
   picture = pathlib.Path(_OUTPUT.value or _picture_path(paths))
@@ -199,7 +198,10 @@ def _load(workdir: pathlib.Path) -> analysis.Trained:
 
 
 def _measure(
-  command: str, workdir: pathlib.Path, models: Sequence[analysis.Trained]
+  command: str,
+  workdir: pathlib.Path,
+  models: Sequence[analysis.Trained],
+  plan: Plan,
 ) -> tuple[pathlib.Path, Result]:
   """Returns the JSON file of a result, and the result: read, or computed."""
   chosen = _COMMANDS[command]
@@ -217,9 +219,7 @@ def _measure(
   if path.exists():
     print(f'{path}: measured already')
     return path, json.loads(path.read_text('utf-8'))['result']
-  bar = progress_lib.Progress(
-    f'{workdir.name}: {command}', chosen.plan(models[0])
-  )
+  bar = progress_lib.Progress(f'{workdir.name}: {command}', plan)
   store = progress_lib.Store(path.with_name(f'{name}.pieces'), bar)
   try:
     result = _plain(chosen.measure(models, store, bar))

@@ -322,8 +322,8 @@ def test_what_is_not_a_number_is_left_white(tmp_path):
   holed = losses.tolist()
   holed[0][0] = holed[0][1] = holed[1][0] = holed[1][1] = None
   whites = []
-  for name, loss in (('whole', losses), ('holed', holed), ('none', [[None]])):
-    loss = np.full((5, 5), None).tolist() if name == 'none' else loss
+  none = [[None] * 5] * 5
+  for name, loss in (('whole', losses), ('holed', holed), ('none', none)):
     path = tmp_path / f'{name}.png'
     run = {'coordinates': along, 'loss': loss}
     pictures.planes(path, {'a': run, 'b': run}, 'direction')
