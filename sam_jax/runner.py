@@ -1,5 +1,6 @@
 """Runs the cells of a sweep in processes of their own, some at a time."""
 
+import contextlib
 import ctypes
 import dataclasses
 import os
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tqdm
@@ -41,8 +42,9 @@ class _Run:
 class Runner:
   """Runs the cells that are left.
 
-  A cell that fails does not stop the rest. Two runners, on one machine or on
-  several, may share a directory: each cell is claimed by one of them.
+  A cell that fails does not stop the rest, nor does one whose files cannot be
+  read or written. Two runners, on one machine or on several, may share a
+  directory: each cell is claimed by one of them.
   """
 
   def __init__(
@@ -101,7 +103,8 @@ class Runner:
     while (self._pending or self._running) and self._signum is None:
       self._fill()
       for run in list(self._running):
-        self._attend(run)
+        with self._guard(run.cell):
+          self._attend(run)
       self._show()
       time.sleep(_POLL_SECONDS if self._running else 0)
     self._stop()
@@ -132,7 +135,8 @@ class Runner:
         name = sweeps.cell_name(missing[0])
         self._fail(cell, f'needs {name}, which is not finished')
       else:
-        self._start(cell)
+        with self._guard(cell):
+          self._start(cell)
 
   def _start(self, cell: sweeps.Fields) -> None:
     """Starts a cell, unless it is finished, failed or another machine's."""
@@ -146,13 +150,15 @@ class Runner:
     if not claim.take():
       self._elsewhere.append(cell)
       return
-    # It may have been finished between the first look and the claim.
-    if self._is_done(cell):
-      claim.give_back()
-      return
-    failure.unlink(missing_ok=True)
-    slot = min(set(range(self._workers)) - {r.slot for r in self._running})
-    process = self._launch(cell, slot)
+    with contextlib.ExitStack() as unless_it_runs:
+      unless_it_runs.callback(claim.give_back)
+      # It may have been finished between the first look and the claim.
+      if self._is_done(cell):
+        return
+      failure.unlink(missing_ok=True)
+      slot = min(set(range(self._workers)) - {r.slot for r in self._running})
+      process = self._launch(cell, slot)
+      unless_it_runs.pop_all()
     self._running.append(_Run(cell, claim, process, slot, time.monotonic()))
 
   def _launch(self, cell: sweeps.Fields, slot: int) -> subprocess.Popen:
@@ -187,6 +193,13 @@ class Runner:
     if run.process.poll() is None:
       return
     self._running.remove(run)
+    try:
+      self._take_note(run)
+    finally:
+      run.claim.give_back()
+
+  def _take_note(self, run: _Run) -> None:
+    """Says what became of a run that has ended."""
     if run.process.returncode == 0:
       result = sweeps.result(self._workdir(run.cell))
       self._line(
@@ -200,7 +213,6 @@ class Runner:
       self._failure(run.cell).parent.mkdir(parents=True, exist_ok=True)
       self._failure(run.cell).write_text(reason + '\n')
       self._fail(run.cell, reason)
-    run.claim.give_back()
 
   def _renew(self, run: _Run) -> bool:
     """Renews a claim when it is time; returns whether the cell is ours."""
@@ -208,6 +220,17 @@ class Runner:
       return True
     run.renewed = time.monotonic()
     return run.claim.renew()
+
+  @contextlib.contextmanager
+  def _guard(self, cell: sweeps.Fields) -> Iterator[None]:
+    """Makes what the file system does not do a failure of that cell alone.
+
+    No file says that it failed, so that the same command tries it again.
+    """
+    try:
+      yield
+    except OSError as error:
+      self._fail(cell, str(error))
 
   def _fail(self, cell: sweeps.Fields, reason: str) -> None:
     """Takes note of a cell that cannot be finished."""
@@ -251,7 +274,7 @@ class Runner:
 
   def _is_done(self, cell: sweeps.Fields) -> bool:
     """Whether a cell is finished."""
-    return sweeps.result(self._workdir(cell)) is not None
+    return sweeps.is_finished(self._workdir(cell))
 
   def _fraction(self) -> float:
     """Returns how many cells' worth is made."""

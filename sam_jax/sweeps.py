@@ -8,6 +8,7 @@ that several machines may share.
 import ast
 import contextlib
 import dataclasses
+import errno
 import importlib.util
 import itertools
 import json
@@ -350,14 +351,23 @@ def result(workdir: pathlib.Path) -> dict[str, Any] | None:
     return None
 
 
+def is_finished(workdir: pathlib.Path) -> bool:
+  """Whether a run has its result; no if the file system does not answer."""
+  return os.path.exists(workdir / 'result.json')
+
+
 def fraction(workdir: pathlib.Path) -> float:
-  """Returns the share of a run that is made, by its log; in [0, 1]."""
-  if result(workdir) is not None:
+  """Returns the share of a run that is made, by its log; in [0, 1].
+
+  0 if its files cannot be read: the run itself will say what is wrong.
+  """
+  if is_finished(workdir):
     return 1.0
-  config = workdir_lib.read_config(workdir)
-  if config is None or not (workdir / 'metrics.jsonl').exists():
+  try:
+    config = workdir_lib.read_config(workdir)
+    lines = writers.read(workdir) if config is not None else []
+  except (OSError, ValueError):
     return 0.0
-  lines = writers.read(workdir)
   if not lines:
     return 0.0
   if config.num_steps is None:
@@ -418,10 +428,14 @@ class Claim:
     return True
 
   def give_back(self) -> None:
-    """Makes the cell free, if it is ours."""
-    if self._is_ours():
-      # A file stays: numbers that began anew could be taken twice.
-      self._write(None).replace(self._path(self._number))
+    """Makes the cell free, if it is ours.
+
+    Where the file system does not let us, it is when this process is gone.
+    """
+    with contextlib.suppress(OSError):
+      if self._is_ours():
+        # A file stays: numbers that began anew could be taken twice.
+        self._write(None).replace(self._path(self._number))
     self._number = -1
 
   def _is_ours(self) -> bool:
@@ -460,7 +474,10 @@ class Claim:
     try:
       owner = json.loads(path.read_text())
       age = self._now() - path.stat().st_mtime
-    except FileNotFoundError:
+    except OSError as error:
+      # ESTALE is NFS's word for a file that another machine has replaced.
+      if error.errno not in (errno.ENOENT, errno.ESTALE):
+        raise
       return False  # another one has just taken it
     if owner is None:
       return True

@@ -143,7 +143,7 @@ def _emit(cells: list[sweeps.Fields], directory: pathlib.Path) -> None:
   chains = sweeps.chains(
     cell
     for cell in cells
-    if sweeps.result(directory / sweeps.cell_name(cell)) is None
+    if not sweeps.is_finished(directory / sweeps.cell_name(cell))
   )
   if not chains:
     print('# all cells are finished')

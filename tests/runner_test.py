@@ -1,6 +1,8 @@
 """What a sweep makes of runs that end in one way or another."""
 
+import errno
 import os
+import pathlib
 import signal
 
 import pytest
@@ -12,17 +14,23 @@ _CELL = {'config': 'c.py', 'seed': 0}
 
 @pytest.fixture
 def runner(monkeypatch, tmp_path):
-  """A runner of one cell, and what its process is."""
+  """Makes a runner of cells that are a program, given the run directory."""
   # Signals are pytest's.
   monkeypatch.setattr(runner_lib.signal, 'signal', lambda *args: None)
   monkeypatch.setattr(runner_lib, '_POLL_SECONDS', 0.01)
   # A process in which JAX runs must not fork, as Python does for this.
   monkeypatch.setattr(runner_lib, '_die_with_parent', None)
 
-  def make(program):
-    made = runner_lib.Runner([_CELL], tmp_path, root=tmp_path)
+  def make(program, cells=(_CELL,)):
+    made = runner_lib.Runner(cells, tmp_path, root=tmp_path)
     monkeypatch.setattr(
-      sweeps, 'command', lambda cell, directory: ['-c', program]
+      sweeps,
+      'command',
+      lambda cell, directory: [
+        '-c',
+        program,
+        str(directory / sweeps.cell_name(cell)),
+      ],
     )
     return made
 
@@ -53,6 +61,41 @@ def test_a_run_that_failed_is_left_until_it_is_asked_for(runner, capsys):
   assert 'no luck' in capsys.readouterr().out
   assert runner('print("no time"); raise SystemExit(1)').run() == 1
   assert 'no luck' in capsys.readouterr().out
+
+
+_FINISHES = """
+import os, sys
+os.mkdir(sys.argv[1])
+with open(sys.argv[1] + '/result.json', 'w') as stream:
+  stream.write('{"split": "test", "final_error_rate": 0, "wall_seconds": 1}')
+"""
+
+
+@pytest.mark.parametrize('what', ['claims/{}.0', 'failed/{}', 'logs/{}.log'])
+def test_a_file_that_cannot_be_read_is_a_failure_of_its_cell(
+  runner, capsys, tmp_path, what
+):
+  """Of three cells two are finished; the same command tries it again."""
+  cells = [_CELL | {'seed': seed} for seed in range(3)]
+  path = tmp_path / what.format(sweeps.cell_name(cells[1]))
+  path.mkdir(parents=True)  # which opens as no file
+  assert runner(_FINISHES, cells).run() == 1
+  printed = capsys.readouterr().out
+  assert '2 of 3 cells are finished' in printed
+  assert str(path) in printed.splitlines()[-1]
+  path.rmdir()
+  assert runner(_FINISHES, cells).run() == 0
+
+
+def test_a_claim_that_cannot_be_given_back_ends_nothing(
+  runner, monkeypatch, tmp_path
+):
+  def replace(path, target):
+    raise OSError(errno.EIO, 'Input/output error', str(path))
+
+  made = runner(_FINISHES)
+  monkeypatch.setattr(pathlib.Path, 'replace', replace)
+  assert made.run() == 0
 
 
 def test_ctrl_c_is_not_for_the_runs(runner, tmp_path):

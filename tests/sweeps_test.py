@@ -1,9 +1,11 @@
 """Cells, their names, where they stand, and who runs them."""
 
 import concurrent.futures
+import errno
 import json
 import math
 import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -144,6 +146,9 @@ def test_the_share_of_a_run_that_is_made(tmp_path):
   assert sweeps.fraction(run) == 0.25
   (run / 'metrics.jsonl').write_text('')
   assert sweeps.fraction(run) == 0
+  (run / 'metrics.jsonl').write_text(lines[0] + '\n')
+  (run / 'config.json').write_text('{')  # the run itself will say so
+  assert sweeps.fraction(run) == 0
 
 
 # --- Claims ------------------------------------------------------------------
@@ -151,6 +156,21 @@ def test_the_share_of_a_run_that_is_made(tmp_path):
 
 def _claim(directory, name='cell,x=0.1'):
   return sweeps.Claim(directory, name)
+
+
+@pytest.mark.parametrize('number', [errno.ENOENT, errno.ESTALE])
+def test_a_claim_that_is_replaced_while_we_read_it_is_not_ours(
+  monkeypatch, tmp_path, number
+):
+  """ESTALE is what NFS says then."""
+
+  def read_text(path):
+    raise OSError(number, os.strerror(number), str(path))
+
+  late = _claim(tmp_path)
+  assert _claim(tmp_path).take()
+  monkeypatch.setattr(pathlib.Path, 'read_text', read_text)
+  assert not late.take()
 
 
 def test_a_cell_is_claimed_once_until_it_is_given_back(tmp_path):
