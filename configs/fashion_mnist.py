@@ -3,8 +3,8 @@
     python -m sam_jax.train --config=configs/fashion_mnist.py --workdir=runs/f
 
 The argument is the row: 'wide_resnet' (WRN-28-10, the default), or
-'shake_shake' (26 2x96d). The paper does not say for how many epochs; as for
-CIFAR, 200 here. Test error in the paper, basic augmentation | cutout
+'shake_shake' (26 2x96d). The paper does not say for how many epochs; 200 here,
+as for CIFAR's WRN-28-10. Test error in the paper, basic augmentation | cutout
 (`--config.augmentation.cutout_length=16`):
 
 | argument    | SAM               | without           |

@@ -5,7 +5,8 @@
 
 The argument is the network and the data set, cifar10 if it is left out. 'b7'
 starts from its authors' RandAugment checkpoint (84.7 % on ImageNet), 'l2-475'
-from Noisy Student (88.2 %); the README lists the official checkpoints. The
+from Noisy Student (88.2 % at that resolution; what its authors publish is one
+L2 of 88.4 %, see the README, so that this start is not quite the paper's). The
 classifier is new, BatchNorm frozen, and images have the model's resolution.
 Test error in the paper, and table 10's for b7 with rho = .05, which is what
 this has (it does not print what the others were tuned to):
@@ -23,13 +24,15 @@ this has (it does not print what the others were tuned to):
 | imagenet2012      | 15.14±.03 |         | 15.3      | 11.39±.02 | 11.8      |
 
 On ImageNet it is 10 epochs at learning rate .1, and the old classifier; 15.3
-and 11.8 are what one starts from. The official command for it has rho = .1, no
-value of weight decay (its default is 1e-3) and label smoothing of .1, which is
-here; the paper has rho = .05 and gives neither weight decay nor b7's batch.
+and 11.8 are, to the digits printed, what one starts from. The official command
+for it has rho = .1, no value of weight decay (its default is 1e-3) and label
+smoothing of .1, which is here; the paper has rho = .05 and gives neither weight
+decay nor batch. Those of the other sets were chosen, of which L2's batch of 512
+is also in the official command.
 
 The paper used 64 and 128 cores of TPUv3; AutoAugment for CIFAR, for the others
 crops and flips. It gives no clipping and no label smoothing; clipping at 1 is
-that of the official release's command.
+that of the official release's command, and without smoothing is its default.
 """
 
 from typing import NamedTuple

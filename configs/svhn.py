@@ -5,7 +5,8 @@
 The argument is the row: 'wide_resnet' (WRN-28-10, the default), or
 'shake_shake' (26 2x96d). Trains on all of train and extra, 604,388 images. The
 paper does not say for how many epochs; 160 here, which AutoAugment's authors
-used. Test error in the paper, basic augmentation | AutoAugment and cutout
+seem to have used. Test error in the paper, basic augmentation | AutoAugment and
+cutout, without flips and crops as in the official release
 (`--config.augmentation.name=aa-only --config.augmentation.cutout_length=16`):
 
 | argument    | SAM               | without           |

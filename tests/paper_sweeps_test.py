@@ -31,7 +31,7 @@ _FILES = {
 # For a CPU: no cost in gradients, and other numbers of seeds.
 _SMALL = {'digits_m', 'digits_noise', 'fashion_mnist_small'}
 # Without numbers of the paper.
-_OWN = _SMALL | {'rho_grid'}
+_OWN = _SMALL | {'rho_grid', 'spectrum'}
 _EACH = pytest.mark.parametrize('name', _FILES)
 _WRN = 'WideResnet28x10'
 
@@ -443,6 +443,7 @@ _SMOKED = {
   'norms': r'method=random,sam.rho=15.0',
   'rho_grid': r'svhn.py:shake_shake',
   'second_order': r'second_order=True',
+  'spectrum': r'method=sam',
   'table1': r'cifar100.py:shakedrop.*autoaugment.*sam',
   'table2': r'101,400,method=sam',
   'table3': r'b7,cifar10,.*validation.*rho=0.1',

@@ -4,8 +4,9 @@
         --workdir=runs/rho
     python scripts/report.py runs/rho
 
-Held out are the last tenth of the training data. What the paper chose from its
-grid of six, and the configs have:
+Held out are the last tenth of the training data, of SVHN's `train` alone. What
+the paper chose from its grid of six, and the configs have (it searched learning
+rate and weight decay as well, which is not repeated here):
 
 | network                | CIFAR-10 | CIFAR-100 | SVHN | Fashion-MNIST |
 |------------------------|----------|-----------|------|---------------|

@@ -18,7 +18,9 @@ here, at the end:
 It says "WRN", and its figure ends at 39,000 steps: WRN-28-10 for 200 epochs
 with basic augmentation, whose errors these are, and rho of table 6. It does not
 say how long a step is: rho over their number here, so that the perturbation is
-never longer than rho.
+never longer than rho, and the projection that it speaks of has nothing to do.
+Batches of 256 follow from the figure; m = 32 and the rest is table 6's. The
+hardware is not said.
 
 23.4 million gradient evaluations, of batches of 256.
 """

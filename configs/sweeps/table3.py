@@ -19,8 +19,8 @@ of its grid is here, on both splits; scripts/report.py takes the test cell of
 what is best on the validation split, and has the paper's number beside all of
 them. The first command makes the validation runs; of the others, `--only` can
 choose those of the best rho, or the second command makes all. On ImageNet it is
-10 epochs with rho = .05, and what the paper has without SAM are the checkpoints
-themselves; what else is chosen there, see configs/finetune.py.
+10 epochs with rho = .05, and what the paper has without SAM seems to be the
+checkpoints themselves; what else is chosen there, see configs/finetune.py.
 
 The paper used 64 cores of TPUv3 for b7 and 128 for L2, hence m = 16 and 4. 16
 million gradient evaluations, of batches of 1024 and 512.

@@ -3,7 +3,8 @@
     python scripts/sweep.py --sweep=configs/sweeps/table5.py --workdir=runs/s
 
 WRN-28-10 and Shake-Shake, basic augmentation and what the paper calls
-AutoAugment: for SVHN its policy and cutout, for Fashion-MNIST cutout alone. SAM
+AutoAugment: for SVHN its policy and cutout, without flips and crops as in the
+official release, for Fashion-MNIST cutout alone, after flips and crops. SAM
 with the rho of table 7, SGD, and SGD for twice the epochs; five seeds. The
 paper trained on 8 V100, hence m = 32, and does not say for how many epochs: 160
 on SVHN and 200 on Fashion-MNIST were chosen, see configs/svhn.py and
