@@ -1,7 +1,9 @@
 """Pictures of a sweep's cells: error against rho, m, cost, and epochs.
 
 A picture has a panel for each problem, which is what the data, the model and
-their augmentation are, and in it a line for each way to solve it.
+their augmentation are, and in it a line for each way to solve it. Against cost
+and epochs, rho, m and Mixup's alpha are those chosen on the validation split.
+Where there is none, they are the best of what is shown; the picture says so.
 """
 
 import math
@@ -17,7 +19,8 @@ from sam_jax import reports
 
 _ERROR = 'final_error_rate'
 _PROBLEM = ('data.', 'model.', 'augmentation.')
-_PERTURBATION = 'sam.'
+# What is chosen for the comparison with other methods.
+_CHOSEN = ('sam.rho', 'sam.m', 'microbatch_size', 'mixing.alpha')
 _MAX_COLUMNS = 4
 # Fields against which the error is drawn, if they vary.
 _AXES = {'sam.rho': 'rho', 'sam.m': 'm'}
@@ -43,12 +46,13 @@ def draw(
     if shown:
       paths.append(out / f'error_vs_{axis}.png')
       _draw_against(paths[-1], shown, field, axis)
-  best = _best(cells)
-  for cost, axis in _COSTS.items():
+  best, title = _best(cells)
+  for cost, axis in _COSTS.items() if best else ():
     paths.append(out / f'error_vs_{axis}.png')
-    _draw_cost(paths[-1], best, cost, axis)
-  paths.append(out / 'curves.png')
-  _draw_curves(paths[-1], best)
+    _draw_cost(paths[-1], best, cost, axis, title)
+  if best:
+    paths.append(out / 'curves.png')
+    _draw_curves(paths[-1], best, title)
   return paths
 
 
@@ -61,13 +65,28 @@ def _varied(cells: Sequence[reports.Cell], field: str) -> list[reports.Cell]:
   return [cell for cell in having if len(tried[_problem(cell)]) > 1]
 
 
-def _best(cells: Sequence[reports.Cell]) -> list[reports.Cell]:
-  """Returns the best of the cells that differ in the perturbation alone."""
-  best: dict[str, reports.Cell] = {}
-  for cell in sorted(cells, key=lambda c: c.estimate(_ERROR).mean):
-    cost = cell.estimate('gradient_evaluations').mean
-    best.setdefault(f'{_without(cell.fields, _PERTURBATION)} {cost}', cell)
-  return [cell for cell in cells if cell in best.values()]
+def _best(cells: Sequence[reports.Cell]) -> tuple[list[reports.Cell], str]:
+  """Returns the cells to compare methods by, and how they were chosen."""
+  # Without a perturbation it is SGD, the rival of the others.
+  plain = [cell for cell in cells if cell.fields.get('sam.rho') == 0]
+  perturbed = [cell for cell in cells if cell.fields.get('sam.rho') != 0]
+  kept: list[reports.Cell | None] = []
+  title = ''
+  for choice in (
+    *reports.choose(plain, _CHOSEN),
+    *reports.choose(perturbed, _CHOSEN),
+  ):
+    kept += [choice.best, choice.test]
+    if choice.test is None and choice.tested and not choice.is_needed:
+      kept.append(min(choice.tested, key=lambda c: c.estimate(_ERROR).mean))
+      title = 'rho, m and alpha: the best of those shown'
+  return [cell for cell in cells if any(cell is k for k in kept)], title
+
+
+def _method(cell: reports.Cell) -> reports.Fields:
+  """Returns what tells a cell from others of which the best is shown."""
+  rho = {'sam.rho': 0} if cell.fields.get('sam.rho') == 0 else {}
+  return _without(cell.shown, *_CHOSEN) | rho
 
 
 def _draw_against(
@@ -79,29 +98,44 @@ def _draw_against(
   def plot(axes: Any, members: list[reports.Cell], style: Any) -> None:
     members = sorted(members, key=lambda c: c.fields[field])
     _errorbar(axes, [c.fields[field] for c in members], members, style)
-    axes.set_xscale('symlog' if values[0] == 0 else 'log')
+    if values[0] == 0:
+      axes.set_xscale('symlog', linthresh=values[1])
+    else:
+      axes.set_xscale('log')
     axes.set_xticks(values, [f'{v:g}' for v in values], fontsize=7)
     axes.set_xticks([], minor=True)
 
   # Microbatches are often as large as m; they make no lines of their own.
   varied = ('sam.m', 'microbatch_size') if field == 'sam.m' else (field,)
-  _draw_panels(path, cells, lambda c: _without(c.fields, *varied), plot, axis)
+  _draw_panels(path, cells, lambda c: _without(c.shown, *varied), plot, axis)
 
 
 def _draw_cost(
-  path: pathlib.Path, cells: Sequence[reports.Cell], cost: str, axis: str
+  path: pathlib.Path,
+  cells: Sequence[reports.Cell],
+  cost: str,
+  axis: str,
+  title: str,
 ) -> None:
   """Draws the error of the cells against what they cost."""
 
   def plot(axes: Any, members: list[reports.Cell], style: Any) -> None:
     _errorbar(axes, [c.estimate(cost).mean for c in members], members, style)
 
+  # More ascent steps are another cost of one method.
   _draw_panels(
-    path, cells, lambda c: _without(c.fields, _PERTURBATION), plot, axis
+    path,
+    cells,
+    lambda c: _without(_method(c), 'sam.ascent_steps'),
+    plot,
+    axis,
+    title,
   )
 
 
-def _draw_curves(path: pathlib.Path, cells: Sequence[reports.Cell]) -> None:
+def _draw_curves(
+  path: pathlib.Path, cells: Sequence[reports.Cell], title: str
+) -> None:
   """Draws the error along training, with bands."""
 
   def plot(axes: Any, members: list[reports.Cell], style: Any) -> None:
@@ -118,9 +152,7 @@ def _draw_curves(path: pathlib.Path, cells: Sequence[reports.Cell]) -> None:
         linewidth=0,
       )
 
-  _draw_panels(
-    path, cells, lambda c: _without(c.fields, _PERTURBATION), plot, 'epoch'
-  )
+  _draw_panels(path, cells, _method, plot, 'epoch', title)
 
 
 def _draw_panels(
@@ -129,6 +161,7 @@ def _draw_panels(
   line_fn: Callable[[reports.Cell], reports.Fields],
   plot: Callable[[Any, list[reports.Cell], Any], None],
   axis: str,
+  title: str = '',
 ) -> None:
   """Draws a panel for each problem, and writes the picture.
 
@@ -138,6 +171,7 @@ def _draw_panels(
     line_fn: fields that tell the lines of a panel apart.
     plot: draws one line: `(axes, cells, style)`.
     axis: what the horizontal axes are.
+    title: of the picture.
   """
   panels: dict[str, dict[str, list[reports.Cell]]] = {}
   for cell in cells:
@@ -146,6 +180,7 @@ def _draw_panels(
   names = dict.fromkeys(name for lines in panels.values() for name in lines)
   styles = _styles(list(names))
   figure, grid = _grid(len(panels))
+  figure.suptitle(title, fontsize=9)
   for axes, (problem, lines) in zip(grid, panels.items(), strict=True):
     for line, members in lines.items():
       plot(axes, members, styles[line])
@@ -194,9 +229,7 @@ def _errorbar(
 
 def _problem(cell: reports.Cell) -> str:
   """Returns the problem of a cell in a few words."""
-  return _label(
-    {k: v for k, v in cell.fields.items() if k.startswith(_PROBLEM)}
-  )
+  return _label({k: v for k, v in cell.shown.items() if k.startswith(_PROBLEM)})
 
 
 def _without(fields: reports.Fields, *prefixes: str) -> reports.Fields:

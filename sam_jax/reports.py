@@ -8,7 +8,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
@@ -23,6 +23,9 @@ _VERSIONS = ('git_commit', 'versions', 'device')
 _CONFIDENCE = 0.95
 # Fields that are chosen on the validation split.
 _CHOSEN = ('sam.rho', 'mixing.alpha')
+# Fields that may be the directory of another run, and what is said of it then.
+_SOURCES = ('labels_from', 'init_from')
+_A_RUN = 'a run'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Run:
   Attributes:
     workdir: its directory.
     fields: of its config, by dotted name, without those that its method
-      ignores.
+      ignores. Those of a run that it takes labels or weights from are among
+      them, as `labels_from.sam.rho`.
     result: what it found, see result.json.
   """
 
@@ -69,10 +73,20 @@ class Cell:
   Attributes:
     fields: what tells this cell from others.
     runs: one for each seed.
+    shown: fields, with the runs that it takes labels or weights from in a few
+      words: how they differ from it, 'same' if they do not.
+    repeated: further runs of the same seeds, which tell nothing new.
   """
 
   fields: Fields
   runs: tuple[Run, ...]
+  shown: Fields
+  repeated: tuple[Run, ...] = ()
+
+  @property
+  def split(self) -> str:
+    """What was evaluated: 'validation' or 'test'."""
+    return self.runs[0].result['split']
 
   def estimate(self, name: str) -> Estimate:
     """Returns mean and confidence interval of a number of result.json."""
@@ -115,17 +129,35 @@ def collect(directory: pathlib.Path) -> tuple[list[Run], int]:
     if result is None:
       num_unfinished += 1
       continue
-    runs.append(Run(path.parent, _fields(path.parent), result))
+    config = workdir_lib.read_config(path.parent)
+    runs.append(Run(path.parent, _fields(config, path.parent.parent), result))
   if not runs and not num_unfinished:
     raise ValueError(f'{directory} has no runs in it, or below')
   return runs, num_unfinished
 
 
-def _fields(workdir: pathlib.Path) -> Fields:
-  """Returns what of a run's config tells it from others."""
-  fields = _heeded(workdir_lib.read_config(workdir))
-  if fields.get('labels_from'):
-    fields['labels_from'] = _difference(fields, workdir.parent)
+def _fields(
+  config: ml_collections.ConfigDict, directory: pathlib.Path
+) -> Fields:
+  """Returns what of a run's config tells it from others.
+
+  Args:
+    config: of the run.
+    directory: of this and other runs: where it was moved, theirs are here.
+  """
+  fields = _heeded(config)
+  for name in _SOURCES:
+    if not fields.get(name):
+      continue
+    path = pathlib.Path(fields[name])
+    theirs = workdir_lib.read_config(path)
+    theirs = theirs or workdir_lib.read_config(directory / path.name)
+    if theirs is not None:
+      fields[name] = _A_RUN
+      found = _fields(theirs, directory)
+      fields |= {f'{name}.{key}': value for key, value in found.items()}
+    elif name == 'labels_from':  # nobody needs it any more
+      fields[name] = 'another run'
   return fields
 
 
@@ -140,32 +172,11 @@ def _heeded(config: ml_collections.ConfigDict) -> Fields:
   return {k: v for k, v in fields.items() if k not in ignored}
 
 
-def _difference(fields: Fields, directory: pathlib.Path) -> str:
-  """Says how the run that a run's labels are from differs from it.
-
-  Every replica has a first run of its own, which makes it no other cell.
-
-  Args:
-    fields: of the run.
-    directory: of this and other runs: where it was moved, theirs are here.
-  """
-  path = pathlib.Path(fields['labels_from'])
-  first = workdir_lib.read_config(path)
-  first = first or workdir_lib.read_config(directory / path.name)
-  if first is None:  # nobody needs it any more
-    return 'another run'
-  theirs = _heeded(first)
-  return str(
-    sweeps.Like(
-      {
-        name: theirs[name]
-        for name in sorted(theirs)
-        if theirs[name] != fields.get(name)
-        and name != 'labels_from'
-        and not workdir_lib.is_operational(name)
-      }
-    )
-  )
+def _bare(name: str) -> str:
+  """Returns the field that a field of another run is there."""
+  while name.startswith(tuple(f'{source}.' for source in _SOURCES)):
+    name = name.partition('.')[2]
+  return name
 
 
 def group(
@@ -182,10 +193,53 @@ def group(
   cells: dict[str, list[Run]] = {}
   for run in runs:
     cells.setdefault(repr([run.fields.get(n) for n in names]), []).append(run)
-  return [
-    Cell({n: members[0].fields.get(n) for n in names}, tuple(members))
-    for members in cells.values()
-  ]
+  return [_cell(members, names, replicas) for members in cells.values()]
+
+
+def _cell(
+  members: Sequence[Run], names: Sequence[str], replicas: Sequence[str]
+) -> Cell:
+  """Returns the cell of runs that differ in nothing but their replica."""
+  first: dict[str, Run] = {}
+  repeated = []
+  for run in members:
+    replica = repr([run.fields.get(name) for name in replicas])
+    if first.setdefault(replica, run) is not run:
+      repeated.append(run)
+  fields = {name: members[0].fields.get(name) for name in names}
+  return Cell(
+    fields,
+    tuple(first.values()),
+    _shown(fields, members[0], replicas),
+    tuple(repeated),
+  )
+
+
+def _shown(fields: Fields, run: Run, replicas: Sequence[str]) -> Fields:
+  """Returns what tells a cell from others, for people."""
+  shown = {k: v for k, v in fields.items() if k == _bare(k)}
+  for source in _SOURCES:
+    if run.fields.get(source) != _A_RUN:
+      continue
+    prefix = f'{source}.'
+    theirs = {
+      name.removeprefix(prefix): value
+      for name, value in sorted(run.fields.items())
+      if name.startswith(prefix)
+    }
+    if source in shown or any(name.startswith(prefix) for name in fields):
+      shown[source] = str(
+        sweeps.Like(
+          {
+            name: value
+            for name, value in theirs.items()
+            if value != run.fields.get(name)
+            and _bare(name) not in (*replicas, *_SOURCES)
+            and not workdir_lib.is_operational(_bare(name))
+          }
+        )
+      )
+  return shown
 
 
 def varying(runs: Sequence[Run], replicas: Sequence[str]) -> list[str]:
@@ -194,59 +248,85 @@ def varying(runs: Sequence[Run], replicas: Sequence[str]) -> list[str]:
   return [
     name
     for name in names
-    if name not in replicas
-    and not workdir_lib.is_operational(name)
+    if _bare(name) not in replicas
+    and not workdir_lib.is_operational(_bare(name))
     and len({repr(r.fields[name]) for r in runs if name in r.fields}) > 1
   ]
 
 
-def select(cells: Sequence[Cell]) -> list[tuple[Cell, int]]:
+class Choice(NamedTuple):
+  """What the validation split says of cells that differ in what it chooses.
+
+  Attributes:
+    tried: the cells on the validation split that are compared: those with the
+      most runs. A value of which most runs failed is no fair rival.
+    left_out: those with fewer runs.
+    best: the best of `tried`, None if there are none.
+    tested: the cells on the test split.
+    test: that of the best values; where there was nothing to choose, the only
+      one there is; else None. Of equally good values, the first that was
+      tested.
+  """
+
+  tried: Sequence[Cell]
+  left_out: Sequence[Cell]
+  best: Cell | None
+  tested: Sequence[Cell]
+  test: Cell | None
+
+  @property
+  def is_needed(self) -> bool:
+    """Whether there is anything to choose from."""
+    return len(self.tried) + len(self.left_out) > 1
+
+
+def choose(
+  cells: Sequence[Cell], chosen: tuple[str, ...] = _CHOSEN
+) -> list[Choice]:
   """Chooses rho on the validation split, as the paper does; Mixup's alpha too.
 
   Args:
-    cells: with `data.split` among what tells them apart.
+    cells: on either split.
+    chosen: names of the fields to choose.
 
   Returns:
-    The test cell of each combination of the other fields that has the values
-    whose mean validation error is lowest, and how many were tried. Where there
-    was nothing to choose, the test cell as it is, and 1. A cell of other values
-    is left out.
+    The choice for each combination of the other fields.
   """
-  tried: dict[str, dict[str, list[Cell]]] = {}
+  groups: dict[str, list[Cell]] = {}
   for cell in cells:
     others = {
-      k: v for k, v in cell.fields.items() if k not in (*_CHOSEN, 'data.split')
+      name: value
+      for name, value in cell.fields.items()
+      if _bare(name) not in (*chosen, 'data.split')
     }
-    splits = tried.setdefault(repr(others), {'validation': [], 'test': []})
-    splits[cell.fields.get('data.split', 'test')].append(cell)
-  selected = []
-  for splits in tried.values():
-    if len(splits['validation']) > 1:
-      selected += _best(splits)
-    elif len(splits['test']) == 1:
-      selected.append((splits['test'][0], 1))
-  return selected
+    groups.setdefault(repr(others), []).append(cell)
+  return [_choice(members, chosen) for members in groups.values()]
 
 
-def _best(splits: dict[str, list[Cell]]) -> list[tuple[Cell, int]]:
-  """Returns the test cell of the values that are best on validation.
+def _choice(cells: Sequence[Cell], chosen: tuple[str, ...]) -> Choice:
+  """Returns the choice among cells that differ in what is chosen, and split."""
 
-  Of equally good ones the first that was tested; none if none was.
-  """
-  validation = splits['validation']
-  errors = [cell.estimate('final_error_rate').mean for cell in validation]
+  def values(cell: Cell) -> str:
+    return repr({k: v for k, v in cell.fields.items() if _bare(k) in chosen})
+
+  validation = [c for c in cells if c.split == 'validation']
+  tested = [c for c in cells if c.split != 'validation']
+  most = max((len(cell.runs) for cell in validation), default=0)
+  tried = [cell for cell in validation if len(cell.runs) == most]
+  left_out = [cell for cell in validation if len(cell.runs) < most]
+  errors = [cell.estimate('final_error_rate').mean for cell in tried]
   best = [
-    _choice(cell)
-    for cell, error in zip(validation, errors, strict=True)
+    cell
+    for cell, error in zip(tried, errors, strict=True)
     if error == min(errors)
   ]
-  tested = [cell for cell in splits['test'] if _choice(cell) in best]
-  return [(cell, len(validation)) for cell in tested[:1]]
-
-
-def _choice(cell: Cell) -> list[Any]:
-  """Returns what is chosen on the validation split."""
-  return [cell.fields.get(name) for name in _CHOSEN]
+  of_best = [c for c in tested if values(c) in map(values, best)]
+  if len(validation) < 2:
+    of_best = tested if len(tested) == 1 else []
+  test = of_best[0] if of_best else None
+  if test is not None and best:
+    best = [c for c in best if values(c) == values(test)] or best
+  return Choice(tried, left_out, best[0] if best else None, tested, test)
 
 
 def best_rho(found: dict[float, list[float]]) -> float:
@@ -319,8 +399,9 @@ def _setting(cell: Cell) -> Fields:
   return {
     name: value
     for name, value in cell.fields.items()
-    if name not in ('method', 'num_epochs', 'num_steps', 'microbatch_size')
-    and not name.startswith('sam.')
+    if _bare(name)
+    not in ('method', 'num_epochs', 'num_steps', 'microbatch_size')
+    and not _bare(name).startswith('sam.')
   }
 
 

@@ -6,8 +6,9 @@ Runs that differ in their seed alone are one cell: mean test error and 95 %
 confidence interval (Student's t), beside the paper's number where the sweep
 file has one, of the top-5 error too. Where there are cells for both splits, a
 second table has for each method the rho (Mixup: alpha) that is best on the
-validation split, as the paper chooses it.
-Cells that mix versions of the code or devices are named. Written to
+validation split, as the paper chooses it; what is best there and not tested is
+listed. Of several runs of the same seed one counts. Cells that mix versions of
+the code or devices are named. Written to
 DIRECTORY/report: table.txt, table.md, table.csv, selected.* and pictures:
 error against rho, m, and compute, and the curves of training.
 """
@@ -54,7 +55,9 @@ def main(argv: Sequence[str]) -> None:
   _write_selected(out / 'selected', cells, paper)
   for cell in cells:
     for name in reports.mixed(cell):
-      print(f'warning: the runs of {cell.fields} differ in {name}')
+      print(f'warning: the runs of {_name(cell)} differ in {name}')
+    if cell.repeated:
+      print(_of_repeated(cell))
   if num_unfinished:
     print(f'{num_unfinished} runs are not finished and left out')
   for path in pictures.draw(out, cells):
@@ -67,6 +70,24 @@ def _exit(message: str) -> None:
   sys.exit(2)
 
 
+def _name(cell: reports.Cell) -> str:
+  """Returns what tells a cell from others, in one line."""
+  parts = (f'{name}={_show(value)}' for name, value in cell.shown.items())
+  return ', '.join(parts) or 'the cell'
+
+
+def _of_repeated(cell: reports.Cell) -> str:
+  """Says that runs of the same seed were left out, and whether it matters."""
+  count = len(cell.repeated)
+  errors = {run.result[_ERROR] for run in cell.repeated}
+  kept = {run.result[_ERROR] for run in cell.runs}
+  differ = '' if errors <= kept else ' and do not find the same'
+  return (
+    f'warning: {count} runs of {_name(cell)} repeat a seed{differ}; one of '
+    f'each counts: {cell.repeated[0].workdir} does not'
+  )
+
+
 def _row(
   cell: reports.Cell,
   cells: Sequence[reports.Cell],
@@ -74,7 +95,7 @@ def _row(
 ) -> Row:
   """Returns the columns of a cell, one of all cells."""
   error = cell.estimate(_ERROR)
-  row = {name: _show(value) for name, value in cell.fields.items()}
+  row = {name: _show(value) for name, value in cell.shown.items()}
   row |= {
     'n': str(error.n),
     'error, %': _interval(error),
@@ -85,7 +106,7 @@ def _row(
   if any(c.runs[0].fields['method'] == 'sgd' for c in cells):
     sgd = reports.sgd_at_equal_compute(cell, cells)
     row['SGD within these gradients, %'] = (
-      '' if sgd is None else _interval(sgd.estimate(_ERROR))
+      '' if sgd is None else _interval(sgd.estimate(_ERROR), says_n=True)
     )
   row |= _beside_paper('', cell, error, _of_metric(paper, 'error_rate'))
   top5 = _of_metric(paper, 'top5_error_rate')
@@ -133,11 +154,12 @@ def _show(value: object) -> str:
   return '-' if value is None else str(value)
 
 
-def _interval(found: reports.Estimate) -> str:
+def _interval(found: reports.Estimate, *, says_n: bool = False) -> str:
   """Returns a rate in percent with its interval."""
+  n = f' (n = {found.n})' if says_n else ''
   if math.isnan(found.half_width):
-    return f'{100 * found.mean:.2f}'
-  return f'{100 * found.mean:.2f} ± {100 * found.half_width:.2f}'
+    return f'{100 * found.mean:.2f}{n}'
+  return f'{100 * found.mean:.2f} ± {100 * found.half_width:.2f}{n}'
 
 
 def _write_selected(
@@ -146,16 +168,33 @@ def _write_selected(
   paper: Sequence[sweeps.Paper],
 ) -> None:
   """Writes the table of what is best on the validation split."""
-  splits = {cell.fields.get('data.split') for cell in cells}
-  if not {'validation', 'test'} <= splits:
+  choices = reports.choose(cells)
+  if not any(choice.tried for choice in choices):
     return
   rows = []
-  for cell, count in reports.select(cells):
-    row = {'best of': f'{count} tried' if count > 1 else '-'}
-    rows.append(_row(cell, cells, paper) | row)
+  for choice in choices:
+    if choice.test is not None:
+      found = _row(choice.test, cells, paper)
+      rows.append(found | {'best of': _of_tried(choice)})
   if rows:
     print('\nBest rho, or alpha, on the validation split:\n')
     _write(path, rows)
+    print()
+  for choice in choices:
+    for cell in choice.left_out:
+      print(
+        f'left out of the choice, with {len(cell.runs)} of '
+        f'{len(choice.best.runs)} runs: {_name(cell)}'
+      )
+    if choice.is_needed and choice.test is None:
+      print(f'best of {_of_tried(choice)}, not tested: {_name(choice.best)}')
+
+
+def _of_tried(choice: reports.Choice) -> str:
+  """Returns what a cell is the best of."""
+  if not choice.is_needed:
+    return '-'
+  return f'{len(choice.tried)} tried, n = {len(choice.best.runs)}'
 
 
 def _write(path: pathlib.Path, rows: Sequence[Row]) -> None:

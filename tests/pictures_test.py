@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from sam_jax import pictures, reports
 
 
-def _cell(errors, *, cost=10.0, **fields):
+def _cell(errors, *, cost=10.0, split='test', **fields):
   """Replicas with these final errors."""
   runs = tuple(
     reports.Run(
@@ -19,12 +19,12 @@ def _cell(errors, *, cost=10.0, **fields):
         'final_error_rate': error,
         'gradient_evaluations': cost,
         'wall_seconds': 3 * cost,
-        'split': 'test',
+        'split': split,
       },
     )
     for error in errors
   )
-  return reports.Cell(fields, runs)
+  return reports.Cell(fields, runs, fields)
 
 
 def _cells():
@@ -57,7 +57,7 @@ def figures(monkeypatch, tmp_path):
     kept[path.stem] = ({a.get_title(): a for a in figure.axes}, styles)
 
   def curve(cell, name):
-    assert name == 'test/error_rate'
+    assert name == f'{cell.split}/error_rate'
     mean = cell.estimate('final_error_rate').mean
     return np.array([1, 2]), np.array([0.9, mean]), np.array([0.0, 0.1])
 
@@ -117,6 +117,36 @@ def test_of_many_perturbations_the_best_is_compared_with_others(figures):
   np.testing.assert_allclose(drawn['method=sgd'], [90, 70])
   # One colour for a method in all panels.
   assert styles['method=sam']['color'] != styles['method=sgd']['color']
+  assert (
+    'best of those shown' in panels['label_noise=0.4'].figure.get_suptitle()
+  )
+
+
+def test_the_best_is_that_of_the_validation_split(figures):
+  """Where there is one: the test split is not to choose by."""
+  cells = [
+    _cell([error], split=split, **{'data.split': split, 'sam.rho': rho})
+    for split, errors in (('validation', (0.3, 0.2)), ('test', (0.1, 0.4)))
+    for rho, error in zip((0.1, 0.2), errors, strict=True)
+  ]
+  panels, _ = figures(cells)['error_vs_gradients']
+  assert _lines(panels['split=test'])['all'][1] == [40]
+  assert _lines(panels['split=validation'])['all'][1] == [20]
+  assert not panels['split=test'].figure.get_suptitle()
+
+
+def test_without_a_perturbation_it_is_another_method(figures):
+  cells = [_cell([0.1 + rho], **{'sam.rho': rho}) for rho in (0.0, 0.1, 0.2)]
+  made = figures(cells)
+  [panel] = made['error_vs_gradients'][0].values()
+  assert {k: v[1] for k, v in _lines(panel).items()} == {
+    'rho=0': [10],
+    'all': [pytest.approx(20)],
+  }
+  [panel] = made['error_vs_rho'][0].values()
+  # What is not 0 is apart, as on an axis without 0.
+  places = panel.transData.transform([(r, 0) for r in (0.1, 0.2, 0.4)])[:, 0]
+  assert places[2] - places[1] == pytest.approx(places[1] - places[0])
 
 
 def test_nothing_is_drawn_against_a_field_that_does_not_vary(figures):

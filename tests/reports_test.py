@@ -78,7 +78,7 @@ def test_replicas_that_take_their_labels_from_runs_of_their_own_are_a_cell(
       _write(tmp_path, name, [0.2], labels_from=source, **fields)
   runs, _ = reports.collect(tmp_path)
   cells = reports.group(runs)
-  found = {(c.fields['labels_from'], c.fields['sam.rho']) for c in cells}
+  found = {(c.shown['labels_from'], c.shown['sam.rho']) for c in cells}
   assert found == {
     ('', 0.2),
     ('', 0.1),
@@ -97,9 +97,48 @@ def test_what_a_first_run_ignores_tells_no_cells_apart(tmp_path):
     _write(tmp_path, f'sam-{i}', [0.2], labels_from=source, **{'sam.rho': rho})
   # Where the directory is moved, the first runs are moved with the others.
   moved = tmp_path.rename(tmp_path.with_name('moved'))
-  runs = {run.workdir.name: run for run in reports.collect(moved)[0]}
-  found = [runs[f'sam-{i}'].fields['labels_from'] for i in (0, 1)]
-  assert found == ['method=sgd', 'method=sgd,seed=1']
+  cells = reports.group(reports.collect(moved)[0])
+  by_name = {cell.runs[0].workdir.name: cell for cell in cells}
+  found = [by_name[f'sam-{i}'].shown['labels_from'] for i in (0, 1)]
+  assert found == ['method=sgd', 'method=sgd']
+
+
+@pytest.mark.parametrize('field', ['labels_from', 'init_from'])
+def test_replicas_may_start_from_one_run(tmp_path, field):
+  _write(tmp_path, 'first', [0.3], method='sgd', seed=7)
+  for seed in (0, 7):
+    fields = {'seed': seed, field: str(tmp_path / 'first')}
+    _write(tmp_path, f'second-{seed}', [0.2], **fields)
+  cells = reports.group(reports.collect(tmp_path)[0])
+  assert [len(cell.runs) for cell in cells] == [1, 2]
+  assert cells[1].shown[field] == 'method=sgd'
+
+
+def test_rho_is_chosen_where_all_start_from_one_run(tmp_path):
+  """One of them has the rho of that run; it is a rival like the others."""
+  _write(tmp_path, 'first', [0.3], **{'sam.rho': 0.1})
+  for split in ('validation', 'test'):
+    for rho, error in ((0.1, 0.1), (0.2, 0.2), (0.5, 0.3)):
+      fields = {'sam.rho': rho, 'data.split': split}
+      source = {'labels_from': str(tmp_path / 'first')}
+      _write(tmp_path, f'{split}-{rho}', [error], **fields, **source)
+  choices = reports.choose(reports.group(reports.collect(tmp_path)[0]))
+  [choice] = [c for c in choices if c.is_needed]
+  assert choice.test.fields['sam.rho'] == 0.1
+  assert len(choice.tried) == 3
+
+
+def test_a_seed_that_is_there_twice_counts_once(tmp_path):
+  """As with SGD in a grid of rho, or a cell in two directories."""
+  for rho in (0.1, 0.2, 0.5):
+    for seed, error in ((0, 0.3), (1, 0.4)):
+      fields = {'method': 'sgd', 'sam.rho': rho, 'seed': seed}
+      _write(tmp_path, f'{rho}-{seed}', [error], **fields)
+  [cell] = reports.group(reports.collect(tmp_path)[0])
+  assert (len(cell.runs), len(cell.repeated)) == (2, 4)
+  # 30 and 40 %: the error of the mean is 5 %, t = 12.706.
+  half_width = cell.estimate('final_error_rate').half_width
+  assert half_width == pytest.approx(0.05 * 12.7062, rel=1e-4)
 
 
 def test_the_rival_is_the_better_sgd_within_the_same_gradients(tmp_path):
@@ -183,15 +222,17 @@ def test_operational_fields_make_no_cells(tmp_path):
 
 def test_rho_is_chosen_on_the_validation_split(tmp_path):
   runs, _ = reports.collect(_sweep(tmp_path))
-  selected = reports.select(reports.group(runs))
-  by_method = {c.fields['method']: (c, count) for c, count in selected}
+  choices = reports.choose(reports.group(runs))
+  by_method = {c.test.fields['method']: c for c in choices}
   assert set(by_method) == {'sgd', 'sam'}
-  cell, count = by_method['sam']
-  assert cell.fields['sam.rho'] == 0.2
-  assert cell.fields['data.split'] == 'test'
-  assert (count, by_method['sgd'][1]) == (3, 1)
-  assert cell.estimate('final_error_rate').mean == pytest.approx(0.125)
-  assert by_method['sgd'][0].fields['data.split'] == 'test'
+  choice = by_method['sam']
+  assert choice.test.fields['sam.rho'] == choice.best.fields['sam.rho'] == 0.2
+  assert (choice.test.split, choice.best.split) == ('test', 'validation')
+  assert len(choice.tried) == 3
+  assert not by_method['sgd'].is_needed
+  error = choice.test.estimate('final_error_rate')
+  assert error.mean == pytest.approx(0.125)
+  assert by_method['sgd'].test.split == 'test'
 
 
 @pytest.mark.parametrize(('tested', 'listed'), [(8.0, True), (1.0, False)])
@@ -204,10 +245,24 @@ def test_a_value_that_is_not_the_best_is_not_called_so(
     fields = mixup | {'mixing.alpha': alpha, 'data.split': 'validation'}
     _write(tmp_path, f'validation-{alpha}', [error], **fields)
   _write(tmp_path, 'test', [0.3], **mixup | {'mixing.alpha': tested})
-  selected = reports.select(reports.group(reports.collect(tmp_path)[0]))
-  assert [(c.fields['mixing.alpha'], n) for c, n in selected] == (
-    [(8.0, 3)] if listed else []
-  )
+  [choice] = reports.choose(reports.group(reports.collect(tmp_path)[0]))
+  if listed:
+    assert choice.test.fields['mixing.alpha'] == 8
+    assert choice.best.fields['mixing.alpha'] == 8
+  else:
+    assert choice.test is None
+    assert choice.best.fields['mixing.alpha'] == 4
+
+
+def test_a_value_of_which_runs_failed_is_not_the_best(tmp_path):
+  for rho, errors in ((0.1, (0.3, 0.4)), (0.2, (0.4, 0.4)), (0.5, (0.1,))):
+    for seed, error in enumerate(errors):
+      fields = {'sam.rho': rho, 'data.split': 'validation', 'seed': seed}
+      _write(tmp_path, f'{rho}-{seed}', [error], **fields)
+  [choice] = reports.choose(reports.group(reports.collect(tmp_path)[0]))
+  assert choice.best.fields['sam.rho'] == 0.1
+  assert [cell.fields['sam.rho'] for cell in choice.left_out] == [0.5]
+  assert choice.test is None
 
 
 def test_unfinished_runs_are_counted(tmp_path):
@@ -286,11 +341,36 @@ def test_tables_and_pictures_are_written(tmp_path):
   text = (report / 'table.txt').read_text()
   assert text in done.stdout
   assert len(set(map(len, (report / 'table.md').read_text().splitlines()))) == 1
-  assert re.search('3 tried', (report / 'selected.txt').read_text())
+  assert re.search('3 tried, n = 2', (report / 'selected.txt').read_text())
   for name in ('rho', 'gradients', 'seconds'):
     assert plt.imread(report / f'error_vs_{name}.png').std() > 0.01
   assert plt.imread(report / 'curves.png').std() > 0.01
   assert not (report / 'error_vs_m.png').exists()
+
+
+def test_what_a_reader_must_know_is_said(tmp_path):
+  """What is best and not tested, left out, or not what it seems."""
+  for rho, errors in ((0.1, (0.3, 0.4)), (0.2, (0.4, 0.4)), (0.5, (0.1,))):
+    for seed, error in enumerate(errors):
+      fields = {'sam.rho': rho, 'data.split': 'validation', 'seed': seed}
+      _write(tmp_path, f'{rho}-{seed}', [error], **fields)
+  other = _VERSIONS | {'git_commit': 'b'}
+  fields = {'sam.rho': 0.2, 'data.split': 'validation', 'seed': 2}
+  _write(tmp_path, '0.2-2', [0.4], versions=other, **fields)
+  fields['seed'] = 1
+  _write(tmp_path, 'again', [0.2], **fields)
+  fields |= {'sam.rho': 0.1, 'seed': 2}
+  _write(tmp_path, '0.1-2', [0.3], **fields)
+  done = _run(tmp_path)
+  assert done.returncode == 0, done.stderr
+  for line in (
+    'best of 2 tried, n = 3, not tested: sam.rho=0.1',
+    'left out of the choice, with 1 of 3 runs: sam.rho=0.5',
+    'warning: the runs of sam.rho=0.2 differ in git_commit',
+    'warning: 1 runs of sam.rho=0.2 repeat a seed and do not find the same',
+  ):
+    assert line in done.stdout
+  assert not (tmp_path / 'report' / 'selected.txt').exists()
 
 
 @pytest.mark.parametrize('kind', ['nothing', 'unfinished'])
