@@ -14,9 +14,11 @@ from typing import Any
 
 import tqdm
 
-from sam_jax import reporting, sweeps
+from sam_jax import reporting, sweeps, workdir as workdir_lib
 
 _POLL_SECONDS = 0.5
+_SHOW_SECONDS = 2
+_LOOK_SECONDS = 2  # between looks at the cells of another sweep
 _STOP_SECONDS = 120
 _PR_SET_PDEATHSIG = 1
 # Exit statuses of a run that goes on where it was: no failure of its own.
@@ -28,6 +30,9 @@ _STOPPED = (
 )
 
 
+_TRACEBACK = 'Traceback (most recent call last):'
+
+
 @dataclasses.dataclass
 class _Run:
   """A cell that is running."""
@@ -35,6 +40,7 @@ class _Run:
   cell: sweeps.Fields
   claim: sweeps.Claim
   process: subprocess.Popen
+  log_start: int  # where in the log its output begins
   slot: int
   renewed: float
 
@@ -76,9 +82,12 @@ class Runner:
     self._running: list[_Run] = []
     self._failed: dict[str, str] = {}
     self._elsewhere: list[sweeps.Fields] = []
+    self._idle_since: float | None = None
     self._signum: int | None = None
     self._has_to_hurry = False
+    self._other_runs = self._find_other_runs()
     self._began = time.monotonic()
+    self._shown = 0.0
     self._fraction_at_start = self._fraction()
     self._bar = tqdm.tqdm(
       total=len(cells),
@@ -100,7 +109,9 @@ class Runner:
       signal.signal(signal.SIGHUP, self._note)
     # Ctrl-Z would stop us, who renew the claims, and not the runs.
     signal.signal(signal.SIGTSTP, signal.SIG_IGN)
-    while (self._pending or self._running) and self._signum is None:
+    while self._signum is None and (
+      self._pending or self._running or self._looks_again()
+    ):
       self._fill()
       for run in list(self._running):
         with self._guard(run.cell):
@@ -110,6 +121,44 @@ class Runner:
     self._stop()
     self._bar.close()
     return self._conclude()
+
+  def _find_other_runs(self) -> dict[str, str]:
+    """Returns why finished runs are not those of their cells, by name.
+
+    A config file may have been edited since, or be another one of its name.
+    What is not finished is refused by the run itself.
+    """
+    found = {}
+    for cell in self._cells:
+      saved = None
+      if sweeps.is_finished(self._workdir(cell)):
+        saved = workdir_lib.read_config(self._workdir(cell))
+      if saved is None:
+        continue
+      try:
+        config = sweeps.config(cell, self._directory, self._root)
+        workdir_lib.adopt(config, saved)
+      except ValueError as error:
+        found[sweeps.cell_name(cell)] = str(error)
+    return found
+
+  def _looks_again(self) -> bool:
+    """Puts cells of another sweep back, in case that it ends or dies.
+
+    Not for long: while it lives, it renews its claims.
+    """
+    if not self._elsewhere:
+      return False
+    now = time.monotonic()
+    if self._idle_since is None:
+      self._idle_since = now
+      count = len(self._elsewhere)
+      self._line(f'waiting for {count} cells of another sweep, for two minutes')
+    if now - self._idle_since > sweeps.STALE_SECONDS + sweeps.RENEW_SECONDS:
+      return False
+    time.sleep(_LOOK_SECONDS)
+    self._pending, self._elsewhere = self._elsewhere, []
+    return True
 
   def _note(self, signum: int, frame: Any) -> None:
     """Takes note of a signal; of a second one, that there is no time."""
@@ -142,6 +191,9 @@ class Runner:
     """Starts a cell, unless it is finished, failed or another machine's."""
     if self._is_done(cell):
       return
+    if sweeps.cell_name(cell) in self._other_runs:
+      self._fail(cell, self._other_runs[sweeps.cell_name(cell)])
+      return
     failure = self._failure(cell)
     if failure.exists() and not self._retry:
       self._failed[sweeps.cell_name(cell)] = failure.read_text().strip()
@@ -157,12 +209,21 @@ class Runner:
         return
       failure.unlink(missing_ok=True)
       slot = min(set(range(self._workers)) - {r.slot for r in self._running})
-      process = self._launch(cell, slot)
+      process, log_start = self._launch(cell, slot)
       unless_it_runs.pop_all()
-    self._running.append(_Run(cell, claim, process, slot, time.monotonic()))
+    self._idle_since = None
+    self._running.append(
+      _Run(cell, claim, process, log_start, slot, time.monotonic())
+    )
 
-  def _launch(self, cell: sweeps.Fields, slot: int) -> subprocess.Popen:
-    """Starts a cell in a process of its own that does not outlive this one."""
+  def _launch(
+    self, cell: sweeps.Fields, slot: int
+  ) -> tuple[subprocess.Popen, int]:
+    """Starts a cell in a process of its own that does not outlive this one.
+
+    Returns:
+      The process, and where in the cell's log it begins.
+    """
     environment = dict(os.environ)
     if self._gpus:
       gpu = self._gpus[slot % len(self._gpus)]
@@ -170,7 +231,7 @@ class Runner:
     log = self._log(cell)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open('ab') as stream:
-      return subprocess.Popen(
+      process = subprocess.Popen(
         [sys.executable, *sweeps.command(cell, self._directory)],
         cwd=self._root,
         env=environment,
@@ -180,6 +241,7 @@ class Runner:
         start_new_session=True,  # Ctrl-C is for us, who stop it then
         preexec_fn=_die_with_parent if sys.platform == 'linux' else None,
       )
+      return process, stream.tell()
 
   def _attend(self, run: _Run) -> None:
     """Renews a claim; takes note of an end."""
@@ -200,8 +262,10 @@ class Runner:
 
   def _take_note(self, run: _Run) -> None:
     """Says what became of a run that has ended."""
+    result = None
     if run.process.returncode == 0:
       result = sweeps.result(self._workdir(run.cell))
+    if result is not None:
       self._line(
         f'{result["split"]} error {result["final_error_rate"]:.2%} in '
         f'{result["wall_seconds"]:.0f} s: {sweeps.cell_name(run.cell)}'
@@ -209,7 +273,7 @@ class Runner:
     elif run.process.returncode in _STOPPED:
       self._fail(run.cell, 'was stopped by a signal')
     else:
-      reason = _last_line(self._log(run.cell))
+      reason = _reason(run, self._log(run.cell))
       self._failure(run.cell).parent.mkdir(parents=True, exist_ok=True)
       self._failure(run.cell).write_text(reason + '\n')
       self._fail(run.cell, reason)
@@ -223,13 +287,13 @@ class Runner:
 
   @contextlib.contextmanager
   def _guard(self, cell: sweeps.Fields) -> Iterator[None]:
-    """Makes what the file system does not do a failure of that cell alone.
+    """Makes files that cannot be read or written a failure of that cell alone.
 
     No file says that it failed, so that the same command tries it again.
     """
     try:
       yield
-    except OSError as error:
+    except (OSError, ValueError) as error:
       self._fail(cell, str(error))
 
   def _fail(self, cell: sweeps.Fields, reason: str) -> None:
@@ -273,16 +337,19 @@ class Runner:
     return 0 if done == len(self._cells) else 1
 
   def _is_done(self, cell: sweeps.Fields) -> bool:
-    """Whether a cell is finished."""
-    return sweeps.is_finished(self._workdir(cell))
+    """Whether a cell is finished, and the run in its directory is its own."""
+    is_other = sweeps.cell_name(cell) in self._other_runs
+    return not is_other and sweeps.is_finished(self._workdir(cell))
 
   def _fraction(self) -> float:
     """Returns how many cells' worth is made."""
     return sum(sweeps.fraction(self._workdir(cell)) for cell in self._cells)
 
   def _show(self) -> None:
-    """Moves the bar."""
-    if not self._bar.disable:
+    """Moves the bar, not too often: all directories are looked at."""
+    now = time.monotonic()
+    if not self._bar.disable and now - self._shown > _SHOW_SECONDS:
+      self._shown = now
       self._bar.n = made = self._fraction()
       self._bar.set_postfix_str(
         f'{len(self._running)} running, {len(self._failed)} failed'
@@ -329,7 +396,20 @@ def _die_with_parent() -> None:
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _last_line(log: pathlib.Path) -> str:
-  """Returns the last line of a log that says something."""
-  lines = log.read_text('utf-8', errors='replace').splitlines()
-  return next((x.strip() for x in reversed(lines) if x.strip()), 'no output')
+def _reason(run: _Run, log: pathlib.Path) -> str:
+  """Returns why a run has failed, in a line."""
+  status = run.process.returncode
+  if status < 0:
+    of_memory = ' (out of memory?)' if status == -signal.SIGKILL else ''
+    return f'killed by {signal.Signals(-status).name}{of_memory}'
+  with log.open('rb') as stream:
+    stream.seek(run.log_start)
+    text = stream.read().decode('utf-8', errors='replace')
+  lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+  if not lines:
+    return f'exit status {status}, no output'
+  if _TRACEBACK in lines:
+    # The error is where the indented frames end; JAX has a note below it.
+    last = len(lines) - lines[::-1].index(_TRACEBACK)
+    lines = [line for line in lines[last:] if line[0] != ' '][:1] or lines
+  return lines[-1].strip()

@@ -42,6 +42,8 @@ def cells(
 ) -> list[sweeps.Fields]:
   """Returns the first replica of each kind of cell, cut down.
 
+  One of those that are the same then, as with several values of m.
+
   Args:
     sweep: what the cells are of.
     chosen: some of its cells.
@@ -52,10 +54,11 @@ def cells(
     kind = {k: v for k, v in cell.items() if k not in sweep.replicas}
     first.setdefault(sweeps.cell_name(kind), cell)
   # Where the runs are does not matter here.
-  return [
+  small = [
     cell | fields(sweeps.config(cell, root, root)) | sweep.smoke
     for cell in first.values()
   ]
+  return list({sweeps.cell_name(cell): cell for cell in small}.values())
 
 
 def fields(config: ml_collections.ConfigDict) -> sweeps.Fields:

@@ -394,7 +394,7 @@ class Claim:
     self._directory, self._name = directory, name
     self._number = -1
     self._owner = {
-      'host': socket.gethostname(),
+      'machine': _machine(),
       'pid': os.getpid(),
       'began': _began(os.getpid()),
       'id': uuid.uuid4().hex,
@@ -466,22 +466,29 @@ class Claim:
   def _write(self, owner: Fields | None) -> pathlib.Path:
     """Writes what a claim's file holds, to a file of ours."""
     partial = self._directory / f'.{self._owner["id"]}'
-    partial.write_text(json.dumps(owner))
+    with partial.open('w', encoding='utf-8') as stream:
+      json.dump(owner, stream)
+      stream.flush()
+      os.fsync(stream.fileno())
     return partial
 
   def _is_free(self, path: pathlib.Path) -> bool:
     """Whether who made the claim has given it back, or is gone."""
     try:
-      owner = json.loads(path.read_text())
+      text = path.read_text('utf-8')
       age = self._now() - path.stat().st_mtime
     except OSError as error:
       # ESTALE is NFS's word for a file that another machine has replaced.
       if error.errno not in (errno.ENOENT, errno.ESTALE):
         raise
       return False  # another one has just taken it
+    try:
+      owner = json.loads(text)
+    except ValueError:  # of a file system that a power cut left without it
+      return age > STALE_SECONDS
     if owner is None:
       return True
-    if owner['host'] == self._owner['host']:
+    if owner.get('machine') == self._owner['machine']:
       return _began(owner['pid']) != owner['began']
     return age > STALE_SECONDS
 
@@ -493,6 +500,18 @@ class Claim:
       return probe.stat().st_mtime
     finally:
       probe.unlink()
+
+
+def _machine() -> str:
+  """Returns what tells the machines apart whose process numbers we can ask of.
+
+  Host names alone do not: containers share them, and are called localhost.
+  """
+  parts = [socket.gethostname()]
+  with contextlib.suppress(OSError):  # of systems without /proc
+    boot = pathlib.Path('/proc/sys/kernel/random/boot_id').read_text()
+    parts += [boot.strip(), os.readlink('/proc/self/ns/pid')]
+  return ' '.join(parts)
 
 
 def _began(pid: int) -> str | None:

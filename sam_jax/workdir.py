@@ -23,6 +23,7 @@ _OPERATIONAL = (
   'parallel',
 )
 _LENGTHS = ('num_epochs', 'num_steps')
+_SOURCES = ('labels_from', 'init_from')  # directories of other runs
 # Filled in at the first start, if they are not set.
 _RESOLVED = ('data.image_size', 'microbatch_size', 'sam.m')
 
@@ -143,6 +144,10 @@ def _may_differ(
   name: str, new: Mapping[str, Any], old: Mapping[str, Any]
 ) -> bool:
   """Whether a field may change when a run goes on."""
+  if name in _SOURCES:
+    # What was taken from there is in the directory since; it may have moved.
+    paths = (pathlib.PurePath(c.get(name) or '') for c in (new, old))
+    return len({path.name for path in paths}) == 1
   if name in _LENGTHS:
     # Under any other schedule the steps made would have been other steps, and
     # a shorter run may be shorter than what is made already.

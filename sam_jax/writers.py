@@ -132,5 +132,8 @@ def _cut(path: pathlib.Path, step: int) -> None:
   """Drops lines of later steps, and a line torn by a crash; atomically."""
   kept = [line for line in read(path.parent) if line['step'] <= step]
   partial = path.with_suffix('.partial')
-  partial.write_text(''.join(json.dumps(line) + '\n' for line in kept), 'utf-8')
+  with partial.open('w', encoding='utf-8') as stream:
+    stream.writelines(json.dumps(line) + '\n' for line in kept)
+    stream.flush()
+    os.fsync(stream.fileno())
   partial.replace(path)

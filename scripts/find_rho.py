@@ -48,6 +48,8 @@ _GPUS = flags.DEFINE_list(
 _RETRY = flags.DEFINE_bool('retry', False, 'Try failed runs again.')
 
 _RHO = 'sam.rho'
+# Fields that are not to be set, and what is to be given instead.
+_OURS = {_RHO: '--rhos', 'seed': '--seeds', 'data.split': 'nothing'}
 _SHARE = 5  # of the length of a whole run
 
 
@@ -90,7 +92,11 @@ def _cells(directory: pathlib.Path) -> list[sweeps.Fields]:
   if len(rhos) < 2:
     raise ValueError(f'--rhos is {",".join(_RHOS.value)}; give values above 0')
   base = {sweeps.CONFIG: _config_file(), 'method': 'sam'}
-  base |= dict(map(sweeps.parse_field, _SET.value))
+  given = dict(map(sweeps.parse_field, _SET.value))
+  for name, other in _OURS.items():
+    if name in given:
+      raise ValueError(f'--set={name} is what is searched by; give {other}')
+  base |= given
   base |= _length(base, directory)
   cells = sweeps.product(
     [base | {'data.split': 'validation'}],
@@ -109,9 +115,17 @@ def _config_file() -> str:
 
 def _length(base: sweeps.Fields, directory: pathlib.Path) -> sweeps.Fields:
   """Returns the length of each run, unless it is given."""
+  config = sweeps.config(base, directory, _ROOT)
+  if 'num_steps' not in base and None not in (
+    base.get('num_epochs'),
+    config.num_steps,
+  ):
+    raise ValueError(
+      f'the config has num_steps = {config.num_steps}, which --set=num_epochs '
+      'does not change; give --set=num_steps'
+    )
   if not base.keys().isdisjoint(('num_epochs', 'num_steps')):
     return {}
-  config = sweeps.config(base, directory, _ROOT)
   name = 'num_epochs' if config.num_steps is None else 'num_steps'
   return {name: max(1, config[name] // _SHARE)}
 

@@ -119,7 +119,9 @@ def _cells(path: pathlib.Path) -> list[sweeps.Fields]:
   if _SCALE.value == 'smoke':
     cells = smoke.cells(sweep, cells, _ROOT)
   fields = dict(map(sweeps.parse_field, _SET.value))
-  return [cell | fields for cell in cells]
+  cells = [cell | fields for cell in cells]
+  sweeps.check(dataclasses.replace(sweep, cells=cells))
+  return cells
 
 
 # --- Commands ----------------------------------------------------------------
@@ -200,9 +202,9 @@ def _print_cost(cells: list[sweeps.Fields], directory: pathlib.Path) -> None:
     if isinstance(cost, str):
       print(f'{"?":>12}{"?":>9}  {state:10} {sweeps.cell_name(cell)}: {cost}')
       continue
+    hours = f'{cost.hours:.3f}' if _TIME_STEPS.value else '-'
     print(
-      f'{cost.gradients:>12,.0f}{cost.hours:>9.3f}  {state:10} '
-      f'{sweeps.cell_name(cell)}'
+      f'{cost.gradients:>12,.0f}{hours:>9}  {state:10} {sweeps.cell_name(cell)}'
     )
     total = _Cost(
       total.gradients + (1 - made) * cost.gradients,

@@ -105,6 +105,8 @@ def test_it_runs_the_grid_on_the_validation_split_and_draws_it(tmp_path):
     (('--rhos=0',), 'give values above 0'),
     (('--set=sam.roh=1',), 'sam.roh'),
     (('--set=sam.rho',), 'is no FIELD=VALUE'),
+    (('--set=seed=3',), 'seed is what is searched by; give --seeds'),
+    (('--set=sam.rho=3',), 'give --rhos'),
     (('more',), 'unknown arguments: more'),
   ],
 )
@@ -114,4 +116,11 @@ def test_a_bad_command_is_one_line(tmp_path, options, message):
   assert done.returncode == 2
   assert done.stderr.count('\n') == 1
   assert message in done.stderr
+  assert not (tmp_path / 'runs').exists()
+
+
+def test_a_length_that_would_not_count_is_refused(tmp_path):
+  done = _run('configs/finetune.py', tmp_path / 'runs', '--set=num_epochs=2')
+  assert done.returncode == 2
+  assert 'num_steps = 5000, which --set=num_epochs does' in done.stderr
   assert not (tmp_path / 'runs').exists()

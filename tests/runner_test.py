@@ -1,13 +1,16 @@
 """What a sweep makes of runs that end in one way or another."""
 
 import errno
+import json
 import os
 import pathlib
+import re
 import signal
 
 import pytest
+import tiny
 
-from sam_jax import runner as runner_lib, sweeps
+from sam_jax import runner as runner_lib, sweeps, workdir
 
 _CELL = {'config': 'c.py', 'seed': 0}
 
@@ -85,6 +88,112 @@ def test_a_file_that_cannot_be_read_is_a_failure_of_its_cell(
   assert str(path) in printed.splitlines()[-1]
   path.rmdir()
   assert runner(_FINISHES, cells).run() == 0
+
+
+@pytest.mark.parametrize(
+  ('program', 'reason'),
+  [
+    (
+      'print("before"); import os, signal; os.kill(os.getpid(), 9)',
+      'killed by SIGKILL (out of memory?)',
+    ),
+    ('print("step 3"); raise SystemExit(3)', 'step 3'),
+    ('raise SystemExit(3)', 'exit status 3, no output'),
+    ('print("finished")', 'finished'),
+    # As JAX does.
+    (
+      'e = ValueError("shape"); e.add_note("-----\\nSet X."); raise e',
+      'ValueError: shape',
+    ),
+    ('import warnings; warnings.warn("x"); 1 / 0', 'ZeroDivisionError'),
+  ],
+)
+def test_the_reason_of_a_failure_is_that_of_this_start(
+  runner, capsys, tmp_path, program, reason
+):
+  name = sweeps.cell_name(_CELL)
+  log = tmp_path / 'logs' / f'{name}.log'
+  log.parent.mkdir()
+  log.write_text('earlier\n')
+  assert runner(program).run() == 1
+  assert f'failed: {name}: {reason}' in capsys.readouterr().out
+  assert log.read_text().startswith('earlier\n')
+  assert (tmp_path / 'failed' / name).read_text().startswith(reason)
+
+
+def _finished(directory, cell, **changes):
+  """A finished run of a cell, or nearly so."""
+  config = sweeps.config(cell, directory, directory)
+  config.update_from_flattened_dict(changes)
+  path = directory / sweeps.cell_name(cell)
+  workdir.write_config(path, config)
+  workdir.write_json(path / 'result.json', {})
+
+
+def test_a_finished_run_with_another_config_is_not_the_cell(
+  runner, capsys, tmp_path
+):
+  """As after the config file was edited. Nor does a cell start from it."""
+  first = {'config': str(tiny.config_file(tmp_path)), 'seed': 0}
+  second = first | {'labels_from': sweeps.Like({})}
+  _finished(tmp_path, first)
+  assert runner(_FINISHES, [first]).run() == 0
+  _finished(tmp_path, first, learning_rate=9.0)
+  assert runner(_FINISHES, [first, second]).run() == 1
+  out = capsys.readouterr().out
+  assert '0 of 2 cells are finished' in out
+  assert re.search(r'failed: .*: .*learning_rate is 0\..*, was 9.0', out)
+  assert f'needs {sweeps.cell_name(first)}, which is not finished' in out
+
+
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+  """The claim of a cell that another sweep runs; time goes fast."""
+  monkeypatch.setattr(runner_lib, '_LOOK_SECONDS', 0.01)
+  monkeypatch.setattr(sweeps, 'RENEW_SECONDS', 0.1)
+  monkeypatch.setattr(sweeps, 'STALE_SECONDS', 1)
+  claim = sweeps.Claim(tmp_path / 'claims', sweeps.cell_name(_CELL))
+  assert claim.take()
+  return claim
+
+
+def test_the_cells_of_a_sweep_that_lives_are_left_to_it(
+  runner, elsewhere, capsys
+):
+  assert runner(_FINISHES).run() == 1
+  out = capsys.readouterr().out
+  assert 'waiting for 1 cells of another sweep' in out
+  assert '1 were being run by another sweep' in out
+  assert elsewhere.renew()
+
+
+def test_the_cells_of_a_sweep_that_dies_are_run(
+  runner, elsewhere, tmp_path, monkeypatch
+):
+  """That of a machine without power; with what needs them."""
+  needed = sweeps.cell_name(_CELL)
+  [path] = (tmp_path / 'claims').iterdir()
+  owner = json.loads(path.read_text())
+  path.write_text(json.dumps(owner | {'machine': 'another'}))
+  second = _CELL | {'labels_from': sweeps.Like({})}
+  assert runner(_FINISHES, [_CELL, second]).run() == 0
+  assert sweeps.is_finished(tmp_path / needed)
+
+
+def test_the_cells_that_another_sweep_finishes_are_finished(
+  runner, elsewhere, tmp_path, monkeypatch
+):
+  made = runner('raise SystemExit(1)')
+  look = made._looks_again
+
+  def finish():
+    path = tmp_path / sweeps.cell_name(_CELL)
+    path.mkdir(exist_ok=True)
+    (path / 'result.json').write_text('{}')
+    return look()
+
+  monkeypatch.setattr(made, '_looks_again', finish)
+  assert made.run() == 0
 
 
 def test_a_claim_that_cannot_be_given_back_ends_nothing(

@@ -312,6 +312,13 @@ def test_a_dry_run_counts_what_the_cost_depends_on(tmp_path):
   assert 'left to do: 54 gradient evaluations' in done.stdout
 
 
+def test_a_field_that_makes_two_cells_one_is_refused(tmp_path):
+  path, _ = _sweep_file(tmp_path, {'seed': [0, 1]})
+  done = _run(path, tmp_path / 'runs', '--emit=shell', '--set=seed=3')
+  assert done.returncode == 2
+  assert 'seed=3 is there twice' in done.stderr
+
+
 def test_a_smoke_run_takes_one_replica_of_each_cell(tmp_path):
   path, _ = _sweep_file(tmp_path, {'sam.rho': [0.1, 0.2], 'seed': [4, 5]})
   done = _run(path, tmp_path / 'runs', '--emit=shell', '--scale=smoke')

@@ -164,7 +164,7 @@ def test_a_claim_that_is_replaced_while_we_read_it_is_not_ours(
 ):
   """ESTALE is what NFS says then."""
 
-  def read_text(path):
+  def read_text(path, encoding):
     raise OSError(number, os.strerror(number), str(path))
 
   late = _claim(tmp_path)
@@ -256,12 +256,24 @@ def test_nor_does_another_process_of_its_number_hold_it(tmp_path):
   assert _claim(tmp_path).take()
 
 
-def test_the_claim_of_another_machine_is_free_when_it_is_old(tmp_path):
-  path = _write(tmp_path, host=f'not-{socket.gethostname()}', pid=1)
+@pytest.mark.parametrize(
+  'machine', ['another', f'{socket.gethostname()} another-boot pid:[1]']
+)
+def test_the_claim_of_another_machine_is_free_when_it_is_old(tmp_path, machine):
+  path = _write(tmp_path, machine=machine, pid=1)
   assert not _claim(tmp_path).take()
   now = path.stat().st_mtime
   os.utime(path, (now, now - sweeps.STALE_SECONDS + 30))
   assert not _claim(tmp_path).take()
+  os.utime(path, (now, now - sweeps.STALE_SECONDS - 5))
+  assert _claim(tmp_path).take()
+
+
+def test_a_claim_that_a_power_cut_emptied_is_free_when_it_is_old(tmp_path):
+  path = _write(tmp_path)
+  path.write_text('')
+  assert not _claim(tmp_path).take()
+  now = path.stat().st_mtime
   os.utime(path, (now, now - sweeps.STALE_SECONDS - 5))
   assert _claim(tmp_path).take()
 

@@ -50,6 +50,8 @@ def test_m_and_microbatch_size_come_from_the_run_if_they_are_unset(tmp_path):
     {'num_epochs': 3},
     {'num_steps': 12},
     {'init_from': 'elsewhere'},
+    {'labels_from': 'elsewhere'},
+    {'labels_from': 'elsewhere'},
     {'plugins': ('other',)},
   ],
   ids=str,
@@ -89,6 +91,16 @@ def test_an_operational_field_may_change(tmp_path, fields):
   saved = _saved(tmp_path)
   changed = tiny.config(**fields)
   assert workdir.adopt(changed, saved) == changed
+
+
+@pytest.mark.parametrize('field', ['init_from', 'labels_from'])
+def test_the_run_that_it_started_from_may_have_moved(tmp_path, field):
+  saved = _saved(tmp_path, **{field: '/nfs/a/first'})
+  moved = tiny.config(**{field: '/mnt/a/first'})
+  assert workdir.adopt(moved, saved) == moved
+  for other in ('/nfs/a/second', ''):
+    with pytest.raises(ValueError, match=f'{field} is .*, was ./nfs/a/first'):
+      workdir.adopt(tiny.config(**{field: other}), saved)
 
 
 @pytest.mark.parametrize(
