@@ -26,6 +26,7 @@ class Progress:
     best_error_rate: lowest so far at an evaluation, None before the first.
     best_step: where that was.
     elapsed_seconds: of training and evaluation, over all starts.
+    starts: what was started, see `provenance.describe`; once for each change.
   """
 
   step: int = 0
@@ -35,6 +36,7 @@ class Progress:
   best_error_rate: float | None = None
   best_step: int | None = None
   elapsed_seconds: float = 0.0
+  starts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass

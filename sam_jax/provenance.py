@@ -1,5 +1,6 @@
 """What produced a result: code, versions, device."""
 
+import hashlib
 import importlib.metadata
 import pathlib
 import platform
@@ -15,12 +16,24 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 def describe() -> dict[str, Any]:
   """Returns versions, git commit (None outside a checkout) and devices."""
-  versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
   return {
-    'versions': {'python': platform.python_version(), **versions},
+    'versions': {
+      'python': platform.python_version(),
+      **packages,
+      **_installed_version(),
+    },
     'git_commit': _git_commit(),
     'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
   }
+
+
+def _installed_version() -> dict[str, str]:
+  """Returns that of sam_jax where it is installed; a checkout has a commit."""
+  try:
+    return {'sam_jax': importlib.metadata.version('sam_jax')}
+  except importlib.metadata.PackageNotFoundError:
+    return {}
 
 
 def count_parameters(params: types.Params) -> int:
@@ -29,11 +42,15 @@ def count_parameters(params: types.Params) -> int:
 
 
 def _git_commit() -> str | None:
-  """Returns the commit of the code, '-dirty' if it was changed since."""
+  """Returns the commit of the code, with what was changed since as a hash."""
   # An installed copy may lie inside somebody else's repository.
   if _git('ls-files', '--error-unmatch', '__init__.py') is None:
     return None
-  return _git('describe', '--always', '--dirty', '--abbrev=40')
+  commit = _git('describe', '--always', '--dirty', '--abbrev=40')
+  changes = _git('diff', 'HEAD') if commit and commit.endswith('-dirty') else ''
+  if not changes:
+    return commit
+  return f'{commit}-{hashlib.sha256(changes.encode()).hexdigest()[:8]}'
 
 
 def _git(*arguments: str) -> str | None:

@@ -7,6 +7,7 @@ fields tell cells apart follows from the runs' configs.
 import dataclasses
 import math
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -118,13 +119,14 @@ def collect(directory: pathlib.Path) -> tuple[list[Run], int]:
   """Finds the runs under a directory.
 
   Returns:
-    Those that are finished, sorted by path, and how many are not.
+    Those that are finished, sorted by path with numbers as numbers, and how
+    many are not.
 
   Raises:
     ValueError: there is no run at all.
   """
   runs, num_unfinished = [], 0
-  for path in sorted(directory.rglob('config.json')):
+  for path in sorted(directory.rglob('config.json'), key=_natural):
     result = sweeps.result(path.parent)
     if result is None:
       num_unfinished += 1
@@ -134,6 +136,13 @@ def collect(directory: pathlib.Path) -> tuple[list[Run], int]:
   if not runs and not num_unfinished:
     raise ValueError(f'{directory} has no runs in it, or below')
   return runs, num_unfinished
+
+
+def _natural(path: pathlib.Path) -> list[str | float]:
+  """Returns what sorts m=4 before m=16."""
+  parts = re.split(r'(\d+(?:\.\d+)?(?:e-?\d+)?)', str(path))
+  # Every other one is a number.
+  return [float(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def _fields(
@@ -406,11 +415,19 @@ def _setting(cell: Cell) -> Fields:
 
 
 def mixed(cell: Cell) -> list[str]:
-  """Returns in which versions the runs of a cell differ: no fair replicas."""
+  """Returns in which versions the runs of a cell differ: no fair replicas.
+
+  A run that went on with another version differs from itself.
+  """
+  starts = [
+    start
+    for run in cell.runs
+    for start in run.result.get('starts', [run.result])
+  ]
   return [
     name
     for name in _VERSIONS
-    if len({repr(run.result.get(name)) for run in cell.runs}) > 1
+    if len({repr(start.get(name)) for start in starts}) > 1
   ]
 
 

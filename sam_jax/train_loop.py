@@ -121,6 +121,10 @@ class _Loop:
       self._progress, _ = self._checkpoints.read_progress(step)
       self._logged_step = step
       state = self._checkpoints.read_state(step, state)
+    # Now: by the end of the run the checkout may be another one.
+    this_start = provenance.describe()
+    if self._progress.starts[-1:] != [this_start]:
+      self._progress.starts.append(this_start)
     self._open_logs()
     num_parameters = provenance.count_parameters(state.params)
     self._announce(num_parameters)
@@ -416,7 +420,8 @@ class _Loop:
       # Examples put through a forward and backward pass, per batch size.
       'gradient_evaluations': per_step * experiment.num_steps,
       'parameters': num_parameters,
-      **provenance.describe(),
+      **progress.starts[-1],
+      'starts': progress.starts,
     }
     if parallel.is_first_process():
       workdir_lib.write_json(self._workdir / 'result.json', result)

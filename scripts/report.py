@@ -108,6 +108,8 @@ def _row(
     row['SGD within these gradients, %'] = (
       '' if sgd is None else _interval(sgd.estimate(_ERROR), says_n=True)
     )
+  if any(map(reports.mixed, cells)):
+    row['runs differ in'] = ', '.join(reports.mixed(cell))
   row |= _beside_paper('', cell, error, _of_metric(paper, 'error_rate'))
   top5 = _of_metric(paper, 'top5_error_rate')
   if top5:

@@ -204,6 +204,14 @@ def test_cells_are_what_differs_in_more_than_the_seed(tmp_path):
   assert [c.fields['sam.rho'] for c in sgd] == [None, None]
 
 
+def test_runs_are_sorted_by_their_numbers(tmp_path):
+  names = ['m=4,rho=1e-06', 'm=4,rho=0.05', 'm=4,rho=0.1', 'm=16,rho=0.1']
+  for name in reversed(names):
+    _write(tmp_path, name, [0.5])
+  runs, _ = reports.collect(tmp_path)
+  assert [run.workdir.name for run in runs] == names
+
+
 def test_a_seed_of_the_data_is_no_replica_unless_it_is_said(tmp_path):
   for seed in (0, 1):
     _write(tmp_path, f'{seed}', [0.5], **{'data.seed': seed})
@@ -279,6 +287,9 @@ def test_mixed_versions_are_seen(tmp_path):
   _write(tmp_path, 'b', [0.5], seed=1, versions=other)
   [cell] = reports.group(reports.collect(tmp_path)[0])
   assert reports.mixed(cell) == ['git_commit']
+  _write(tmp_path, 'c', [0.5], seed=2, versions={'starts': [_VERSIONS, other]})
+  [*_, cell] = reports.group(reports.collect(tmp_path)[0], ('none',))
+  assert [reports.mixed(c) for c in [cell]] == [['git_commit']]
 
 
 def test_curves_are_means_over_the_seeds(tmp_path):
@@ -371,6 +382,10 @@ def test_what_a_reader_must_know_is_said(tmp_path):
   ):
     assert line in done.stdout
   assert not (tmp_path / 'report' / 'selected.txt').exists()
+  with (tmp_path / 'report' / 'table.csv').open() as stream:
+    rows = {row['sam.rho']: row for row in csv.DictReader(stream)}
+  differ = {rho: row['runs differ in'] for rho, row in rows.items()}
+  assert differ == {'0.1': '', '0.2': 'git_commit', '0.5': ''}
 
 
 @pytest.mark.parametrize('kind', ['nothing', 'unfinished'])

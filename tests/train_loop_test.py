@@ -281,6 +281,23 @@ def test_wall_time_adds_up_over_starts(monkeypatch, compile_once, tmp_path):
   assert tiny.train(tmp_path)['wall_seconds'] == 10
 
 
+def test_a_result_says_with_what_it_was_started_each_time(
+  monkeypatch, compile_once, tmp_path
+):
+  """By the end, a checkout may be another one than that which runs."""
+  commit = ['a']
+  monkeypatch.setattr(
+    train_loop.provenance, 'describe', lambda: {'git_commit': commit[0]}
+  )
+  for step in (4, 6):  # the second time with the same
+    _crash_at(monkeypatch, tmp_path, step)
+  commit[0] = 'b'
+  _before_step(monkeypatch, lambda step: commit.insert(0, 'c'))
+  result = tiny.train(tmp_path)
+  assert result['git_commit'] == 'b'
+  assert result['starts'] == [{'git_commit': 'a'}, {'git_commit': 'b'}]
+
+
 def test_the_rate_counts_the_steps_of_this_start_only(
   monkeypatch, compile_once, tmp_path
 ):
@@ -537,6 +554,7 @@ def test_result_json_says_what_came_out_and_how(whole):
   assert result['parameters'] == sum(x.size for x in params)
   assert result['device'].startswith('8 x')
   assert result['versions']['jax'] == jax.__version__
+  assert [start['device'] for start in result['starts']] == [result['device']]
   assert result['wall_seconds'] > 0
 
 
