@@ -16,24 +16,23 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 def describe() -> dict[str, Any]:
   """Returns versions, git commit (None outside a checkout) and devices."""
-  packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  commit = _git_commit()
+  # An installed copy has a version in place of a commit.
+  names = _PACKAGES if commit else (*_PACKAGES, 'sam_jax')
+  packages = {name: _version(name) for name in names}
   return {
-    'versions': {
-      'python': platform.python_version(),
-      **packages,
-      **_installed_version(),
-    },
-    'git_commit': _git_commit(),
+    'versions': {'python': platform.python_version(), **packages},
+    'git_commit': commit,
     'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
   }
 
 
-def _installed_version() -> dict[str, str]:
-  """Returns that of sam_jax where it is installed; a checkout has a commit."""
+def _version(name: str) -> str | None:
+  """Returns that of a package, None if it is not installed but lies there."""
   try:
-    return {'sam_jax': importlib.metadata.version('sam_jax')}
+    return importlib.metadata.version(name)
   except importlib.metadata.PackageNotFoundError:
-    return {}
+    return None
 
 
 def count_parameters(params: types.Params) -> int:
@@ -42,15 +41,16 @@ def count_parameters(params: types.Params) -> int:
 
 
 def _git_commit() -> str | None:
-  """Returns the commit of the code, with what was changed since as a hash."""
+  """Returns the commit of the package; a hash of what was changed since."""
   # An installed copy may lie inside somebody else's repository.
   if _git('ls-files', '--error-unmatch', '__init__.py') is None:
     return None
-  commit = _git('describe', '--always', '--dirty', '--abbrev=40')
-  changes = _git('diff', 'HEAD') if commit and commit.endswith('-dirty') else ''
+  commit = _git('describe', '--always', '--abbrev=40')
+  # Configs are not looked at: a run keeps its own.
+  changes = _git('diff', '--no-ext-diff', 'HEAD', '--', '.')
   if not changes:
     return commit
-  return f'{commit}-{hashlib.sha256(changes.encode()).hexdigest()[:8]}'
+  return f'{commit}-dirty-{hashlib.sha256(changes.encode()).hexdigest()[:8]}'
 
 
 def _git(*arguments: str) -> str | None:
@@ -60,7 +60,8 @@ def _git(*arguments: str) -> str | None:
       ['git', *arguments],
       cwd=pathlib.Path(__file__).parent,
       capture_output=True,
-      text=True,
+      encoding='utf-8',
+      errors='replace',
       timeout=10,
       check=True,
     )

@@ -76,13 +76,14 @@ class Cell:
     runs: one for each seed.
     shown: fields, with the runs that it takes labels or weights from in a few
       words: how they differ from it, 'same' if they do not.
-    repeated: further runs of the same seeds, which tell nothing new.
+    repeated: further runs of the same seeds, which tell nothing new, each
+      with the one that counts.
   """
 
   fields: Fields
   runs: tuple[Run, ...]
   shown: Fields
-  repeated: tuple[Run, ...] = ()
+  repeated: tuple[tuple[Run, Run], ...] = ()
 
   @property
   def split(self) -> str:
@@ -131,8 +132,7 @@ def collect(directory: pathlib.Path) -> tuple[list[Run], int]:
     if result is None:
       num_unfinished += 1
       continue
-    config = workdir_lib.read_config(path.parent)
-    runs.append(Run(path.parent, _fields(config, path.parent.parent), result))
+    runs.append(Run(path.parent, _fields(path.parent), result))
   if not runs and not num_unfinished:
     raise ValueError(f'{directory} has no runs in it, or below')
   return runs, num_unfinished
@@ -146,25 +146,31 @@ def _natural(path: pathlib.Path) -> list[str | float]:
 
 
 def _fields(
-  config: ml_collections.ConfigDict, directory: pathlib.Path
+  workdir: pathlib.Path, followers: tuple[pathlib.Path, ...] = ()
 ) -> Fields:
   """Returns what of a run's config tells it from others.
 
   Args:
-    config: of the run.
-    directory: of this and other runs: where it was moved, theirs are here.
+    workdir: of the run.
+    followers: of the runs that start from it.
   """
-  fields = _heeded(config)
+  fields = _heeded(workdir_lib.read_config(workdir))
+  followers += (workdir,)
   for name in _SOURCES:
     if not fields.get(name):
       continue
-    path = pathlib.Path(fields[name])
-    theirs = workdir_lib.read_config(path)
-    theirs = theirs or workdir_lib.read_config(directory / path.name)
-    if theirs is not None:
+    source = pathlib.Path(fields[name])
+    # Where the runs were moved, those that they start from are beside them.
+    places = [source, workdir.parent / source.name]
+    found = [
+      path
+      for path in places
+      if path not in followers and (path / 'config.json').exists()
+    ]
+    if found:
+      theirs = _fields(found[0], followers)
       fields[name] = _A_RUN
-      found = _fields(theirs, directory)
-      fields |= {f'{name}.{key}': value for key, value in found.items()}
+      fields |= {f'{name}.{key}': value for key, value in theirs.items()}
     elif name == 'labels_from':  # nobody needs it any more
       fields[name] = 'another run'
   return fields
@@ -212,9 +218,13 @@ def _cell(
   first: dict[str, Run] = {}
   repeated = []
   for run in members:
-    replica = repr([run.fields.get(name) for name in replicas])
-    if first.setdefault(replica, run) is not run:
-      repeated.append(run)
+    # A first run has a seed of its own.
+    replica = repr(
+      {k: v for k, v in run.fields.items() if _bare(k) in replicas}
+    )
+    counted = first.setdefault(replica, run)
+    if counted is not run:
+      repeated.append((run, counted))
   fields = {name: members[0].fields.get(name) for name in names}
   return Cell(
     fields,
@@ -267,9 +277,9 @@ class Choice(NamedTuple):
   """What the validation split says of cells that differ in what it chooses.
 
   Attributes:
-    tried: the cells on the validation split that are compared: those with the
-      most runs. A value of which most runs failed is no fair rival.
-    left_out: those with fewer runs.
+    tried: the cells on the validation split that are compared.
+    left_out: those that have less than half of the runs that others have: a
+      value of which most runs failed is no fair rival.
     best: the best of `tried`, None if there are none.
     tested: the cells on the test split.
     test: that of the best values; where there was nothing to choose, the only
@@ -321,8 +331,8 @@ def _choice(cells: Sequence[Cell], chosen: tuple[str, ...]) -> Choice:
   validation = [c for c in cells if c.split == 'validation']
   tested = [c for c in cells if c.split != 'validation']
   most = max((len(cell.runs) for cell in validation), default=0)
-  tried = [cell for cell in validation if len(cell.runs) == most]
-  left_out = [cell for cell in validation if len(cell.runs) < most]
+  tried = [cell for cell in validation if 2 * len(cell.runs) >= most]
+  left_out = [cell for cell in validation if 2 * len(cell.runs) < most]
   errors = [cell.estimate('final_error_rate').mean for cell in tried]
   best = [
     cell

@@ -18,7 +18,7 @@ from sam_jax import reporting, sweeps, workdir as workdir_lib
 
 _POLL_SECONDS = 0.5
 _SHOW_SECONDS = 2
-_LOOK_SECONDS = 2  # between looks at the cells of another sweep
+_LOOK_SECONDS = 5  # between looks at cells that could not be started
 _STOP_SECONDS = 120
 _PR_SET_PDEATHSIG = 1
 # Exit statuses of a run that goes on where it was: no failure of its own.
@@ -81,7 +81,11 @@ class Runner:
     self._pending = list(cells)
     self._running: list[_Run] = []
     self._failed: dict[str, str] = {}
+    # Cells that cannot be run now: another sweep's, or with unreadable files,
+    # and then why, by name.
     self._elsewhere: list[sweeps.Fields] = []
+    self._trouble: dict[str, str] = {}
+    self._looked = time.monotonic()
     self._idle_since: float | None = None
     self._signum: int | None = None
     self._has_to_hurry = False
@@ -110,14 +114,15 @@ class Runner:
     # Ctrl-Z would stop us, who renew the claims, and not the runs.
     signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     while self._signum is None and (
-      self._pending or self._running or self._looks_again()
+      self._pending or self._running or self._waits()
     ):
+      self._look_again()
       self._fill()
       for run in list(self._running):
         with self._guard(run.cell):
           self._attend(run)
       self._show()
-      time.sleep(_POLL_SECONDS if self._running else 0)
+      time.sleep(0 if self._pending and not self._running else _POLL_SECONDS)
     self._stop()
     self._bar.close()
     return self._conclude()
@@ -130,22 +135,22 @@ class Runner:
     """
     found = {}
     for cell in self._cells:
-      saved = None
-      if sweeps.is_finished(self._workdir(cell)):
-        saved = workdir_lib.read_config(self._workdir(cell))
-      if saved is None:
+      workdir = self._workdir(cell)
+      if not sweeps.is_finished(workdir):
         continue
       try:
-        config = sweeps.config(cell, self._directory, self._root)
-        workdir_lib.adopt(config, saved)
+        saved = workdir_lib.read_config(workdir)
+        if saved is not None:
+          config = sweeps.config(cell, self._directory, self._root)
+          workdir_lib.check_finished(config, saved)
       except ValueError as error:
         found[sweeps.cell_name(cell)] = str(error)
     return found
 
-  def _looks_again(self) -> bool:
-    """Puts cells of another sweep back, in case that it ends or dies.
+  def _waits(self) -> bool:
+    """Whether to wait, with nothing else to do, for cells that are not free.
 
-    Not for long: while it lives, it renews its claims.
+    Not for long: a sweep that lives renews its claims.
     """
     if not self._elsewhere:
       return False
@@ -153,12 +158,20 @@ class Runner:
     if self._idle_since is None:
       self._idle_since = now
       count = len(self._elsewhere)
-      self._line(f'waiting for {count} cells of another sweep, for two minutes')
-    if now - self._idle_since > sweeps.STALE_SECONDS + sweeps.RENEW_SECONDS:
-      return False
-    time.sleep(_LOOK_SECONDS)
-    self._pending, self._elsewhere = self._elsewhere, []
-    return True
+      self._line(f'waiting two minutes for {count} cells of another sweep')
+    return now - self._idle_since <= sweeps.STALE_SECONDS + sweeps.RENEW_SECONDS
+
+  def _look_again(self) -> None:
+    """Puts cells that could not be run back now and then, if a worker is free.
+
+    The sweep that had them may have ended, or died.
+    """
+    now = time.monotonic()
+    has_worker = len(self._running) < self._workers
+    if has_worker and now - self._looked > _LOOK_SECONDS:
+      self._looked = now
+      self._pending += self._elsewhere
+      self._elsewhere = []
 
   def _note(self, signum: int, frame: Any) -> None:
     """Takes note of a signal; of a second one, that there is no time."""
@@ -189,6 +202,7 @@ class Runner:
 
   def _start(self, cell: sweeps.Fields) -> None:
     """Starts a cell, unless it is finished, failed or another machine's."""
+    self._trouble.pop(sweeps.cell_name(cell), None)
     if self._is_done(cell):
       return
     if sweeps.cell_name(cell) in self._other_runs:
@@ -231,6 +245,7 @@ class Runner:
     log = self._log(cell)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open('ab') as stream:
+      start = stream.tell()
       process = subprocess.Popen(
         [sys.executable, *sweeps.command(cell, self._directory)],
         cwd=self._root,
@@ -241,7 +256,7 @@ class Runner:
         start_new_session=True,  # Ctrl-C is for us, who stop it then
         preexec_fn=_die_with_parent if sys.platform == 'linux' else None,
       )
-      return process, stream.tell()
+    return process, start
 
   def _attend(self, run: _Run) -> None:
     """Renews a claim; takes note of an end."""
@@ -287,14 +302,15 @@ class Runner:
 
   @contextlib.contextmanager
   def _guard(self, cell: sweeps.Fields) -> Iterator[None]:
-    """Makes files that cannot be read or written a failure of that cell alone.
+    """Makes files that cannot be read or written a matter of that cell alone.
 
-    No file says that it failed, so that the same command tries it again.
+    It is tried again a little later, and by the same command.
     """
     try:
       yield
     except (OSError, ValueError) as error:
-      self._fail(cell, str(error))
+      self._trouble[sweeps.cell_name(cell)] = str(error)
+      self._elsewhere.append(cell)
 
   def _fail(self, cell: sweeps.Fields, reason: str) -> None:
     """Takes note of a cell that cannot be finished."""
@@ -325,9 +341,10 @@ class Runner:
     """Says what is done and what is not; returns the exit status."""
     done = sum(map(self._is_done, self._cells))
     print(f'{done} of {len(self._cells)} cells are finished')
-    if self._elsewhere:
-      print(f'{len(self._elsewhere)} were being run by another sweep')
-    for name, reason in self._failed.items():
+    count = len(self._elsewhere) - len(self._trouble)
+    if count:
+      print(f'{count} were being run by another sweep')
+    for name, reason in (self._failed | self._trouble).items():
       log = self._directory / 'logs' / f'{name}.log'
       where = f' ({log})' if log.exists() else ''
       print(f'failed: {name}: {reason}{where}')

@@ -16,6 +16,7 @@ import os
 import pathlib
 import re
 import socket
+import types
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -104,17 +105,30 @@ def load(path: pathlib.Path) -> Sweep:
   Raises:
     ValueError: the file is not there, or has a fault.
   """
-  spec = importlib.util.spec_from_file_location('sweep_file', path)
+  module = _run_file(path)
+  try:
+    sweep = module.get_sweep()
+  except Exception as error:  # the file is a program of the user's
+    raise ValueError(f'{path}: {type(error).__name__}: {error}') from error
+  check(sweep)
+  return sweep
+
+
+def _run_file(path: pathlib.Path) -> types.ModuleType:
+  """Returns the module that a Python file is.
+
+  Raises:
+    ValueError: the file is not there, or has a fault.
+  """
+  spec = importlib.util.spec_from_file_location('loaded_file', path)
   if spec is None or not path.exists():
     raise ValueError(f'{path} is no Python file')
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-    sweep = module.get_sweep()
-  except Exception as error:  # the sweep file is a program of the user's
+  except Exception as error:  # the file is a program of the user's
     raise ValueError(f'{path}: {type(error).__name__}: {error}') from error
-  check(sweep)
-  return sweep
+  return module
 
 
 def product(*axes: Iterable[Fields] | Mapping[str, Iterable]) -> list[Fields]:
@@ -328,13 +342,15 @@ def config(
     root: what the path of the cell's config file starts from.
 
   Raises:
-    ValueError: the config has no such field, or of another type.
+    ValueError: the config has no such field, or of another type; or the file is
+      not there, or has a fault.
   """
   path, _, argument = cell[CONFIG].partition(':')
-  spec = importlib.util.spec_from_file_location('config_file', root / path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  made = module.get_config(argument) if argument else module.get_config()
+  module = _run_file(root / path)
+  try:
+    made = module.get_config(argument) if argument else module.get_config()
+  except Exception as error:  # the file is a program of the user's
+    raise ValueError(f'{path}: {type(error).__name__}: {error}') from error
   made.lock()
   try:
     made.update_from_flattened_dict(fields(cell, directory))

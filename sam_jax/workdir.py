@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
@@ -73,6 +73,28 @@ def adopt(
   Raises:
     ValueError: they are not the same run; the message says where they differ.
   """
+  return _adopt(config, saved, flatten(config).keys() | flatten(saved).keys())
+
+
+def check_finished(
+  config: ml_collections.ConfigDict, saved: ml_collections.ConfigDict
+) -> None:
+  """Refuses a finished run that is not one of this config.
+
+  Unlike one that goes on, it need not know the fields that came after it.
+
+  Raises:
+    ValueError: see `adopt`.
+  """
+  _adopt(config, saved, flatten(saved).keys())
+
+
+def _adopt(
+  config: ml_collections.ConfigDict,
+  saved: ml_collections.ConfigDict,
+  names: Iterable[str],
+) -> ml_collections.ConfigDict:
+  """Returns what `adopt` does, of which these fields are compared."""
   config = config.copy_and_resolve_references()
   old = flatten(saved)
   for name in _RESOLVED:
@@ -81,7 +103,7 @@ def adopt(
   new = flatten(config)
   differing = [
     name
-    for name in sorted(new.keys() | old.keys())
+    for name in sorted(names)
     if new.get(name) != old.get(name) and not _may_differ(name, new, old)
   ]
   if differing:
@@ -145,9 +167,9 @@ def _may_differ(
 ) -> bool:
   """Whether a field may change when a run goes on."""
   if name in _SOURCES:
-    # What was taken from there is in the directory since; it may have moved.
-    paths = (pathlib.PurePath(c.get(name) or '') for c in (new, old))
-    return len({path.name for path in paths}) == 1
+    # It may have moved, or be mounted elsewhere.
+    paths = [pathlib.Path(c.get(name) or '') for c in (old, new)]
+    return paths[0].name == paths[1].name and not paths[0].exists()
   if name in _LENGTHS:
     # Under any other schedule the steps made would have been other steps, and
     # a shorter run may be shorter than what is made already.

@@ -48,8 +48,12 @@ _GPUS = flags.DEFINE_list(
 _RETRY = flags.DEFINE_bool('retry', False, 'Try failed runs again.')
 
 _RHO = 'sam.rho'
-# Fields that are not to be set, and what is to be given instead.
-_OURS = {_RHO: '--rhos', 'seed': '--seeds', 'data.split': 'nothing'}
+# Fields that are not to be set, and what is to be done instead.
+_OURS = {
+  _RHO: 'give --rhos',
+  'seed': 'give --seeds',
+  'data.split': 'it is always validation',
+}
 _SHARE = 5  # of the length of a whole run
 
 
@@ -95,7 +99,7 @@ def _cells(directory: pathlib.Path) -> list[sweeps.Fields]:
   given = dict(map(sweeps.parse_field, _SET.value))
   for name, other in _OURS.items():
     if name in given:
-      raise ValueError(f'--set={name} is what is searched by; give {other}')
+      raise ValueError(f'--set={name} is what is searched by; {other}')
   base |= given
   base |= _length(base, directory)
   cells = sweeps.product(

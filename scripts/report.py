@@ -78,13 +78,14 @@ def _name(cell: reports.Cell) -> str:
 
 def _of_repeated(cell: reports.Cell) -> str:
   """Says that runs of the same seed were left out, and whether it matters."""
-  count = len(cell.repeated)
-  errors = {run.result[_ERROR] for run in cell.repeated}
-  kept = {run.result[_ERROR] for run in cell.runs}
-  differ = '' if errors <= kept else ' and do not find the same'
+  differs = any(
+    run.result[_ERROR] != counted.result[_ERROR]
+    for run, counted in cell.repeated
+  )
+  differ = ' and do not find the same' if differs else ''
   return (
-    f'warning: {count} runs of {_name(cell)} repeat a seed{differ}; one of '
-    f'each counts: {cell.repeated[0].workdir} does not'
+    f'warning: {len(cell.repeated)} runs of {_name(cell)} repeat a seed'
+    f'{differ}; one of each counts: {cell.repeated[0][0].workdir} does not'
   )
 
 
@@ -183,10 +184,14 @@ def _write_selected(
     _write(path, rows)
     print()
   for choice in choices:
+    most = max((len(cell.runs) for cell in choice.tried), default=0)
+    for cell in choice.tried:
+      if len(cell.runs) < most:
+        print(f'{len(cell.runs)} of {most} runs are there of {_name(cell)}')
     for cell in choice.left_out:
       print(
-        f'left out of the choice, with {len(cell.runs)} of '
-        f'{len(choice.best.runs)} runs: {_name(cell)}'
+        f'left out of the choice, with {len(cell.runs)} of {most} runs: '
+        f'{_name(cell)}'
       )
     if choice.is_needed and choice.test is None:
       print(f'best of {_of_tried(choice)}, not tested: {_name(choice.best)}')

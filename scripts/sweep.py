@@ -6,8 +6,10 @@
 A cell is one run of `python -m sam_jax.train` in a directory of its own. What
 is finished is left, what was interrupted goes on where it stopped, so that the
 same command again is all it takes after a kill or a power cut. Several machines
-may share the directory: each cell is claimed by one of them. A cell that fails
-does not stop the rest; it is listed in the end, and tried again with --retry.
+may share the directory: each cell is claimed by one of them, and one that has
+nothing else to do waits two minutes for the cells of one that may have died. A
+cell that fails does not stop the rest; it is listed in the end, and tried again
+with --retry.
 
 --dry_run prints the cells and what they cost. --emit=shell, slurm or tpu prints
 commands instead: one a line; a job array; for every worker of a TPU pod.

@@ -208,8 +208,7 @@ def test_weights_and_folders_are_where_the_user_says(monkeypatch):
 def _found(paper, config, workdir):
   """The numbers that the report puts beside a run, one of each metric."""
   workdir_lib.write_config(workdir, config)
-  saved = workdir_lib.read_config(workdir)
-  fields = reports._fields(saved, workdir.parent)
+  fields = reports._fields(workdir)
   # The last of equal keys wins.
   return {p.metric: p for p in reversed(paper) if p.means(fields)}
 

@@ -45,8 +45,9 @@ def test_one_set_of_changes_is_told_from_another(monkeypatch, tmp_path):
   git('add', '.')
   git('commit', '-m', 'Add')
   found = [provenance.describe()['git_commit']]
-  for change in ('a = 1', 'a = 2', 'a = 1'):
-    code.write_text(change + '\n')
+  (tmp_path / 'notes.txt').write_text('not of the package')
+  for change in ('a = 1', 'a = 2 # \xe9', 'a = 1'):
+    code.write_text(change + '\n', 'latin-1')
     found.append(provenance.describe()['git_commit'])
   clean, one, other, again = found
   assert re.fullmatch('[0-9a-f]{40}', clean)

@@ -114,6 +114,27 @@ def test_replicas_may_start_from_one_run(tmp_path, field):
   assert cells[1].shown[field] == 'method=sgd'
 
 
+def test_a_run_that_is_gone_is_not_the_one_that_started_from_it(tmp_path):
+  for name in ('a', 'b'):  # of the names of those that are gone
+    source = {'init_from': f'/gone/{name}', 'labels_from': f'/gone/{name}'}
+    _write(tmp_path, name, [0.3], **source)
+  for run in reports.collect(tmp_path)[0]:
+    assert run.fields['labels_from'] == 'another run'
+    assert run.fields['init_from'].startswith('/gone/')
+  for name, other in (('c', 'd'), ('d', 'c')):
+    _write(tmp_path, name, [0.3], init_from=f'/gone/{other}')
+  assert len(reports.collect(tmp_path)[0]) == 4
+
+
+def test_seeds_of_first_runs_tell_replicas_apart(tmp_path):
+  for first in (0, 1):
+    _write(tmp_path, f'first-{first}', [0.5], method='sgd', seed=first)
+    source = str(tmp_path / f'first-{first}')
+    _write(tmp_path, f'second-{first}', [0.2 + first / 10], labels_from=source)
+  cells = reports.group(reports.collect(tmp_path)[0])
+  assert [(len(c.runs), len(c.repeated)) for c in cells] == [(2, 0), (2, 0)]
+
+
 def test_rho_is_chosen_where_all_start_from_one_run(tmp_path):
   """One of them has the rho of that run; it is a rival like the others."""
   _write(tmp_path, 'first', [0.3], **{'sam.rho': 0.1})
@@ -263,12 +284,14 @@ def test_a_value_that_is_not_the_best_is_not_called_so(
 
 
 def test_a_value_of_which_runs_failed_is_not_the_best(tmp_path):
-  for rho, errors in ((0.1, (0.3, 0.4)), (0.2, (0.4, 0.4)), (0.5, (0.1,))):
+  found = {0.1: (0.3, 0.4, 0.3), 0.2: (0.4,) * 3, 0.3: (0.2,) * 2, 0.5: (0.1,)}
+  for rho, errors in found.items():
     for seed, error in enumerate(errors):
       fields = {'sam.rho': rho, 'data.split': 'validation', 'seed': seed}
       _write(tmp_path, f'{rho}-{seed}', [error], **fields)
   [choice] = reports.choose(reports.group(reports.collect(tmp_path)[0]))
-  assert choice.best.fields['sam.rho'] == 0.1
+  # One that is missing does not decide.
+  assert choice.best.fields['sam.rho'] == 0.3
   assert [cell.fields['sam.rho'] for cell in choice.left_out] == [0.5]
   assert choice.test is None
 
@@ -289,7 +312,7 @@ def test_mixed_versions_are_seen(tmp_path):
   assert reports.mixed(cell) == ['git_commit']
   _write(tmp_path, 'c', [0.5], seed=2, versions={'starts': [_VERSIONS, other]})
   [*_, cell] = reports.group(reports.collect(tmp_path)[0], ('none',))
-  assert [reports.mixed(c) for c in [cell]] == [['git_commit']]
+  assert reports.mixed(cell) == ['git_commit']
 
 
 def test_curves_are_means_over_the_seeds(tmp_path):
@@ -372,11 +395,15 @@ def test_what_a_reader_must_know_is_said(tmp_path):
   _write(tmp_path, 'again', [0.2], **fields)
   fields |= {'sam.rho': 0.1, 'seed': 2}
   _write(tmp_path, '0.1-2', [0.3], **fields)
+  for seed in (0, 1):
+    fields |= {'sam.rho': 0.05, 'seed': seed}
+    _write(tmp_path, f'0.05-{seed}', [0.6], **fields)
   done = _run(tmp_path)
   assert done.returncode == 0, done.stderr
   for line in (
-    'best of 2 tried, n = 3, not tested: sam.rho=0.1',
+    'best of 3 tried, n = 3, not tested: sam.rho=0.1',
     'left out of the choice, with 1 of 3 runs: sam.rho=0.5',
+    '2 of 3 runs are there of sam.rho=0.05',
     'warning: the runs of sam.rho=0.2 differ in git_commit',
     'warning: 1 runs of sam.rho=0.2 repeat a seed and do not find the same',
   ):
@@ -385,7 +412,7 @@ def test_what_a_reader_must_know_is_said(tmp_path):
   with (tmp_path / 'report' / 'table.csv').open() as stream:
     rows = {row['sam.rho']: row for row in csv.DictReader(stream)}
   differ = {rho: row['runs differ in'] for rho, row in rows.items()}
-  assert differ == {'0.1': '', '0.2': 'git_commit', '0.5': ''}
+  assert differ == dict.fromkeys(differ, '') | {'0.2': 'git_commit'}
 
 
 @pytest.mark.parametrize('kind', ['nothing', 'unfinished'])

@@ -24,8 +24,8 @@ def runner(monkeypatch, tmp_path):
   # A process in which JAX runs must not fork, as Python does for this.
   monkeypatch.setattr(runner_lib, '_die_with_parent', None)
 
-  def make(program, cells=(_CELL,)):
-    made = runner_lib.Runner(cells, tmp_path, root=tmp_path)
+  def make(program, cells=(_CELL,), workers=1):
+    made = runner_lib.Runner(cells, tmp_path, workers=workers, root=tmp_path)
     monkeypatch.setattr(
       sweeps,
       'command',
@@ -38,6 +38,14 @@ def runner(monkeypatch, tmp_path):
     return made
 
   return make
+
+
+@pytest.fixture
+def fast(monkeypatch):
+  """Has a sweep wait a second for others in place of two minutes."""
+  monkeypatch.setattr(runner_lib, '_LOOK_SECONDS', 0.01)
+  monkeypatch.setattr(sweeps, 'RENEW_SECONDS', 0.1)
+  monkeypatch.setattr(sweeps, 'STALE_SECONDS', 1)
 
 
 @pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
@@ -76,7 +84,7 @@ with open(sys.argv[1] + '/result.json', 'w') as stream:
 
 @pytest.mark.parametrize('what', ['claims/{}.0', 'failed/{}', 'logs/{}.log'])
 def test_a_file_that_cannot_be_read_is_a_failure_of_its_cell(
-  runner, capsys, tmp_path, what
+  runner, fast, capsys, tmp_path, what
 ):
   """Of three cells two are finished; the same command tries it again."""
   cells = [_CELL | {'seed': seed} for seed in range(3)]
@@ -86,8 +94,27 @@ def test_a_file_that_cannot_be_read_is_a_failure_of_its_cell(
   printed = capsys.readouterr().out
   assert '2 of 3 cells are finished' in printed
   assert str(path) in printed.splitlines()[-1]
+  assert 'by another sweep' not in printed.splitlines()[-2]
   path.rmdir()
   assert runner(_FINISHES, cells).run() == 0
+
+
+def test_files_that_can_be_read_again_soon_are_no_failure(
+  runner, fast, monkeypatch, tmp_path
+):
+  cells = [_CELL | {'seed': seed} for seed in range(3)]
+  path = tmp_path / 'logs' / f'{sweeps.cell_name(cells[1])}.log'
+  path.mkdir(parents=True)
+  made = runner(_FINISHES, cells)
+  waits = made._waits
+
+  def mend():
+    if path.is_dir():
+      path.rmdir()
+    return waits()
+
+  monkeypatch.setattr(made, '_waits', mend)
+  assert made.run() == 0
 
 
 @pytest.mark.parametrize(
@@ -146,12 +173,35 @@ def test_a_finished_run_with_another_config_is_not_the_cell(
   assert f'needs {sweeps.cell_name(first)}, which is not finished' in out
 
 
+@pytest.mark.parametrize(
+  'name', ['config.py', 'cell/config.json', 'raises.py', 'empty.py']
+)
+def test_a_finished_run_of_an_unreadable_config_is_its_cells_failure(
+  runner, capsys, tmp_path, name
+):
+  good = {'config': str(tiny.config_file(tmp_path)), 'seed': 0}
+  path = tmp_path / 'other.py'
+  path.write_text(pathlib.Path(good['config']).read_text())
+  bad = {'config': str(path), 'seed': 0}
+  for cell in (good, bad):
+    _finished(tmp_path, cell)
+  if name == 'config.py':
+    path.unlink()
+  elif name == 'raises.py':
+    path.write_text('def get_config():\n  raise RuntimeError("no luck")\n')
+  elif name == 'empty.py':
+    path.write_text('')
+  else:
+    (tmp_path / sweeps.cell_name(bad) / 'config.json').write_text('{')
+  assert runner(_FINISHES, [good, bad]).run() == 1
+  out = capsys.readouterr().out
+  assert '1 of 2 cells are finished' in out
+  assert f'failed: {sweeps.cell_name(bad)}: ' in out
+
+
 @pytest.fixture
-def elsewhere(monkeypatch, tmp_path):
-  """The claim of a cell that another sweep runs; time goes fast."""
-  monkeypatch.setattr(runner_lib, '_LOOK_SECONDS', 0.01)
-  monkeypatch.setattr(sweeps, 'RENEW_SECONDS', 0.1)
-  monkeypatch.setattr(sweeps, 'STALE_SECONDS', 1)
+def elsewhere(fast, tmp_path):
+  """The claim of a cell that another sweep runs."""
   claim = sweeps.Claim(tmp_path / 'claims', sweeps.cell_name(_CELL))
   assert claim.take()
   return claim
@@ -162,14 +212,12 @@ def test_the_cells_of_a_sweep_that_lives_are_left_to_it(
 ):
   assert runner(_FINISHES).run() == 1
   out = capsys.readouterr().out
-  assert 'waiting for 1 cells of another sweep' in out
+  assert 'waiting two minutes for 1 cells of another sweep' in out
   assert '1 were being run by another sweep' in out
   assert elsewhere.renew()
 
 
-def test_the_cells_of_a_sweep_that_dies_are_run(
-  runner, elsewhere, tmp_path, monkeypatch
-):
+def test_the_cells_of_a_sweep_that_dies_are_run(runner, elsewhere, tmp_path):
   """That of a machine without power; with what needs them."""
   needed = sweeps.cell_name(_CELL)
   [path] = (tmp_path / 'claims').iterdir()
@@ -180,19 +228,39 @@ def test_the_cells_of_a_sweep_that_dies_are_run(
   assert sweeps.is_finished(tmp_path / needed)
 
 
+def test_a_free_worker_takes_the_cells_of_a_sweep_that_dies(
+  runner, elsewhere, tmp_path
+):
+  """While the other one has a long run, which waits for it here."""
+  [path] = (tmp_path / 'claims').iterdir()
+  owner = json.loads(path.read_text())
+  path.write_text(json.dumps(owner | {'machine': 'another'}))
+  program = """
+import time, pathlib
+while 'seed=1' in sys.argv[1] and not pathlib.Path(
+  sys.argv[1].replace('seed=1', 'seed=0') + '/result.json'
+).exists():
+  time.sleep(0.01)
+"""
+  cells = [_CELL, _CELL | {'seed': 1}]
+  made = runner('import sys' + program + _FINISHES, cells, workers=2)
+  assert made.run() == 0
+
+
+@pytest.mark.usefixtures('elsewhere')
 def test_the_cells_that_another_sweep_finishes_are_finished(
-  runner, elsewhere, tmp_path, monkeypatch
+  runner, tmp_path, monkeypatch
 ):
   made = runner('raise SystemExit(1)')
-  look = made._looks_again
+  waits = made._waits
 
   def finish():
     path = tmp_path / sweeps.cell_name(_CELL)
     path.mkdir(exist_ok=True)
     (path / 'result.json').write_text('{}')
-    return look()
+    return waits()
 
-  monkeypatch.setattr(made, '_looks_again', finish)
+  monkeypatch.setattr(made, '_waits', finish)
   assert made.run() == 0
 
 

@@ -51,7 +51,6 @@ def test_m_and_microbatch_size_come_from_the_run_if_they_are_unset(tmp_path):
     {'num_steps': 12},
     {'init_from': 'elsewhere'},
     {'labels_from': 'elsewhere'},
-    {'labels_from': 'elsewhere'},
     {'plugins': ('other',)},
   ],
   ids=str,
@@ -101,6 +100,25 @@ def test_the_run_that_it_started_from_may_have_moved(tmp_path, field):
   for other in ('/nfs/a/second', ''):
     with pytest.raises(ValueError, match=f'{field} is .*, was ./nfs/a/first'):
       workdir.adopt(tiny.config(**{field: other}), saved)
+  # Another one of that name, where the first is still there.
+  (tmp_path / 'first').mkdir()
+  saved = _saved(tmp_path, **{field: str(tmp_path / 'first')})
+  with pytest.raises(ValueError, match=f'{field} is ./mnt/a/first'):
+    workdir.adopt(moved, saved)
+
+
+def test_a_finished_run_need_not_know_fields_that_came_after_it(tmp_path):
+  _saved(tmp_path)
+  path = tmp_path / 'config.json'
+  content = json.loads(path.read_text())
+  del content['sam']['ascent_steps']
+  path.write_text(json.dumps(content))
+  saved = workdir.read_config(tmp_path)
+  workdir.check_finished(tiny.config(), saved)
+  with pytest.raises(ValueError, match='ascent_steps is 1, was None'):
+    workdir.adopt(tiny.config(), saved)
+  with pytest.raises(ValueError, match='seed is 1, was 0'):
+    workdir.check_finished(tiny.config(seed=1), saved)
 
 
 @pytest.mark.parametrize(
