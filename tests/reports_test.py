@@ -149,6 +149,22 @@ def test_rho_is_chosen_where_all_start_from_one_run(tmp_path):
   assert len(choice.tried) == 3
 
 
+def test_alpha_is_chosen_where_each_starts_from_one_of_its_own(tmp_path):
+  """As in table 4: the first run has the same alpha, and split."""
+  mixup = {'method': 'sgd', 'mixing.name': 'mixup'}
+  for split in ('validation', 'test'):
+    for alpha, error in ((1.0, 0.3), (8.0, 0.1), (16.0, 0.2)):
+      fields = mixup | {'mixing.alpha': alpha, 'data.split': split}
+      _write(tmp_path, f'first-{split}-{alpha}', [0.5 - error], **fields)
+      source = {'labels_from': str(tmp_path / f'first-{split}-{alpha}')}
+      _write(tmp_path, f'second-{split}-{alpha}', [error], **fields, **source)
+  choices = reports.choose(reports.group(reports.collect(tmp_path)[0]))
+  chosen = {c.test.shown['labels_from']: c.test.fields for c in choices}
+  assert chosen.keys() == {'', 'same'}
+  assert chosen['']['mixing.alpha'] == 1
+  assert chosen['same']['mixing.alpha'] == 8
+
+
 def test_a_seed_that_is_there_twice_counts_once(tmp_path):
   """As with SGD in a grid of rho, or a cell in two directories."""
   for rho in (0.1, 0.2, 0.5):

@@ -237,9 +237,10 @@ def test_a_free_worker_takes_the_cells_of_a_sweep_that_dies(
   path.write_text(json.dumps(owner | {'machine': 'another'}))
   program = """
 import time, pathlib
-while 'seed=1' in sys.argv[1] and not pathlib.Path(
-  sys.argv[1].replace('seed=1', 'seed=0') + '/result.json'
-).exists():
+other = pathlib.Path(sys.argv[1].replace('seed=1', 'seed=0') + '/result.json')
+deadline = time.monotonic() + 60
+while 'seed=1' in sys.argv[1] and not other.exists():
+  assert time.monotonic() < deadline
   time.sleep(0.01)
 """
   cells = [_CELL, _CELL | {'seed': 1}]
