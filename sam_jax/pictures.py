@@ -47,12 +47,13 @@ def draw(
       paths.append(out / f'error_vs_{axis}.png')
       _draw_against(paths[-1], shown, field, axis)
   best, title = _best(cells)
-  for cost, axis in _COSTS.items() if best else ():
+  if not best:
+    return paths
+  for cost, axis in _COSTS.items():
     paths.append(out / f'error_vs_{axis}.png')
     _draw_cost(paths[-1], best, cost, axis, title)
-  if best:
-    paths.append(out / 'curves.png')
-    _draw_curves(paths[-1], best, title)
+  paths.append(out / 'curves.png')
+  _draw_curves(paths[-1], best, title)
   return paths
 
 

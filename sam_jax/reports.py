@@ -24,9 +24,7 @@ _VERSIONS = ('git_commit', 'versions', 'device')
 _CONFIDENCE = 0.95
 # Fields that are chosen on the validation split.
 _CHOSEN = ('sam.rho', 'mixing.alpha')
-# Fields that may be the directory of another run, and what is said of it then.
-_SOURCES = ('labels_from', 'init_from')
-_A_RUN = 'a run'
+_A_RUN = 'a run'  # what is said of a field that is another run's directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +154,7 @@ def _fields(
   """
   fields = _heeded(workdir_lib.read_config(workdir))
   followers += (workdir,)
-  for name in _SOURCES:
+  for name in workdir_lib.SOURCES:
     if not fields.get(name):
       continue
     source = pathlib.Path(fields[name])
@@ -189,7 +187,7 @@ def _heeded(config: ml_collections.ConfigDict) -> Fields:
 
 def _bare(name: str) -> str:
   """Returns the field that a field of another run is there."""
-  while name.startswith(tuple(f'{source}.' for source in _SOURCES)):
+  while name.startswith(tuple(f'{source}.' for source in workdir_lib.SOURCES)):
     name = name.partition('.')[2]
   return name
 
@@ -237,7 +235,7 @@ def _cell(
 def _shown(fields: Fields, run: Run, replicas: Sequence[str]) -> Fields:
   """Returns what tells a cell from others, for people."""
   shown = {k: v for k, v in fields.items() if k == _bare(k)}
-  for source in _SOURCES:
+  for source in workdir_lib.SOURCES:
     if run.fields.get(source) != _A_RUN:
       continue
     prefix = f'{source}.'
@@ -253,7 +251,7 @@ def _shown(fields: Fields, run: Run, replicas: Sequence[str]) -> Fields:
             name: value
             for name, value in theirs.items()
             if value != run.fields.get(name)
-            and _bare(name) not in (*replicas, *_SOURCES)
+            and _bare(name) not in (*replicas, *workdir_lib.SOURCES)
             and not workdir_lib.is_operational(_bare(name))
           }
         )

@@ -16,7 +16,6 @@ import os
 import pathlib
 import re
 import socket
-import types
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -105,17 +104,13 @@ def load(path: pathlib.Path) -> Sweep:
   Raises:
     ValueError: the file is not there, or has a fault.
   """
-  module = _run_file(path)
-  try:
-    sweep = module.get_sweep()
-  except Exception as error:  # the file is a program of the user's
-    raise ValueError(f'{path}: {type(error).__name__}: {error}') from error
+  sweep = _call(path, 'get_sweep')
   check(sweep)
   return sweep
 
 
-def _run_file(path: pathlib.Path) -> types.ModuleType:
-  """Returns the module that a Python file is.
+def _call(path: pathlib.Path, function: str, *arguments: str) -> Any:
+  """Returns what a function of a Python file does.
 
   Raises:
     ValueError: the file is not there, or has a fault.
@@ -126,9 +121,9 @@ def _run_file(path: pathlib.Path) -> types.ModuleType:
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
+    return getattr(module, function)(*arguments)
   except Exception as error:  # the file is a program of the user's
     raise ValueError(f'{path}: {type(error).__name__}: {error}') from error
-  return module
 
 
 def product(*axes: Iterable[Fields] | Mapping[str, Iterable]) -> list[Fields]:
@@ -346,11 +341,8 @@ def config(
       not there, or has a fault.
   """
   path, _, argument = cell[CONFIG].partition(':')
-  module = _run_file(root / path)
-  try:
-    made = module.get_config(argument) if argument else module.get_config()
-  except Exception as error:  # the file is a program of the user's
-    raise ValueError(f'{path}: {type(error).__name__}: {error}') from error
+  arguments = [argument] if argument else []
+  made = _call(root / path, 'get_config', *arguments)
   made.lock()
   try:
     made.update_from_flattened_dict(fields(cell, directory))

@@ -23,7 +23,7 @@ _OPERATIONAL = (
   'parallel',
 )
 _LENGTHS = ('num_epochs', 'num_steps')
-_SOURCES = ('labels_from', 'init_from')  # directories of other runs
+SOURCES = ('labels_from', 'init_from')  # fields that may be other runs
 # Filled in at the first start, if they are not set.
 _RESOLVED = ('data.image_size', 'microbatch_size', 'sam.m')
 
@@ -166,7 +166,7 @@ def _may_differ(
   name: str, new: Mapping[str, Any], old: Mapping[str, Any]
 ) -> bool:
   """Whether a field may change when a run goes on."""
-  if name in _SOURCES:
+  if name in SOURCES:
     # It may have moved, or be mounted elsewhere.
     paths = [pathlib.Path(c.get(name) or '') for c in (old, new)]
     return paths[0].name == paths[1].name and not paths[0].exists()
