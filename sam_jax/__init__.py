@@ -24,7 +24,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
   """Imports what needs the training stack only when it is asked for."""
   if name in ('load', 'Run'):
-    from sam_jax import runs
+    from sam_jax.runs import loading
 
-    return getattr(runs, name)
+    return getattr(loading, name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,7 +1,7 @@
 r"""Trains a model: the command line.
 
     python -m sam_jax.train --config=configs/digits.py --workdir=runs/a \
-        --config.sam.rho=0.1
+        --config.method.rho=0.1
 
 The same command goes on with a run that was interrupted. Exit status: 0 done,
 1 the training failed, 2 something is wrong with the config, data set or
@@ -63,7 +63,8 @@ def _run(argv: Sequence[str]) -> None:
   """Runs what the flags say."""
   if len(argv) > 1:
     _exit(2, f'unknown arguments: {" ".join(argv[1:])}')
-  from sam_jax import datasets, dry_run, interrupts, preparation, train_loop
+  from sam_jax import datasets
+  from sam_jax.runs import dry_run, interrupts, preparation, train_loop
 
   if not flags.FLAGS['verbosity'].present:  # the libraries' chatter
     logging.set_verbosity(logging.WARNING)

@@ -32,8 +32,9 @@ from jax import flatten_util
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from sam_jax import analysis, provenance, workdir as workdir_lib
+from sam_jax import analysis
 from sam_jax.analysis import pictures, progress as progress_lib, trained
+from sam_jax.runs import provenance, workdir as workdir_lib
 
 _WORKDIR = flags.DEFINE_multi_string(
   'workdir', None, 'Run directory; several of them share a picture.'
@@ -344,7 +345,7 @@ def _hessian_columns(result: Result) -> dict[str, float]:
 
 
 def _m(model: analysis.Trained) -> int:
-  return _M.value or model.config.sam.m
+  return _M.value or model.config.m
 
 
 def _model_groups(model: analysis.Trained) -> list[Any]:

@@ -24,7 +24,9 @@ from absl import app, flags
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from sam_jax import analysis, experiment, losses, models, provenance
+from sam_jax import analysis, models
+from sam_jax.runs import experiment, provenance
+from sam_jax.tasks import losses
 
 _MODEL = flags.DEFINE_string('model', 'WideResnet28x1', 'Name of the model.')
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Height and width.')

@@ -26,8 +26,9 @@ from absl import app, flags
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from configs import default
-from sam_jax import datasets, experiment as experiment_lib, provenance
+from sam_jax import datasets
+from sam_jax.configs import default
+from sam_jax.runs import experiment as experiment_lib, provenance
 
 _MODELS = flags.DEFINE_list(
   'models',
@@ -108,7 +109,7 @@ def main(argv: Sequence[str]) -> None:
 def _config(name: str):
   """Returns the config of a step."""
   config = default.get_config()
-  config.method = _METHOD.value
+  config.method.name = _METHOD.value
   config.model.name = name
   config.model.remat = _REMAT.value or None
   if name.startswith('efficientnet'):

@@ -41,16 +41,12 @@ from ml_collections import config_flags
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from configs import default
-from sam_jax import (
-  augmentation,
-  datasets,
-  experiment as experiment_lib,
-  provenance,
-  train_step,
-)
+from sam_jax import augmentation, datasets
 from sam_jax.augmentation import mixing
+from sam_jax.configs import default
 from sam_jax.datasets import decoding, encoded, streams
+from sam_jax.runs import experiment as experiment_lib, provenance
+from sam_jax.training import train_step
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', help_string='Data, model and batch.'

@@ -26,14 +26,10 @@ from absl import app, flags
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from configs import default
-from sam_jax import (
-  datasets,
-  dry_run,
-  experiment as experiment_lib,
-  provenance,
-  train_step,
-)
+from sam_jax import datasets
+from sam_jax.configs import default
+from sam_jax.runs import dry_run, experiment as experiment_lib, provenance
+from sam_jax.training import train_step
 
 _MODEL = flags.DEFINE_string('model', 'WideResnet28x1', 'Name of the model.')
 _METHODS = flags.DEFINE_list('methods', ['sgd', 'sam'], 'Methods to compare.')
@@ -106,12 +102,12 @@ def main(argv: Sequence[str]) -> None:
 def _config(method: str):
   """Returns the config of a method: the recipe of the paper's CIFAR runs."""
   config = default.get_config()
-  config.method = method
+  config.method.name = method
   config.model.name = _MODEL.value
   config.data.name = 'benchmark'
   config.augmentation.name = 'basic'
   config.batch_size = _BATCH_SIZE.value
-  config.sam.m = _M.value
+  config.m = _M.value
   config.microbatch_size = _MICROBATCH.value
   config.microbatch_loop = _LOOP.value
   return experiment_lib.resolve(config, jax.device_count())

@@ -24,17 +24,9 @@ from flax import traverse_util
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from configs import default
-from sam_jax import (
-  checkpoints,
-  datasets,
-  experiment,
-  legacy,
-  lookup,
-  models,
-  pretrained,
-  workdir,
-)
+from sam_jax import datasets, lookup, models
+from sam_jax.configs import default
+from sam_jax.runs import checkpoints, experiment, legacy, pretrained, workdir
 
 _INPUT = flags.DEFINE_string(
   'input',
@@ -171,7 +163,7 @@ def _write(
   """Writes a run directory with one checkpoint, before step 0."""
   config = default.get_config()
   config.model.name = name
-  config.method = 'sgd'
+  config.method.name = 'sgd'
   config.data.name = _DATA.value
   workdir.write_config(output, config)
   saved = checkpoints.Checkpoints(output / 'checkpoints')

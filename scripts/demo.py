@@ -28,8 +28,8 @@ from absl import app, flags
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from configs import digits
-from sam_jax import writers
+from sam_jax.configs import digits
+from sam_jax.runs import metrics_log
 
 _DIRECTORY = flags.DEFINE_string(
   'directory', 'runs/demo', 'Where runs and picture go.'
@@ -88,7 +88,7 @@ class Run:
     """Runs the command line; raises RuntimeError with its output."""
     command = [
       *(sys.executable, '-m', 'sam_jax.train', f'--config={_CONFIG}'),
-      f'--config.method={self.arm.method}',
+      f'--config.method.name={self.arm.method}',
       f'--config.num_epochs={self.num_epochs(num_epochs)}',
       f'--config.seed={self.seed}',
       f'--workdir={self.workdir}',
@@ -107,7 +107,7 @@ class Run:
 
   def errors(self) -> np.ndarray:
     """Returns [evaluations, 2]: epoch and test error rate."""
-    lines = writers.read(self.workdir)
+    lines = metrics_log.read(self.workdir)
     return np.array([[x['epoch'], x['test/error_rate']] for x in lines])
 
   def describe(self) -> str:
@@ -119,7 +119,7 @@ class Run:
     """Returns how far it is."""
     if not (self.workdir / 'metrics.jsonl').exists():
       return 0.0
-    lines = writers.read(self.workdir)
+    lines = metrics_log.read(self.workdir)
     return lines[-1]['epoch'] if lines else 0.0
 
 

@@ -19,7 +19,7 @@ from absl import app, flags, logging
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from sam_jax import bootstrap, evaluate, runs
+from sam_jax.runs import bootstrap, evaluation, loading
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Run directory.', required=True)
 _CHECKPOINT = flags.DEFINE_string(
@@ -58,14 +58,14 @@ def _run(argv: Sequence[str]) -> None:
     raise ValueError(f'unknown arguments: {" ".join(argv[1:])}')
   name = _CHECKPOINT.value
   checkpoint = int(name) if name.isdigit() else name
-  run, info = runs.load_with_info(_WORKDIR.value, checkpoint)
+  run, info = loading.load_with_info(_WORKDIR.value, checkpoint)
   output = _output_path(info['step'])
   examples = bootstrap.examples(
     run.config, pathlib.Path(_WORKDIR.value), _SPLIT.value
   )
-  parts = runs.predict(run, info, examples, _BATCH_SIZE.value)
+  parts = loading.predict(run, info, examples, _BATCH_SIZE.value)
   logits = np.concatenate(list(parts))
-  metrics = evaluate.example_metrics(logits, examples.labels)
+  metrics = evaluation.example_metrics(logits, examples.labels)
   means = {key: float(np.mean(value)) for key, value in metrics.items()}
   _write(output, logits, examples.labels)
   summary = {

@@ -26,7 +26,7 @@ from absl import app, flags, logging
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT))
 
-from sam_jax import reports, runner as runner_lib, sweeps
+from sam_jax.sweeps import cells as cells_lib, pool as pool_lib, statistics
 
 _CONFIG = flags.DEFINE_string(
   'config', None, 'Config file, perhaps with :ARGUMENT.', required=True
@@ -47,7 +47,7 @@ _GPUS = flags.DEFINE_list(
 )
 _RETRY = flags.DEFINE_bool('retry', False, 'Try failed runs again.')
 
-_RHO = 'sam.rho'
+_RHO = 'method.rho'
 # Fields that are not to be set, and what is to be done instead.
 _OURS = {
   _RHO: 'give --rhos',
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
     cells = _cells(directory)
   except (ValueError, OSError) as error:
     _exit(str(error))
-  runner = runner_lib.Runner(
+  runner = pool_lib.Runner(
     cells,
     directory,
     workers=_WORKERS.value,
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
   found = _read(cells, directory)
   _print(found)
   _draw(found, directory / 'rho.png')
-  print(reports.recommend(found))
+  print(statistics.recommend(found))
 
 
 def _exit(message: str) -> None:
@@ -90,23 +90,23 @@ def _exit(message: str) -> None:
   sys.exit(2)
 
 
-def _cells(directory: pathlib.Path) -> list[sweeps.Fields]:
+def _cells(directory: pathlib.Path) -> list[cells_lib.Fields]:
   """Returns the runs to make."""
   rhos = sorted({_number(text) for text in _RHOS.value} | {0.0})
   if len(rhos) < 2:
     raise ValueError(f'--rhos is {",".join(_RHOS.value)}; give values above 0')
-  base = {sweeps.CONFIG: _config_file(), 'method': 'sam'}
-  given = dict(map(sweeps.parse_field, _SET.value))
+  base = {cells_lib.CONFIG: _config_file(), 'method.name': 'sam'}
+  given = dict(map(cells_lib.parse_field, _SET.value))
   for name, other in _OURS.items():
     if name in given:
       raise ValueError(f'--set={name} is what is searched by; {other}')
   base |= given
   base |= _length(base, directory)
-  cells = sweeps.product(
+  cells = cells_lib.product(
     [base | {'data.split': 'validation'}],
     {_RHO: rhos, 'seed': range(_SEEDS.value)},
   )
-  sweeps.check(sweeps.Sweep(cells))
+  cells_lib.check(cells_lib.Sweep(cells))
   return cells
 
 
@@ -117,9 +117,11 @@ def _config_file() -> str:
   return f'{here}{colon}{argument}' if here.exists() else _CONFIG.value
 
 
-def _length(base: sweeps.Fields, directory: pathlib.Path) -> sweeps.Fields:
+def _length(
+  base: cells_lib.Fields, directory: pathlib.Path
+) -> cells_lib.Fields:
   """Returns the length of each run, unless it is given."""
-  config = sweeps.config(base, directory, _ROOT)
+  config = cells_lib.config(base, directory, _ROOT)
   if 'num_steps' not in base and None not in (
     base.get('num_epochs'),
     config.num_steps,
@@ -146,12 +148,12 @@ def _number(text: str) -> float:
 
 
 def _read(
-  cells: Sequence[sweeps.Fields], directory: pathlib.Path
+  cells: Sequence[cells_lib.Fields], directory: pathlib.Path
 ) -> dict[float, list[float]]:
   """Returns the validation errors by rho, in the order of the seeds."""
   found: dict[float, list[float]] = {}
   for cell in cells:
-    result = sweeps.result(directory / sweeps.cell_name(cell))
+    result = cells_lib.result(directory / cells_lib.cell_name(cell))
     found.setdefault(cell[_RHO], []).append(result['final_error_rate'])
   return found
 
@@ -160,7 +162,7 @@ def _print(found: dict[float, list[float]]) -> None:
   """Prints the errors."""
   print(f'\n{"rho":>6}{"validation error, %":>22}{"n":>4}')
   for rho, errors in found.items():
-    estimate = reports.estimate(errors)
+    estimate = statistics.estimate(errors)
     half = estimate.half_width
     bounds = '' if math.isnan(half) else f' ± {100 * half:.2f}'
     shown = f'{100 * estimate.mean:.2f}{bounds}'
@@ -174,7 +176,7 @@ def _draw(found: dict[float, list[float]], path: pathlib.Path) -> None:
   from matplotlib import pyplot as plt
 
   rhos = [rho for rho in found if rho > 0]
-  estimates = [reports.estimate(found[rho]) for rho in rhos]
+  estimates = [statistics.estimate(found[rho]) for rho in rhos]
   figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
   axes.errorbar(
     rhos,
@@ -184,9 +186,9 @@ def _draw(found: dict[float, list[float]], path: pathlib.Path) -> None:
     capsize=3,
     label=f'SAM, mean of {_SEEDS.value} and 95 % confidence interval',
   )
-  plain = reports.estimate(found[0.0])
+  plain = statistics.estimate(found[0.0])
   axes.axhline(100 * plain.mean, color='gray', label='SGD (rho = 0)')
-  best = reports.best_rho(found)
+  best = statistics.best_rho(found)
   if best > 0:
     axes.axvline(best, color='C2', linestyle=':', label=f'best: {best:g}')
   axes.set_xscale('log')

@@ -25,7 +25,7 @@ from absl import app, flags
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from sam_jax import pictures, reports, sweeps
+from sam_jax.sweeps import cells as cells_lib, pictures, statistics
 
 _SWEEP = flags.DEFINE_string(
   'sweep', None, "Sweep file: has the paper's numbers, and what replicas are."
@@ -40,21 +40,21 @@ def main(argv: Sequence[str]) -> None:
     _exit('give one directory with runs')
   directory = pathlib.Path(argv[1])
   try:
-    sweep = sweeps.load(pathlib.Path(_SWEEP.value)) if _SWEEP.value else None
-    runs, num_unfinished = reports.collect(directory)
+    sweep = cells_lib.load(pathlib.Path(_SWEEP.value)) if _SWEEP.value else None
+    runs, num_unfinished = statistics.collect(directory)
   except (ValueError, OSError) as error:
     _exit(str(error))
   if not runs:
     _exit(f'none of the {num_unfinished} runs in {directory} is finished')
   replicas = sweep.replicas if sweep else ('seed',)
-  cells = reports.group(runs, replicas)
+  cells = statistics.group(runs, replicas)
   paper = sweep.paper if sweep else ()
   out = directory / 'report'
   out.mkdir(exist_ok=True)
   _write(out / 'table', [_row(cell, cells, paper) for cell in cells])
   _write_selected(out / 'selected', cells, paper)
   for cell in cells:
-    for name in reports.mixed(cell):
+    for name in statistics.mixed(cell):
       print(f'warning: the runs of {_name(cell)} differ in {name}')
     if cell.repeated:
       print(_of_repeated(cell))
@@ -70,13 +70,13 @@ def _exit(message: str) -> None:
   sys.exit(2)
 
 
-def _name(cell: reports.Cell) -> str:
+def _name(cell: statistics.Cell) -> str:
   """Returns what tells a cell from others, in one line."""
   parts = (f'{name}={_show(value)}' for name, value in cell.shown.items())
   return ', '.join(parts) or 'the cell'
 
 
-def _of_repeated(cell: reports.Cell) -> str:
+def _of_repeated(cell: statistics.Cell) -> str:
   """Says that runs of the same seed were left out, and whether it matters."""
   differs = any(
     run.result[_ERROR] != counted.result[_ERROR]
@@ -90,9 +90,9 @@ def _of_repeated(cell: reports.Cell) -> str:
 
 
 def _row(
-  cell: reports.Cell,
-  cells: Sequence[reports.Cell],
-  paper: Sequence[sweeps.Paper],
+  cell: statistics.Cell,
+  cells: Sequence[statistics.Cell],
+  paper: Sequence[cells_lib.Paper],
 ) -> Row:
   """Returns the columns of a cell, one of all cells."""
   error = cell.estimate(_ERROR)
@@ -104,13 +104,13 @@ def _row(
     'gradients': f'{cell.estimate("gradient_evaluations").mean:.0f}',
     'seconds': f'{cell.estimate("wall_seconds").mean:.0f}',
   }
-  if any(c.runs[0].fields['method'] == 'sgd' for c in cells):
-    sgd = reports.sgd_at_equal_compute(cell, cells)
+  if any(c.runs[0].fields['method.name'] == 'sgd' for c in cells):
+    sgd = statistics.sgd_at_equal_compute(cell, cells)
     row['SGD within these gradients, %'] = (
       '' if sgd is None else _interval(sgd.estimate(_ERROR), says_n=True)
     )
-  if any(map(reports.mixed, cells)):
-    row['runs differ in'] = ', '.join(reports.mixed(cell))
+  if any(map(statistics.mixed, cells)):
+    row['runs differ in'] = ', '.join(statistics.mixed(cell))
   row |= _beside_paper('', cell, error, _of_metric(paper, 'error_rate'))
   top5 = _of_metric(paper, 'top5_error_rate')
   if top5:
@@ -121,17 +121,17 @@ def _row(
 
 
 def _of_metric(
-  paper: Sequence[sweeps.Paper], metric: str
-) -> list[sweeps.Paper]:
+  paper: Sequence[cells_lib.Paper], metric: str
+) -> list[cells_lib.Paper]:
   """Returns the paper's numbers of a metric."""
   return [number for number in paper if number.metric == metric]
 
 
 def _beside_paper(
   title: str,
-  cell: reports.Cell,
-  found: reports.Estimate | None,
-  paper: Sequence[sweeps.Paper],
+  cell: statistics.Cell,
+  found: statistics.Estimate | None,
+  paper: Sequence[cells_lib.Paper],
 ) -> Row:
   """Returns the columns of what the paper has of a metric, if it has any."""
   if not paper:
@@ -146,7 +146,7 @@ def _beside_paper(
   return row
 
 
-def _of_paper(paper: sweeps.Paper) -> str:
+def _of_paper(paper: cells_lib.Paper) -> str:
   """Returns the paper's number as it prints it."""
   half_width = '' if paper.half_width is None else f' ± {paper.half_width}'
   return f'{paper.error}{half_width}'
@@ -157,7 +157,7 @@ def _show(value: object) -> str:
   return '-' if value is None else str(value)
 
 
-def _interval(found: reports.Estimate, *, says_n: bool = False) -> str:
+def _interval(found: statistics.Estimate, *, says_n: bool = False) -> str:
   """Returns a rate in percent with its interval."""
   n = f' (n = {found.n})' if says_n else ''
   if math.isnan(found.half_width):
@@ -167,11 +167,11 @@ def _interval(found: reports.Estimate, *, says_n: bool = False) -> str:
 
 def _write_selected(
   path: pathlib.Path,
-  cells: Sequence[reports.Cell],
-  paper: Sequence[sweeps.Paper],
+  cells: Sequence[statistics.Cell],
+  paper: Sequence[cells_lib.Paper],
 ) -> None:
   """Writes the table of what is best on the validation split."""
-  choices = reports.choose(cells)
+  choices = statistics.choose(cells)
   if not any(choice.tried for choice in choices):
     return
   rows = []
@@ -197,7 +197,7 @@ def _write_selected(
       print(f'best of {_of_tried(choice)}, not tested: {_name(choice.best)}')
 
 
-def _of_tried(choice: reports.Choice) -> str:
+def _of_tried(choice: statistics.Choice) -> str:
   """Returns what a cell is the best of."""
   if not choice.is_needed:
     return '-'

@@ -25,12 +25,9 @@ from ml_collections import config_flags
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from sam_jax import (
-  datasets,
-  experiment as experiment_lib,
-  layout as layout_lib,
-  train_step,
-)
+from sam_jax import datasets
+from sam_jax.runs import experiment as experiment_lib
+from sam_jax.training import layout as layout_lib, train_step
 
 _CONFIG = config_flags.DEFINE_config_file('config', help_string='The config.')
 _OUT = flags.DEFINE_string('out', None, 'Picture to write.', required=True)

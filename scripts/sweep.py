@@ -38,14 +38,10 @@ from absl import app, flags, logging
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT))
 
-from sam_jax import (
-  datasets,
-  experiment as experiment_lib,
-  runner as runner_lib,
-  smoke,
-  sweeps,
-  train_step,
-)
+from sam_jax import datasets
+from sam_jax.runs import experiment as experiment_lib
+from sam_jax.sweeps import cells as cells_lib, pool as pool_lib, smoke
+from sam_jax.training import train_step
 
 _SWEEP = flags.DEFINE_string('sweep', None, 'Sweep file.', required=True)
 _WORKDIR = flags.DEFINE_string(
@@ -97,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
     return _emit(cells, directory)
   if _DRY_RUN.value:
     return _print_cost(cells, directory)
-  runner = runner_lib.Runner(
+  runner = pool_lib.Runner(
     cells,
     directory,
     workers=_WORKERS.value,
@@ -114,15 +110,15 @@ def _exit(message: str) -> None:
   sys.exit(2)
 
 
-def _cells(path: pathlib.Path) -> list[sweeps.Fields]:
+def _cells(path: pathlib.Path) -> list[cells_lib.Fields]:
   """Returns the cells of a sweep file, as the flags change them."""
-  sweep = sweeps.load(path)
-  cells = sweeps.only(sweep.cells, _ONLY.value)
+  sweep = cells_lib.load(path)
+  cells = cells_lib.only(sweep.cells, _ONLY.value)
   if _SCALE.value == 'smoke':
     cells = smoke.cells(sweep, cells, _ROOT)
-  fields = dict(map(sweeps.parse_field, _SET.value))
+  fields = dict(map(cells_lib.parse_field, _SET.value))
   cells = [cell | fields for cell in cells]
-  sweeps.check(dataclasses.replace(sweep, cells=cells))
+  cells_lib.check(dataclasses.replace(sweep, cells=cells))
   return cells
 
 
@@ -142,12 +138,12 @@ eval "${{cells[$SLURM_ARRAY_TASK_ID]}}"
 """
 
 
-def _emit(cells: list[sweeps.Fields], directory: pathlib.Path) -> None:
+def _emit(cells: list[cells_lib.Fields], directory: pathlib.Path) -> None:
   """Prints commands for the cells that are not finished."""
-  chains = sweeps.chains(
+  chains = cells_lib.chains(
     cell
     for cell in cells
-    if not sweeps.is_finished(directory / sweeps.cell_name(cell))
+    if not cells_lib.is_finished(directory / cells_lib.cell_name(cell))
   )
   if not chains:
     print('# all cells are finished')
@@ -155,7 +151,7 @@ def _emit(cells: list[sweeps.Fields], directory: pathlib.Path) -> None:
   extra = ['--coordinator=auto'] if _EMIT.value == 'tpu' else []
   commands = [
     [
-      shlex.join(['python', *sweeps.command(cell, directory), *extra])
+      shlex.join(['python', *cells_lib.command(cell, directory), *extra])
       for cell in chain
     ]
     for chain in chains
@@ -188,25 +184,28 @@ _FREE_FIELDS = (
 )
 
 
-def _print_cost(cells: list[sweeps.Fields], directory: pathlib.Path) -> None:
+def _print_cost(cells: list[cells_lib.Fields], directory: pathlib.Path) -> None:
   """Prints the cells, whether they are finished, and what they cost."""
   costs: dict[str, _Cost | str] = {}
   total = _Cost(0.0, 0.0)
   print(f'{"gradients":>12}{"hours":>9}  {"state":10} cell')
   for cell in cells:
     fixed = {k: v for k, v in cell.items() if k not in _FREE_FIELDS}
-    kind = sweeps.cell_name(fixed)
+    kind = cells_lib.cell_name(fixed)
     if kind not in costs:
       costs[kind] = _cost(cell, directory)
     cost = costs[kind]
-    made = sweeps.fraction(directory / sweeps.cell_name(cell))
+    made = cells_lib.fraction(directory / cells_lib.cell_name(cell))
     state = 'finished' if made == 1 else f'{made:.0%} made'
     if isinstance(cost, str):
-      print(f'{"?":>12}{"?":>9}  {state:10} {sweeps.cell_name(cell)}: {cost}')
+      print(
+        f'{"?":>12}{"?":>9}  {state:10} {cells_lib.cell_name(cell)}: {cost}'
+      )
       continue
     hours = f'{cost.hours:.3f}' if _TIME_STEPS.value else '-'
     print(
-      f'{cost.gradients:>12,.0f}{hours:>9}  {state:10} {sweeps.cell_name(cell)}'
+      f'{cost.gradients:>12,.0f}{hours:>9}  {state:10} '
+      f'{cells_lib.cell_name(cell)}'
     )
     total = _Cost(
       total.gradients + (1 - made) * cost.gradients,
@@ -229,10 +228,10 @@ class _Cost:
   hours: float
 
 
-def _cost(cell: sweeps.Fields, directory: pathlib.Path) -> _Cost | str:
+def _cost(cell: cells_lib.Fields, directory: pathlib.Path) -> _Cost | str:
   """Returns what a cell costs, or why that cannot be told."""
   try:
-    config = sweeps.config(cell, directory, _ROOT)
+    config = cells_lib.config(cell, directory, _ROOT)
     experiment_lib.load_plugins(config)
     config = experiment_lib.resolve(config, jax.device_count())
     experiment = experiment_lib.build(config)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from sam_jax import (
+from sam_jax import methods
+from sam_jax.tasks import losses
+from sam_jax.training import (
   ema,
   layout as layout_lib,
-  losses,
-  methods,
   optimizers,
   parallel,
   schedules,

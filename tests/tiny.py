@@ -9,8 +9,8 @@ import sys
 import jax
 import numpy as np
 
-from configs import default
-from sam_jax import checkpoints, train_loop, writers
+from sam_jax.configs import default
+from sam_jax.runs import checkpoints, metrics_log, train_loop
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS_PER_EPOCH = 5
@@ -23,13 +23,14 @@ def config(**fields):
   another order of sums stays a difference of rounding.
 
   Args:
-    **fields: overrides by dotted name; fields may be new.
+    **fields: overrides by dotted name, in which __ stands for a dot too; fields
+      may be new.
   """
   result = default.get_config()
   settings = {
     'data.train_size': 80,
     'batch_size': 16,
-    'sam.m': 4,
+    'm': 4,
     'microbatch_size': 2,
     'num_epochs': 2,
     'model.features': (4,),
@@ -45,6 +46,7 @@ def config(**fields):
   } | fields
   with result.unlocked():
     for name, value in settings.items():
+      name = name.replace('__', '.')
       *parents, last = name.split('.')
       section = result
       for parent in parents:
@@ -138,7 +140,7 @@ def log(workdir):
   """Returns the lines of metrics.jsonl, without what the clock says."""
   return [
     {k: v for k, v in line.items() if k != 'images_per_second'}
-    for line in writers.read(pathlib.Path(workdir))
+    for line in metrics_log.read(pathlib.Path(workdir))
   ]
 
 

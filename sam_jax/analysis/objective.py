@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sam_jax import layout as layout_lib, parallel as parallel_lib, tree, types
+from sam_jax import tree, types
+from sam_jax.training import layout as layout_lib, parallel as parallel_lib
 
 Batch = types.PyTree
 Batches = Iterable[Batch] | Callable[[], Iterable[Batch]]

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tqdm
 
-from sam_jax import reporting
 from sam_jax.analysis import units
+from sam_jax.runs import progress_line
 
 
 class Progress:
@@ -78,7 +78,7 @@ class Progress:
     pace = f', {self._examples / seconds:.0f} examples/s'
     if self._done:
       rest = self._total - self._kept - self._done
-      left = reporting.duration(seconds * rest / self._done)
+      left = progress_line.duration(seconds * rest / self._done)
       pace += f', {left} left'
     return pace
 

@@ -18,16 +18,11 @@ import ml_collections
 import numpy as np
 from flax import linen as nn
 
-from sam_jax import (
-  bootstrap,
-  datasets,
-  lookup,
-  losses,
-  runs,
-  types,
-)
+from sam_jax import datasets, lookup, types
 from sam_jax.analysis import objective as objective_lib
 from sam_jax.models import batch_norm
+from sam_jax.runs import bootstrap, loading
+from sam_jax.tasks import losses
 
 SPLITS = ('train', 'validation', 'test')
 # What BatchNorm normalises by: its running statistics, as in evaluation, or
@@ -189,7 +184,7 @@ def load(
   """
   lookup.check('split', split, SPLITS)
   lookup.check('batch_norm', batch_norm, BATCH_NORMS)
-  run, info = runs.load_with_info(workdir, checkpoint)
+  run, info = loading.load_with_info(workdir, checkpoint)
   _check_finite(run.variables, f'{workdir}, checkpoint {info["step"]}')
   examples = _bounded(
     bootstrap.examples(run.config, pathlib.Path(workdir), split), num_examples
@@ -257,10 +252,10 @@ def _without_negative(variables: dict[str, Any]) -> dict[str, Any]:
 
 
 def _apply_fn(
-  run: runs.Run, info: dict[str, Any], mode: str
+  run: loading.Run, info: dict[str, Any], mode: str
 ) -> Callable[..., jax.Array]:
   """Returns the logits of uint8 images."""
-  preprocess, apply_fn = runs.evaluation_fns(run, info)
+  preprocess, apply_fn = loading.evaluation_fns(run, info)
   is_frozen = run.config.model.get('norm') == 'frozen'
 
   def apply(variables: dict[str, Any], images: jax.Array) -> jax.Array:

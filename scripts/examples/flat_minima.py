@@ -78,7 +78,7 @@ def _train_all() -> None:
     [
       *(sys.executable, '-m', 'sam_jax.train'),
       f'--config=configs/digits.py:{_VARIANT.value}',
-      f'--config.method={method}',
+      f'--config.method.name={method}',
       f'--config.seed={seed}',
       '--config.log.tensorboard=False',
       f'--workdir={workdir}',

@@ -1,0 +1,1 @@
+"""The configs that are shipped, one file for each family of experiments."""

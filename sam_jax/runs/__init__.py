@@ -1,0 +1,1 @@
+"""One run: from a config to a directory with what came out."""

@@ -1,0 +1,199 @@
+"""Pretrained weights to start from: a run of ours, or an official file."""
+
+import collections
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax
+import numpy as np
+
+from sam_jax import types
+from sam_jax.runs import legacy, loading
+
+
+class Fitted(NamedTuple):
+  """Pretrained variables of a model.
+
+  Attributes:
+    variables: with the structure and the dtypes of the model's own.
+    new_head: path of the classifier, if it is not the pretrained one.
+  """
+
+  variables: types.PyTree
+  new_head: str | None
+
+
+def load(
+  source: str, variables: Mapping[str, types.PyTree], num_classes: int
+) -> types.PyTree:
+  """Returns pretrained variables for a model, and prints what they are.
+
+  Args:
+    source: see `read`.
+    variables: of the model, freshly initialised; or their shapes, to see
+      whether the source fits.
+    num_classes: of the model.
+
+  Raises:
+    ValueError: there is nothing to load, or it does not fit.
+    FileNotFoundError: there is no such path.
+  """
+  loaded = read(source)
+  fitted = fit(variables, loaded, source=source, num_classes=num_classes)
+  print(_describe(source, loaded, fitted))
+  return fitted.variables
+
+
+def read(source: str | pathlib.Path) -> dict[str, types.PyTree]:
+  """Returns the params and batch_stats that a path holds.
+
+  Args:
+    source: run directory of ours, of which the last checkpoint counts; or
+      what `legacy.read` takes.
+
+  Raises:
+    ValueError: it holds neither.
+    FileNotFoundError: there is no such path.
+  """
+  if (pathlib.Path(source) / 'config.json').exists():
+    return loading.load(source).variables
+  return legacy.read(source)
+
+
+def fit(
+  variables: Mapping[str, types.PyTree],
+  loaded: Mapping[str, types.PyTree],
+  *,
+  source: str,
+  num_classes: int,
+) -> Fitted:
+  """Returns loaded variables in place of a model's own, if they fit.
+
+  The classifier stays the model's own where the number of classes differs: it
+  is the one dense layer with an output per class whose kernel, and bias if it
+  has one, differ in the last axis alone.
+
+  Args:
+    variables: params and batch_stats of the model, arrays or shapes.
+    loaded: params and batch_stats, arrays.
+    source: where they come from, for the message.
+    num_classes: of the model.
+
+  Raises:
+    ValueError: an array is missing, unexpected, of another shape, or not
+      finite; the message names the first one.
+
+  Source: official imagenet_models/load_model.py, _replace_dense_layer. Differs
+  from the official release: the head is recognised by its shape and not by its
+  name, and arrays are matched by name and not by position.
+  """
+  ours, theirs = _flatten(variables), _flatten(loaded)
+  head = _find_new_head(ours, theirs, num_classes)
+  kept = {name for name in ours if name.rpartition('/')[0] == head}
+  _check_shapes(
+    {name: leaf.shape for name, leaf in ours.items() if name not in kept},
+    {name: leaf.shape for name, leaf in theirs.items() if name not in kept},
+    source,
+  )
+  values = {
+    name: leaf
+    if name in kept
+    else _convert(theirs[name], leaf.dtype, f'{source} is damaged: {name}')
+    for name, leaf in ours.items()
+  }
+  nested = flax.traverse_util.unflatten_dict(values, sep='/')
+  fitted = {collection: nested.get(collection, {}) for collection in variables}
+  return Fitted(fitted, head)
+
+
+def _flatten(tree: Mapping[str, types.PyTree]) -> dict[str, Any]:
+  """Returns {'params/Dense_0/kernel': array}, without empty dicts."""
+  return flax.traverse_util.flatten_dict(tree, sep='/')
+
+
+def _find_new_head(
+  ours: Mapping[str, Any], theirs: Mapping[str, Any], num_classes: int
+) -> str | None:
+  """Returns the path of the classifier, if its number of classes differs."""
+
+  def is_resized(name: str) -> bool:
+    new, old = ours[name].shape, theirs[name].shape if name in theirs else ()
+    differs_in_last = new[:-1] == old[:-1] and new[-1:] != old[-1:]
+    return new[-1:] == (num_classes,) and len(old) > 0 and differs_in_last
+
+  layers = collections.defaultdict(list)
+  for name in ours:
+    layers[name.rpartition('/')[0]].append(name)
+  heads = [
+    layer
+    for layer, names in layers.items()
+    if f'{layer}/kernel' in names
+    and ours[f'{layer}/kernel'].ndim == 2
+    and all(map(is_resized, names))
+  ]
+  return heads[0] if len(heads) == 1 else None
+
+
+def _check_shapes(
+  ours: Mapping[str, tuple[int, ...]],
+  theirs: Mapping[str, tuple[int, ...]],
+  source: str,
+) -> None:
+  """Refuses anything but the same names with the same shapes."""
+  wrong = {
+    name: 'missing'
+    if name not in theirs
+    else 'unexpected'
+    if name not in ours
+    else 'of another shape'
+    for name in ours.keys() | theirs.keys()
+    if ours.get(name) != theirs.get(name)
+  }
+  if not wrong:
+    return
+  first = min(wrong, key=lambda name: (not name.startswith('params/'), name))
+  details = [f'needs {list(ours[first])}'] if first in ours else []
+  details += [f'found {list(theirs[first])}'] if first in theirs else []
+  counts = collections.Counter(wrong.values())
+  raise ValueError(
+    f'{source} does not fit the model: {first} is {wrong[first]}: '
+    f'{", ".join(details)} (of {len(ours)} arrays '
+    f'{counts["of another shape"]} of another shape, {counts["missing"]} '
+    f'missing, and {counts["unexpected"]} unexpected); choose the model that '
+    'it was saved from'
+  )
+
+
+def _convert(value: Any, dtype: np.dtype, what: str) -> np.ndarray:
+  """Returns a loaded array on the host; refuses one that is not finite."""
+  array = np.asarray(value)
+  if not np.isfinite(array).all():
+    raise ValueError(
+      f'{what} has values that are not finite; fetch or train it again'
+    )
+  return array.astype(dtype, copy=False)
+
+
+def _describe(
+  source: str, loaded: Mapping[str, types.PyTree], fitted: Fitted
+) -> str:
+  """Returns what was loaded in one line."""
+  head = fitted.new_head
+  leaves = {
+    name: leaf
+    for name, leaf in _flatten(fitted.variables).items()
+    if name.rpartition('/')[0] != head
+  }
+  count = sum(v.size for k, v in leaves.items() if k.startswith('params/'))
+  line = (
+    f'initialised from {source}: {len(leaves)} arrays, {count:,} parameters'
+  )
+  if head is None:
+    return line
+  old = _flatten(loaded)[f'{head}/kernel'].shape[-1]
+  new = _flatten(fitted.variables)[f'{head}/kernel'].shape[-1]
+  return (
+    f'{line}; classifier {head.removeprefix("params/")} is new: '
+    f'{old} -> {new} classes'
+  )

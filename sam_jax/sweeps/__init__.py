@@ -1,0 +1,1 @@
+"""Many runs of one question: cells, running them, what they found."""

@@ -1,0 +1,88 @@
+"""Cells cut down until a CPU takes a few steps of them in seconds.
+
+That shows whether a sweep would run, its data and its fields; not what it would
+find.
+"""
+
+import pathlib
+import re
+from collections.abc import Iterable
+
+import ml_collections
+
+from sam_jax import datasets
+from sam_jax.sweeps import cells as cells_lib
+
+_LENGTH = {'num_steps': 3, 'eval_batch_size': 64}
+_MAX_BATCH_SIZE = 16
+# Each is compiled by itself on a CPU.
+_MAX_GROUPS, _MAX_PER_GROUP = 2, 2
+_IMAGE_SIZE = 64
+
+# By pattern of the name: a small model of the same kind.
+_MODELS = {
+  r'WideResnet\d+x\d+': {'model.name': 'WideResnet10x1'},
+  r'ShakeShake\d+_2x\d+d': {'model.name': 'ShakeShake8_2x4d'},
+  r'PyramidNet\d+': {'model.name': 'PyramidNet11', 'model.alpha': 12},
+  r'Pyramid_ShakeDrop': {
+    'model.name': 'Pyramid_ShakeDrop_mini',
+    'model.alpha': 12,
+  },
+  r'Resnet\d+': {'model.name': 'Resnet50', 'model.width': 4},
+  r'CifarResnet\d+': {'model.name': 'CifarResnet8'},
+  r'PreactResnet32_wide': {'model.name': 'PreactResnet18'},
+  r'efficientnet-.*': {
+    'model.name': 'efficientnet-b0',
+    'model.resolution': 32,
+  },
+}
+
+
+def cells(
+  sweep: cells_lib.Sweep, chosen: Iterable[cells_lib.Fields], root: pathlib.Path
+) -> list[cells_lib.Fields]:
+  """Returns the first replica of each kind of cell, cut down.
+
+  One of those that are the same then, as with several values of m.
+
+  Args:
+    sweep: what the cells are of.
+    chosen: some of its cells.
+    root: what the paths of their config files start from.
+  """
+  first: dict[str, cells_lib.Fields] = {}
+  for cell in chosen:
+    kind = {k: v for k, v in cell.items() if k not in sweep.replicas}
+    first.setdefault(cells_lib.cell_name(kind), cell)
+  # Where the runs are does not matter here.
+  small = [
+    cell | fields(cells_lib.config(cell, root, root)) | sweep.smoke
+    for cell in first.values()
+  ]
+  return list({cells_lib.cell_name(cell): cell for cell in small}.values())
+
+
+def fields(config: ml_collections.ConfigDict) -> cells_lib.Fields:
+  """Returns the fields that cut a run down: length, batch, model, images."""
+  batch_size = config.batch_size
+  m = config.m or batch_size
+  b = config.microbatch_size or m
+  sizes = ('batch_size', 'm', 'microbatch_size')
+  result = _LENGTH | dict(zip(sizes, _cut(batch_size, m, b), strict=True))
+  for pattern, changes in _MODELS.items():
+    if re.fullmatch(pattern, config.model.name):
+      result |= changes
+  name = config.data.name
+  if name in datasets.names() and 'image_size' in (
+    datasets.options(name) or ()
+  ):
+    result['data.image_size'] = _IMAGE_SIZE
+  return result
+
+
+def _cut(batch_size: int, m: int, b: int) -> tuple[int, int, int]:
+  """Returns a small B, m and b; one, or several, stay one, or several."""
+  groups = min(batch_size // m, _MAX_GROUPS)
+  per_group = min(m // b, _MAX_PER_GROUP)
+  b = min(b, _MAX_BATCH_SIZE // (groups * per_group))
+  return groups * per_group * b, per_group * b, b

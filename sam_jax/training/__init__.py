@@ -1,0 +1,1 @@
+"""The pure training step, and what it is made of."""

@@ -1,0 +1,152 @@
+"""Where the examples of a batch go: groups, microbatches, devices.
+
+m, the number of examples that share one perturbation, belongs to the algorithm
+(Foret et al. 2020, section 4.1), and so does the number of examples that one
+BatchNorm sees. The number of devices does not: a layout computes the same run
+on any device count that it admits.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """How a batch is cut. Make one with `create`, which checks that it fits.
+
+  Attributes:
+    batch_size: B, examples per step over all devices.
+    m: examples that share one perturbation (one group).
+    microbatch_size: b, examples per forward pass, hence per BatchNorm.
+    num_devices: over which the batch is spread.
+  """
+
+  batch_size: int
+  m: int
+  microbatch_size: int
+  num_devices: int
+
+  @property
+  def num_groups(self) -> int:
+    """Perturbations per step."""
+    return self.batch_size // self.m
+
+  @property
+  def group_axis(self) -> int:
+    """Number of sets of devices that work on different groups."""
+    return min(self.num_groups, self.num_devices)
+
+  @property
+  def member_axis(self) -> int:
+    """Number of devices that share a group."""
+    return self.num_devices // self.group_axis
+
+  @property
+  def device_groups(self) -> int:
+    """Groups that a device walks in turn."""
+    return self.num_groups // self.group_axis
+
+  @property
+  def device_microbatches(self) -> int:
+    """Microbatches of one group on one device."""
+    return self.m // (self.member_axis * self.microbatch_size)
+
+  def describe(self) -> str:
+    """Returns one line for a person."""
+    share = (
+      f'{self.device_groups} per device, in turn'
+      if self.member_axis == 1
+      else f'each shared by {self.member_axis} devices'
+    )
+    return (
+      f'{self.batch_size} examples per step on {self.num_devices} device(s): '
+      f'{self.num_groups} perturbation(s) of m = {self.m}, {share}; '
+      f'{self.device_microbatches} microbatch(es) of {self.microbatch_size} '
+      'per device and perturbation'
+    )
+
+
+def create(
+  batch_size: int,
+  num_devices: int,
+  m: int | None = None,
+  microbatch_size: int | None = None,
+) -> Layout:
+  """Returns the layout of a batch over devices.
+
+  Args:
+    batch_size: B, examples per step over all devices.
+    num_devices: D. It must divide B / b, and divide B / m or be a multiple.
+    m: examples per perturbation; None is B / D, what the official release does.
+    microbatch_size: b, examples per forward pass; None is the smaller of m and
+      B / D.
+
+  Raises:
+    ValueError: the sizes do not fit; the message says which would.
+
+  Example:
+    >>> from sam_jax import layout
+    >>> print(layout.create(256, 2, m=32, microbatch_size=8).describe())
+    256 examples per step on 2 device(s): 8 perturbation(s) of m = 32, 4 per \
+device, in turn; 4 microbatch(es) of 8 per device and perturbation
+  """
+  _check_positive(batch_size=batch_size, m=m, microbatch_size=microbatch_size)
+  if batch_size % num_devices:
+    fitting = _device_counts(batch_size, m or 1, microbatch_size or 1)
+    raise ValueError(
+      f'batch_size {batch_size} is not divisible by {num_devices} devices; '
+      f'use a multiple of {num_devices}, or one of {fitting} devices'
+    )
+  per_device = batch_size // num_devices
+  m = per_device if m is None else m
+  b = min(m, per_device) if microbatch_size is None else microbatch_size
+  if batch_size % m:
+    raise ValueError(
+      f'm {m} does not divide batch_size {batch_size}; m may be one '
+      f'of {_divisors(batch_size)}'
+    )
+  if m % b:
+    raise ValueError(
+      f'microbatch_size {b} does not divide m {m}; it may be one of '
+      f'{_divisors(m)}'
+    )
+  _check_devices(batch_size, m, b, num_devices)
+  return Layout(batch_size, m, b, num_devices)
+
+
+def _check_positive(**sizes: int | None) -> None:
+  """Refuses sizes below one."""
+  for name, size in sizes.items():
+    if size is not None and size < 1:
+      raise ValueError(f'{name} is {size}; it must be at least 1')
+
+
+def _check_devices(batch_size: int, m: int, b: int, num_devices: int) -> None:
+  """Refuses a number of devices over which the batch cannot be spread."""
+  groups = batch_size // m
+  allowed = _device_counts(batch_size, m, b)
+  if num_devices in allowed:
+    return
+  per_device = batch_size // num_devices
+  if per_device % b:
+    raise ValueError(
+      f'{num_devices} devices leave {per_device} examples each, which is no '
+      f'multiple of microbatch_size {b}; use one of {allowed} devices, or a '
+      f'microbatch_size of {_divisors(per_device)} (this changes BatchNorm)'
+    )
+  raise ValueError(
+    f'{groups} perturbations (batch_size {batch_size} / m {m}) cannot be '
+    f'spread evenly over {num_devices} devices; use one of {allowed} devices'
+  )
+
+
+def _device_counts(batch_size: int, m: int, b: int) -> list[int]:
+  """Returns the numbers of devices over which groups and microbatches fit."""
+  groups = batch_size // m
+  return [
+    d for d in _divisors(batch_size // b) if groups % d == 0 or d % groups == 0
+  ]
+
+
+def _divisors(n: int) -> list[int]:
+  """Returns the divisors of n, ascending."""
+  return [d for d in range(1, n + 1) if n % d == 0]

@@ -1,0 +1,174 @@
+"""scripts/evaluate.py, as a user runs it."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny
+
+from sam_jax import datasets
+from sam_jax.runs import experiment, loading, metrics_log, workdir
+
+SCRIPT = tiny.ROOT / 'scripts' / 'evaluate.py'
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """A run directory of two epochs, noisy labels, validation split."""
+  directory = tmp_path_factory.mktemp('run')
+  tiny.train(
+    directory,
+    **{
+      'data.split': 'validation',
+      'data.label_noise': 0.5,
+      'checkpoint.every_steps': 5,
+      'eval_train': True,
+    },
+  )
+  return directory
+
+
+def _evaluate(*arguments, cwd=tiny.ROOT, **variables):
+  return subprocess.run(
+    [sys.executable, str(SCRIPT), *map(str, arguments)],
+    cwd=cwd,
+    env=tiny.environment(1) | variables,
+    capture_output=True,
+    text=True,
+    timeout=240,
+    check=False,
+  )
+
+
+def _logged(run, step, split):
+  """What the run found at the end of an epoch."""
+  (line,) = [
+    x for x in metrics_log.read(run) if x['step'] == step and 'train/loss' in x
+  ]
+  return {
+    name: line[f'{split}/{name}']
+    for name in ('loss', 'error_rate', 'top5_error_rate')
+  }
+
+
+def _dataset(run, **changes):
+  config = workdir.read_config(run)
+  return datasets.create(**experiment.factory_kwargs(config.data) | changes)
+
+
+@pytest.mark.parametrize(
+  ('split', 'logged'), [('validation', 'validation'), ('train', 'train_eval')]
+)
+def test_it_finds_what_the_run_found(run, tmp_path, split, logged):
+  done = _evaluate(
+    f'--workdir={run}', f'--split={split}', f'--output={tmp_path}/p.csv'
+  )
+  assert done.returncode == 0, done.stderr
+  summary = json.loads(done.stdout)
+  assert summary['checkpoint'] == 8
+  assert summary['split'] == split
+  assert summary['examples'] == {'validation': 8, 'train': 72}[split]
+  for name, value in _logged(run, 8, logged).items():
+    # Float32 sums, in another order.
+    assert summary[name] == pytest.approx(value, rel=1e-5), name
+
+
+_SIZED_MODEL = """
+from flax import linen as nn
+from sam_jax import models
+
+@models.register('sized')
+class Sized(nn.Module):
+  num_classes: int
+  resolution: int = 12
+
+  @nn.compact
+  def __call__(self, images, *, train, true_gradient=False):
+    return nn.Dense(self.num_classes)(images.reshape(images.shape[0], -1))
+"""
+
+
+def test_it_shows_a_model_images_of_its_resolution(monkeypatch, tmp_path):
+  (tmp_path / 'sized_model.py').write_text(_SIZED_MODEL)
+  monkeypatch.syspath_prepend(tmp_path)
+  run = tmp_path / 'run'
+  tiny.train(run, model={'name': 'sized'}, plugins=('sized_model',))
+  _, info = loading.load_with_info(run)
+  assert info['image_shape'] == [8, 8, 1]
+  done = _evaluate(f'--workdir={run}', PYTHONPATH=str(tmp_path))
+  assert done.returncode == 0, done.stderr
+  summary = json.loads(done.stdout)
+  logged = _logged(run, 10, 'test')
+  for name, value in logged.items():
+    # Float32 sums, in another order.
+    assert summary[name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_the_csv_has_a_row_per_example(run, tmp_path):
+  done = _evaluate(
+    f'--workdir={run}', '--split=test', '--checkpoint=5', cwd=tmp_path
+  )
+  assert done.returncode == 0, done.stderr
+  summary = json.loads(done.stdout)
+  path = run / 'predictions_test_5.csv'
+  assert summary['predictions'] == str(path)
+  with path.open() as stream:
+    rows = list(csv.DictReader(stream))
+  labels = _dataset(run, split='test').evaluation.labels
+  assert [int(row['index']) for row in rows] == list(range(len(labels)))
+  assert [int(row['label']) for row in rows] == labels.tolist()
+  errors = [row['prediction'] != row['label'] for row in rows]
+  assert np.mean(errors) == pytest.approx(summary['error_rate'], abs=1e-7)
+  assert all(0.1 <= float(row['probability']) <= 1 for row in rows)
+
+
+def test_the_npz_has_the_logits_whatever_the_batch_size(run, tmp_path):
+  saved = []
+  for size in (7, 500):
+    path = tmp_path / f'{size}.npz'
+    done = _evaluate(
+      f'--workdir={run}',
+      '--checkpoint=best',
+      f'--output={path}',
+      f'--batch_size={size}',
+    )
+    assert done.returncode == 0, done.stderr
+    saved.append(dict(np.load(path)))
+  assert saved[0].keys() == {'label', 'prediction', 'logits'}
+  logits = saved[0]['logits']
+  assert (logits.dtype, logits.shape) == (np.float32, (1717, 10))
+  np.testing.assert_array_equal(saved[0]['prediction'], logits.argmax(-1))
+  np.testing.assert_allclose(logits, saved[1]['logits'], atol=1e-5)
+  best = tiny.result(run)['best_step']
+  assert json.loads(done.stdout)['checkpoint'] == best
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'answer'),
+  [
+    (('--workdir={tmp}',), 'no run directory'),
+    (('--workdir={run}', '--checkpoint=7'), 'no checkpoint 7'),
+    (('--workdir={run}', '--output={tmp}/a.txt'), r'must end in .csv or .npz'),
+    (('--workdir={run}', '--output={tmp}/no/a.csv'), 'no/a.csv'),
+    (('--workdir={run}', 'extra'), 'unknown arguments: extra'),
+  ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+  run, tmp_path, arguments, answer
+):
+  before = tiny.tree(run)
+  done = _evaluate(
+    *(
+      a.replace('{run}', str(run)).replace('{tmp}', str(tmp_path))
+      for a in arguments
+    )
+  )
+  assert done.returncode == 2
+  assert done.stderr.startswith('evaluate: ') and answer in done.stderr
+  assert done.stderr.count('\n') == 1
+  assert done.stdout == ''
+  assert tiny.tree(run) == before
+  assert tiny.tree(tmp_path) == {}

@@ -1,0 +1,158 @@
+"""Fine-tuning end to end: an official file, a run, and what is left of it."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import legacy_files
+import numpy as np
+import pytest
+import reference
+import tiny
+import zoo
+
+import sam_jax
+from sam_jax import models
+from sam_jax.runs import preparation, train_loop
+
+# One-channel images of ten classes; the file knows a thousand.
+OLD_CLASSES, CLASSES = 1000, 10
+SMALL = {
+  'model.name': 'cnn',
+  'model.features': (4,),
+  'model.hidden': 8,
+  'model.activation': 'relu',
+}
+B0 = dict.fromkeys(SMALL) | {
+  'model.name': 'efficientnet-b0',
+  'model.resolution': 32,
+}
+
+
+def _write_file(path, fields, size):
+  """Writes a hash-filled official file; returns what is in it."""
+  kwargs = {
+    name.removeprefix('model.'): value
+    for name, value in fields.items()
+    if value is not None
+  }
+  model = models.create(num_classes=OLD_CLASSES, norm='frozen', **kwargs)
+  variables = zoo.hash_filled(model, (1, size, size, 1), salt=7, gain=1.0)
+  path.write_bytes(legacy_files.pack(legacy_files.pair(variables)))
+  return variables
+
+
+def _config(source, fields):
+  """One epoch of two steps of SAM."""
+  return tiny.config(
+    **{
+      'init_from': str(source),
+      'model.norm': 'frozen',
+      'model.dropout_rate': None,
+      'data.train_size': 16,
+      'batch_size': 8,
+      'm': 8,
+      'microbatch_size': 8,
+      'num_epochs': 1,
+      'learning_rate': 0.01,
+      'augmentation.cutout_length': 0,
+      'checkpoint.every_steps': 1,
+    }
+    | fields
+  )
+
+
+def _split_head(params):
+  """Returns the classifier's arrays, and all others, by name."""
+  flat = reference.flatten(params)
+  (kernel,) = (
+    name for name, x in flat.items() if x.ndim == 2 and x.shape[1] == CLASSES
+  )
+  layer = kernel.removesuffix('kernel')
+  head = {name: flat[name] for name in flat if name.startswith(layer)}
+  return head, {name: flat[name] for name in flat if name not in head}
+
+
+def _check_start(state, loaded):
+  """Before step 0: the file's arrays, and a classifier of ten classes."""
+  head, rest = _split_head(state.params)
+  assert all(x.shape[-1] == CLASSES for x in head.values())
+  flat = reference.flatten(loaded['params'])
+  assert flat.keys() == head.keys() | rest.keys()
+  for name, value in rest.items():
+    np.testing.assert_array_equal(value, flat[name], err_msg=name)
+  return head | rest
+
+
+def _check_end(workdir, start, loaded):
+  """After the run: every array trained, every statistic as in the file."""
+  state = tiny.state(workdir)
+  trained = reference.flatten(state['params'])
+  assert trained.keys() == start.keys()
+  for name, value in trained.items():
+    assert np.isfinite(value).all() and (value != start[name]).any(), name
+  jax.tree.map(
+    np.testing.assert_array_equal, state['batch_stats'], loaded['batch_stats']
+  )
+  lines = [x for x in tiny.log(workdir) if 'step/loss' in x]
+  assert [x['step'] for x in lines] == [1, 2]
+  assert np.isfinite([x['step/perturbed_loss'] for x in lines]).all()
+
+
+def _check_use(workdir):
+  """The run is loaded and evaluated like any other."""
+  model, variables, config = sam_jax.load(str(workdir))
+  assert (model.num_classes, config.model.norm) == (CLASSES, 'frozen')
+  state = tiny.state(workdir)
+  for name, tree in variables.items():
+    jax.tree.map(np.testing.assert_array_equal, tree, state[name])
+  script = tiny.ROOT / 'scripts' / 'evaluate.py'
+  done = subprocess.run(
+    [sys.executable, str(script), f'--workdir={workdir}'],
+    env=tiny.environment(1),
+    capture_output=True,
+    text=True,
+    timeout=240,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  found = json.loads(done.stdout)['error_rate']
+  assert found == pytest.approx(tiny.result(workdir)['final_error_rate'])
+
+
+def _check_resume(config, workdir, killed):
+  """A run killed after its first step goes on from there, without the file."""
+  shutil.copytree(workdir, killed)
+  shutil.rmtree(killed / 'checkpoints' / '2')
+  (killed / 'result.json').unlink()
+  assert tiny.steps(killed) == [1]
+  train_loop.train_and_evaluate(config, killed)
+  tiny.assert_same_run(killed, workdir)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'size'),
+  [
+    pytest.param(SMALL, 8, id='cnn'),
+    pytest.param(B0, 32, id='efficientnet-b0', marks=pytest.mark.slow),
+  ],
+)
+def test_an_official_file_is_fine_tuned(
+  monkeypatch, tmp_path, capsys, fields, size
+):
+  tiny.use_devices(monkeypatch, 1)
+  source, workdir = tmp_path / 'official', tmp_path / 'run'
+  loaded = _write_file(source, fields, size)
+  config = _config(source, fields)
+  prepared = preparation.prepare(config, workdir)
+  assert (
+    f'is new: {OLD_CLASSES} -> {CLASSES} classes' in capsys.readouterr().out
+  )
+  start = jax.tree.map(np.asarray, _check_start(prepared.state, loaded))
+  train_loop.train(prepared)
+  _check_end(workdir, start, loaded)
+  _check_use(workdir)
+  source.unlink()
+  _check_resume(config, workdir, tmp_path / 'killed')

@@ -1,0 +1,235 @@
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+import sam_jax
+from sam_jax import datasets
+from sam_jax.runs import (
+  checkpoints,
+  evaluation,
+  experiment,
+  loading,
+  metrics_log,
+  workdir,
+)
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """A run directory with a checkpoint after each of its 10 steps."""
+  directory = tmp_path_factory.mktemp('finished')
+  tiny.train(
+    directory, **{'checkpoint.every_steps': 1, 'checkpoint.max_to_keep': 10}
+  )
+  return directory
+
+
+def _evaluate(directory, checkpoint):
+  """The metrics of a loaded model, as a user would get them."""
+  run, info = loading.load_with_info(directory, checkpoint)
+  dataset = datasets.create(**experiment.factory_kwargs(run.config.data))
+  images = dataset.evaluation.images.astype(np.float32) / 255
+  images = (images - np.array(info['mean'])) / np.array(info['std'])
+  logits = run.model.apply(
+    run.variables, images.astype(np.float32), train=False
+  )
+  metrics = evaluation.example_metrics(logits, dataset.evaluation.labels)
+  return {name: float(np.mean(value)) for name, value in metrics.items()}
+
+
+@pytest.mark.parametrize(('checkpoint', 'step'), [('last', 10), (5, 5)])
+def test_a_loaded_model_makes_the_logged_errors(finished, checkpoint, step):
+  (line,) = [
+    x
+    for x in metrics_log.read(finished)
+    if x['step'] == step and 'test/loss' in x
+  ]
+  metrics = _evaluate(finished, checkpoint)
+  assert metrics['error_rate'] == pytest.approx(
+    line['test/error_rate'], abs=1e-7
+  )
+  # Float32 sums of 1,700 losses, in another order.
+  assert metrics['loss'] == pytest.approx(line['test/loss'], rel=1e-5)
+
+
+def test_best_is_the_step_that_result_json_names(finished):
+  best_step = tiny.result(finished)['best_step']
+  best = loading.load(finished, 'best').variables
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    best,
+    loading.load(finished, best_step).variables,
+  )
+
+
+def test_load_gives_what_was_saved(finished):
+  model, variables, config = sam_jax.load(str(finished), 3)
+  state = tiny.state(finished, 3)
+  assert variables.keys() == {'params', 'batch_stats'}
+  for name, tree in variables.items():
+    jax.tree.map(np.testing.assert_array_equal, tree, state[name])
+  assert (model.num_classes, model.hidden) == (10, 8)
+  assert (config.m, config.batch_size) == (4, 16)
+
+
+@pytest.mark.parametrize('norm', ['batch', 'none'])
+def test_a_run_that_keeps_an_average_is_logged_and_loaded_with_it(
+  tmp_path, norm
+):
+  tiny.train(tmp_path, **{'ema.decay': 0.9, 'model.norm': norm})
+  state, variables = tiny.state(tmp_path), loading.load(tmp_path).variables
+  average = {'batch_stats': {}} | state['ema']
+  assert bool(average['batch_stats']) == (norm == 'batch')
+  jax.tree.map(np.testing.assert_array_equal, variables, average)
+  newest = state['params']['Dense_0']['kernel']
+  assert np.any(variables['params']['Dense_0']['kernel'] != newest)
+  *_, line = metrics_log.read(tmp_path)
+  # Float32 sums of 1,700 losses, in another order.
+  loss = _evaluate(tmp_path, 'last')['loss']
+  assert loss == pytest.approx(line['test/loss'], rel=1e-5)
+
+
+def test_an_average_that_is_not_kept_takes_no_room(finished):
+  assert not jax.tree.leaves(tiny.state(finished).get('ema'))
+
+
+def test_the_info_says_how_images_were_normalised(finished):
+  _, info = loading.load_with_info(finished, 3)
+  assert info == {
+    'step': 3,
+    'num_classes': 10,
+    'image_shape': [8, 8, 1],
+    'mean': [0.3053],
+    'std': [0.3759],
+  }
+
+
+def test_loading_writes_nothing(finished):
+  before = tiny.tree(finished)
+  loading.load(finished, 'best')
+  assert tiny.tree(finished) == before
+
+
+@pytest.mark.parametrize('checkpoint', [11, 0, 'newest', 'best '])
+def test_a_checkpoint_that_is_not_there_is_one_line(finished, checkpoint):
+  with pytest.raises(ValueError, match='has no checkpoint') as raised:
+    loading.load(finished, checkpoint)
+  assert str([*range(1, 11)]) in str(raised.value)
+  assert '\n' not in str(raised.value)
+
+
+def test_a_directory_without_a_run_or_checkpoint_is_one_line(tmp_path):
+  with pytest.raises(ValueError, match='no run directory'):
+    loading.load(tmp_path)
+  workdir.write_config(tmp_path, tiny.config())
+  before = tiny.tree(tmp_path)
+  with pytest.raises(ValueError, match='no checkpoint yet'):
+    loading.load(tmp_path)
+  assert tiny.tree(tmp_path) == before
+
+
+def test_best_is_refused_if_it_was_not_kept(monkeypatch, tmp_path):
+  rates = [0.1, 0.5]
+  monkeypatch.setattr(
+    evaluation, 'summarize', lambda _: {'loss': 0.0, 'error_rate': rates.pop(0)}
+  )
+  tiny.train(
+    tmp_path, **{'checkpoint.keep_best': False, 'checkpoint.max_to_keep': 1}
+  )
+  with pytest.raises(ValueError, match=r"no checkpoint 'best'.*\[10\]"):
+    loading.load(tmp_path, 'best')
+
+
+def test_load_is_imported_when_it_is_asked_for():
+  check = (
+    'import sys, sam_jax\n'
+    "assert 'sam_jax.runs' not in sys.modules\n"
+    "assert 'ml_collections' not in sys.modules\n"
+    'from sam_jax import runs\n'
+    'assert sam_jax.load is runs.load and sam_jax.Run is runs.Run\n'
+  )
+  subprocess.run([sys.executable, '-c', check], cwd=tiny.ROOT, check=True)
+  with pytest.raises(AttributeError, match='no_such_name'):
+    _ = sam_jax.no_such_name
+
+
+# --- Starting from another run's weights -------------------------------------
+
+
+@pytest.fixture(scope='module')
+def started(finished, tmp_path_factory):
+  """A run of one step that started from the finished one."""
+  directory = tmp_path_factory.mktemp('started')
+  fields = {'init_from': str(finished), 'learning_rate': 0.0, 'num_steps': 1}
+  tiny.train(directory, **fields)
+  return directory
+
+
+def test_init_from_starts_from_the_weights_of_another_run(finished, started):
+  # Learning rate 0: the step changes no parameter.
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    tiny.state(started)['params'],
+    loading.load(finished).variables['params'],
+  )
+
+
+def test_init_from_takes_the_batch_norm_statistics_too(finished, started):
+  old = loading.load(finished).variables['batch_stats']
+  new = tiny.state(started)['batch_stats']
+  fresh = {'mean': 0.0, 'var': 1.0}
+  for layer, stats in new.items():
+    for name, values in stats.items():
+      # One step moves them by at most a tenth of the way to the batch's.
+      moved = np.linalg.norm(values - old[layer][name])
+      reset = np.linalg.norm(np.asarray(old[layer][name]) - fresh[name])
+      assert moved < reset
+
+
+def test_init_from_starts_training_anew(started):
+  assert tiny.state(started)['step'] == 1
+  assert [line['step'] for line in metrics_log.read(started)] == [1, 1]
+
+
+def test_init_from_is_not_needed_to_go_on(finished, tmp_path):
+  source = tmp_path / 'source'
+  source.symlink_to(finished)
+  fields = {'init_from': str(source), 'schedule.name': 'constant'}
+  tiny.train(tmp_path / 'run', **fields, num_epochs=1)
+  source.unlink()
+  assert tiny.train(tmp_path / 'run', **fields, num_epochs=2)['steps'] == 10
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'model.hidden': 9}, r'Dense_0/bias .*needs \[9\], found \[8\]'),
+    ({'model.features': (4, 4)}, 'BatchNorm_1/bias is missing'),
+    ({'model.features': ()}, 'BatchNorm_0/bias is unexpected'),
+  ],
+)
+def test_weights_that_do_not_fit_are_one_line(
+  finished, tmp_path, fields, message
+):
+  with pytest.raises(ValueError, match=message) as raised:
+    tiny.train(tmp_path / 'run', init_from=str(finished), **fields)
+  assert '\n' not in str(raised.value)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_source_that_is_no_run_is_one_line(tmp_path):
+  with pytest.raises(ValueError, match='no run directory'):
+    tiny.train(tmp_path / 'run', init_from=str(tmp_path))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_reading_beside_a_run_that_trains_leaves_its_files(tmp_path):
+  """A half-written checkpoint may be one that is being written."""
+  partial = tmp_path / 'checkpoints' / '7.orbax-checkpoint-tmp'
+  partial.mkdir(parents=True)
+  checkpoints.Checkpoints(tmp_path / 'checkpoints', read_only=True).close()
+  assert partial.exists()

@@ -1,0 +1,149 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import tiny
+from tensorboard.backend.event_processing import event_accumulator
+
+from sam_jax.runs import metrics_log
+
+
+def _write(directory, steps, *, start_step=0, keys=('train/loss',)):
+  """Logs step + start_step / 10 for every key, so that starts differ."""
+  writer = metrics_log.MetricWriter(
+    directory, start_step=start_step, tensorboard=True
+  )
+  for step in steps:
+    value = step + start_step / 10
+    writer.write(step, step / 5, dict.fromkeys(keys, value))
+  writer.close()
+
+
+def _points(directory):
+  """Returns {key: [(step, value), ...]} as TensorBoard shows it."""
+  events = event_accumulator.EventAccumulator(str(directory))
+  events.Reload()
+  return {
+    key: [(point.step, point.value) for point in events.Scalars(key)]
+    for key in events.Tags()['scalars']
+  }
+
+
+def test_a_line_is_a_json_object_with_step_and_epoch(tmp_path):
+  writer = metrics_log.MetricWriter(tmp_path, start_step=0, tensorboard=False)
+  writer.write(3, 0.6, {'train/loss': 0.1, 'test/error_rate': 0.25})
+  writer.close()
+  (line,) = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  assert json.loads(line) == {
+    'step': 3,
+    'epoch': 0.6,
+    'train/loss': 0.1,
+    'test/error_rate': 0.25,
+  }
+
+
+def test_a_line_can_be_read_while_the_run_goes_on(tmp_path):
+  writer = metrics_log.MetricWriter(tmp_path, start_step=0, tensorboard=False)
+  writer.write(1, 0.2, {'train/loss': 0.5})
+  assert [line['step'] for line in metrics_log.read(tmp_path)] == [1]
+  writer.close()
+
+
+def test_tensorboard_has_the_keys_and_values_of_the_lines(tmp_path):
+  _write(tmp_path, [1, 2, 3], keys=('train/loss', 'test/error_rate'))
+  points = [(1, 1.0), (2, 2.0), (3, 3.0)]
+  assert _points(tmp_path) == {'train/loss': points, 'test/error_rate': points}
+
+
+def test_without_tensorboard_there_are_no_events(tmp_path):
+  writer = metrics_log.MetricWriter(tmp_path, start_step=0, tensorboard=False)
+  writer.write(1, 0.2, {'train/loss': 0.5})
+  writer.close()
+  assert list(tiny.tree(tmp_path)) == ['metrics.jsonl']
+
+
+@pytest.mark.parametrize('start_step', [0, 3])
+def test_what_was_logged_beyond_the_start_is_cut(tmp_path, start_step):
+  _write(tmp_path, [1, 2, 3, 4, 5])
+  _write(tmp_path, range(start_step + 1, 7), start_step=start_step)
+  kept = [(step, float(step)) for step in range(1, start_step + 1)]
+  new = [(step, step + start_step / 10) for step in range(start_step + 1, 7)]
+  lines = [(x['step'], x['train/loss']) for x in metrics_log.read(tmp_path)]
+  assert lines == kept + new
+  # TensorBoard stores float32.
+  assert _points(tmp_path)['train/loss'] == [
+    (step, pytest.approx(value)) for step, value in kept + new
+  ]
+
+
+def test_a_restart_leaves_earlier_lines_as_they_were(tmp_path):
+  writer = metrics_log.MetricWriter(tmp_path, start_step=0, tensorboard=False)
+  writer.write(1, 1 / 3, {'train/loss': 0.1 + 0.2, 'train/b': 1e-30})
+  writer.close()
+  before = (tmp_path / 'metrics.jsonl').read_bytes()
+  metrics_log.MetricWriter(tmp_path, start_step=1, tensorboard=False).close()
+  assert (tmp_path / 'metrics.jsonl').read_bytes() == before
+
+
+@pytest.mark.parametrize('torn', ['{"step": 2, "epo', '{', '{"step": 2'])
+def test_a_torn_last_line_is_not_read_and_not_kept(tmp_path, torn):
+  _write(tmp_path, [1])
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text(path.read_text() + torn)
+  assert [line['step'] for line in metrics_log.read(tmp_path)] == [1]
+  _write(tmp_path, [2], start_step=1)
+  lines = path.read_text().splitlines()
+  assert [json.loads(line)['step'] for line in lines] == [1, 2]
+
+
+def test_a_last_line_that_lacks_only_its_end_is_kept(tmp_path):
+  _write(tmp_path, [1, 2])
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text(path.read_text().rstrip('\n'))
+  _write(tmp_path, [3], start_step=2)
+  assert [line['step'] for line in metrics_log.read(tmp_path)] == [1, 2, 3]
+
+
+_LOG_AND_DIE = """
+import os, pathlib, signal, sys
+from sam_jax import writers
+writer = writers.MetricWriter(
+  pathlib.Path(sys.argv[1]), start_step=0, tensorboard=True)
+for step in range(1, 101):
+  writer.write(step, step / 5, {f'train/{i}': float(step) for i in range(9)})
+writer.sync()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_was_synced_outlives_a_kill(tmp_path):
+  done = subprocess.run(
+    [sys.executable, '-c', _LOG_AND_DIE, str(tmp_path)],
+    cwd=tiny.ROOT,
+    check=False,
+  )
+  assert done.returncode == -signal.SIGKILL
+  steps = list(range(1, 101))
+  assert [line['step'] for line in metrics_log.read(tmp_path)] == steps
+  points = _points(tmp_path)
+  assert len(points) == 9
+  assert all([s for s, _ in series] == steps for series in points.values())
+
+
+def test_a_torn_event_does_not_hide_the_next_start(tmp_path):
+  _write(tmp_path, [1, 2, 3])
+  (events,) = tmp_path.glob('events*')
+  os.truncate(events, events.stat().st_size - 5)
+  _write(tmp_path, [3, 4], start_step=2)
+  steps = [step for step, _ in _points(tmp_path)['train/loss']]
+  assert steps == [1, 2, 3, 4]
+
+
+def test_two_starts_within_a_second_do_not_share_a_file(tmp_path):
+  for start_step in range(3):
+    _write(tmp_path, [start_step + 1], start_step=start_step)
+  assert len(list(tmp_path.glob('events*'))) == 3
+  assert [step for step, _ in _points(tmp_path)['train/loss']] == [1, 2, 3]

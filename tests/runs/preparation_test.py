@@ -1,0 +1,153 @@
+"""What precedes the first step."""
+
+import json
+
+import jax
+import legacy_files
+import numpy as np
+import pytest
+import tiny
+
+from sam_jax.runs import dry_run, experiment, preparation, workdir
+
+
+def _write(directory, config, **files):
+  """Makes a run directory as a run leaves it."""
+  workdir.write_config(directory, config)
+  for name, text in files.items():
+    (directory / name.replace('_', '.')).write_text(text)
+
+
+def test_a_new_run_writes_its_config_and_starts_at_step_0(tmp_path):
+  prepared = preparation.prepare(tiny.config(), tmp_path / 'run')
+  assert prepared.result is None
+  assert int(prepared.state.step) == 0
+  saved = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  assert saved['batch_size'] == prepared.config.batch_size
+
+
+def test_a_run_that_failed_before_its_first_step_leaves_the_directory_free(
+  tmp_path,
+):
+  _write(tmp_path, tiny.config(learning_rate=0.5), metrics_jsonl='')
+  prepared = preparation.prepare(tiny.config(), tmp_path)
+  assert prepared.config.learning_rate == tiny.config().learning_rate
+
+
+def test_a_run_that_has_logged_keeps_its_directory(tmp_path):
+  _write(
+    tmp_path, tiny.config(learning_rate=0.5), metrics_jsonl='{"step": 1}\n'
+  )
+  with pytest.raises(ValueError, match=r'learning_rate is 0\.\d+, was 0.5'):
+    preparation.prepare(tiny.config(), tmp_path)
+
+
+@pytest.mark.parametrize('steps, is_whole', [(5, True), (7, False)])
+def test_only_a_run_of_whole_epochs_can_be_made_longer(
+  tmp_path, steps, is_whole
+):
+  fields = {'schedule.name': 'constant', 'num_steps': 10}
+  _write(
+    tmp_path,
+    tiny.config(**fields | {'num_steps': steps}),
+    metrics_jsonl='{"step": 5}\n',
+    result_json=json.dumps({'steps': steps}),
+  )
+  assert tiny.STEPS_PER_EPOCH == 5
+  if is_whole:
+    assert preparation.prepare(tiny.config(**fields), tmp_path).result is None
+  else:
+    with pytest.raises(ValueError, match='ended within an epoch, at step 7'):
+      preparation.prepare(tiny.config(**fields), tmp_path)
+
+
+def test_a_finished_run_comes_with_its_result(tmp_path):
+  _write(
+    tmp_path,
+    tiny.config(),
+    metrics_jsonl='{"step": 10}\n',
+    result_json=json.dumps({'steps': 10}),
+  )
+  prepared = preparation.prepare(tiny.config(), tmp_path)
+  assert prepared.result == {'steps': 10}
+  assert prepared.state is None
+
+
+# --- Weights to start from ---------------------------------------------------
+
+
+def _official_file(directory, num_classes=10, **fields):
+  """Writes variables of the tiny model as the official release would have.
+
+  Returns its path and the variables.
+  """
+  config = tiny.config(**fields)
+  model = experiment.create_model(config, num_classes)
+  variables = dict(experiment.init_variables(model, (8, 8, 1), 7))
+  file = directory / 'checkpoint_3'
+  content = legacy_files.training(jax.tree.map(np.asarray, variables))
+  file.write_bytes(legacy_files.pack(content))
+  return str(file), variables
+
+
+def test_a_run_starts_from_an_official_file(tmp_path, capsys):
+  file, variables = _official_file(tmp_path)
+  prepared = preparation.prepare(tiny.config(init_from=file), tmp_path / 'run')
+  state = prepared.state
+  found = {'params': state.params, 'batch_stats': state.batch_stats}
+  jax.tree.map(np.testing.assert_array_equal, found, variables)
+  assert f'initialised from {file}: ' in capsys.readouterr().out
+
+
+def test_the_classifier_is_initialised_where_the_classes_differ(
+  tmp_path, capsys
+):
+  file, variables = _official_file(tmp_path, num_classes=1000)
+  prepared = preparation.prepare(tiny.config(init_from=file), tmp_path / 'run')
+  fresh = preparation.prepare(tiny.config(), tmp_path / 'fresh').state.params
+  found = prepared.state.params
+  for name in found:
+    expected = fresh if name == 'Dense_1' else variables['params']
+    jax.tree.map(np.testing.assert_array_equal, found[name], expected[name])
+  out = capsys.readouterr().out
+  assert 'classifier Dense_1 is new: 1000 -> 10 classes' in out
+
+
+_STARTS = {
+  'train': lambda config, path: preparation.prepare(config, path),
+  'dry_run': lambda config, path: dry_run.run(config, path),
+}
+
+
+@pytest.mark.parametrize('start', _STARTS)
+def test_bad_weights_are_refused_before_anything_is_written(
+  tmp_path, start, monkeypatch
+):
+  compiled = []
+  monkeypatch.setattr(dry_run, 'describe', lambda *_: compiled.append(1) or {})
+  file, _ = _official_file(tmp_path, **{'model.hidden': 9})
+  for source, error, message in (
+    (file, ValueError, r'params/Dense_0/bias .* needs \[8\], found \[9\]'),
+    (str(tmp_path / 'missing'), FileNotFoundError, 'there is no .*missing'),
+    (str(tmp_path.parent), ValueError, 'no run directory'),
+  ):
+    with pytest.raises(error, match=message):
+      _STARTS[start](tiny.config(init_from=source), tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+  assert not compiled
+
+
+def test_a_dry_run_says_what_it_would_start_from(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(dry_run, 'describe', lambda *_: {})
+  file, _ = _official_file(tmp_path)
+  dry_run.run(tiny.config(init_from=file), tmp_path / 'run')
+  assert f'initialised from {file}: ' in capsys.readouterr().out
+
+
+def test_a_dry_run_of_what_goes_on_needs_no_weights(tmp_path, monkeypatch):
+  monkeypatch.setattr(dry_run, 'describe', lambda *_: {})
+  file, _ = _official_file(tmp_path)
+  fields = {'schedule.name': 'constant', 'init_from': file}
+  tiny.train(tmp_path / 'run', **fields, num_steps=1)
+  (tmp_path / 'checkpoint_3').unlink()
+  dry_run.run(tiny.config(**fields, num_steps=5), tmp_path / 'run')

@@ -1,0 +1,163 @@
+"""Pictures of a sweep: what is in them, before they become pixels."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+
+from sam_jax.sweeps import pictures, statistics
+
+
+def _cell(errors, *, cost=10.0, split='test', **fields):
+  """Replicas with these final errors."""
+  runs = tuple(
+    statistics.Run(
+      pathlib.Path(),
+      {},
+      {
+        'final_error_rate': error,
+        'gradient_evaluations': cost,
+        'wall_seconds': 3 * cost,
+        'split': split,
+      },
+    )
+    for error in errors
+  )
+  return statistics.Cell(fields, runs, fields)
+
+
+def _cells():
+  """Two problems; two methods with three rhos and SGD for each."""
+  cells = []
+  for noise in (0.0, 0.4):
+    problem = {'data.label_noise': noise}
+    sgd = {'method.name': 'sgd', 'method.rho': None, 'm': None}
+    cells.append(_cell([0.3 + noise], **problem, **sgd))
+    for m in (1, 4):
+      for rho in (0.5, 0.1, 0.2):
+        error = 0.1 + noise / 2 + abs(rho - 0.2) + m / 100
+        cells.append(
+          _cell(
+            [error, error + 0.02],
+            cost=20.0,
+            **problem,
+            **{'method.name': 'sam', 'method.rho': rho, 'm': m},
+          )
+        )
+  return cells
+
+
+@pytest.fixture
+def figures(monkeypatch, tmp_path):
+  """Draws cells; returns the panels of each picture by its name."""
+  kept = {}
+
+  def save(figure, path, styles):
+    kept[path.stem] = ({a.get_title(): a for a in figure.axes}, styles)
+
+  def curve(cell, name):
+    assert name == f'{cell.split}/error_rate'
+    mean = cell.estimate('final_error_rate').mean
+    return np.array([1, 2]), np.array([0.9, mean]), np.array([0.0, 0.1])
+
+  monkeypatch.setattr(pictures, '_save', save)
+  monkeypatch.setattr(statistics, 'curve', curve)
+
+  def draw(cells):
+    paths = pictures.draw(tmp_path, cells)
+    assert [path.stem for path in paths] == list(kept)
+    return kept
+
+  yield draw
+  plt.close('all')
+
+
+def _lines(axes):
+  """The error bars of a panel by label: places, heights, half widths."""
+  found = {}
+  for bar in axes.containers:
+    line, _, [bars] = bar.lines
+    half = [np.ptp(s[:, 1]) / 2 for s in bars.get_segments()]
+    found[bar.get_label()] = (*map(list, line.get_data()), half)
+  return found
+
+
+def test_a_problem_is_a_panel_and_a_method_a_line(figures):
+  panels, _ = figures(_cells())['error_vs_rho']
+  assert list(panels) == ['label_noise=0.0', 'label_noise=0.4']
+  lines = _lines(panels['label_noise=0.4'])
+  assert list(lines) == ['method=sam, m=1', 'method=sam, m=4']
+  places, heights, half = lines['method=sam, m=4']
+  assert places == [0.1, 0.2, 0.5]
+  np.testing.assert_allclose(heights, [45, 35, 65])
+  # Two replicas 2 % apart: 12.706 times the error of the mean, 1 %.
+  np.testing.assert_allclose(half, [12.706] * 3, rtol=1e-4)
+  panels, _ = figures(_cells())['error_vs_m']
+  assert list(_lines(panels['label_noise=0.0'])) == [
+    f'method=sam, rho={rho}' for rho in (0.5, 0.1, 0.2)
+  ]
+
+
+def test_of_many_perturbations_the_best_is_compared_with_others(figures):
+  made = figures(_cells())
+  for name, factor in (('gradients', 1), ('seconds', 3)):
+    panels, _ = made[f'error_vs_{name}']
+    lines = _lines(panels['label_noise=0.0'])
+    assert list(lines) == ['method=sgd', 'method=sam']
+    assert lines['method=sgd'][0] == [10 * factor]
+    assert lines['method=sam'][0] == [20 * factor]
+    np.testing.assert_allclose(lines['method=sam'][1], 12)
+  panels, styles = made['curves']
+  drawn = {
+    line.get_label(): line.get_ydata()
+    for line in panels['label_noise=0.4'].get_lines()
+  }
+  np.testing.assert_allclose(drawn['method=sam'], [90, 32])
+  np.testing.assert_allclose(drawn['method=sgd'], [90, 70])
+  # One colour for a method in all panels.
+  assert styles['method=sam']['color'] != styles['method=sgd']['color']
+  assert (
+    'best of those shown' in panels['label_noise=0.4'].figure.get_suptitle()
+  )
+
+
+def test_the_best_is_that_of_the_validation_split(figures):
+  """Where there is one: the test split is not to choose by."""
+  cells = [
+    _cell([error], split=split, **{'data.split': split, 'method.rho': rho})
+    for split, errors in (('validation', (0.3, 0.2)), ('test', (0.1, 0.4)))
+    for rho, error in zip((0.1, 0.2), errors, strict=True)
+  ]
+  panels, _ = figures(cells)['error_vs_gradients']
+  assert _lines(panels['split=test'])['all'][1] == [40]
+  assert _lines(panels['split=validation'])['all'][1] == [20]
+  assert not panels['split=test'].figure.get_suptitle()
+
+
+def test_without_a_perturbation_it_is_another_method(figures):
+  cells = [_cell([0.1 + rho], **{'method.rho': rho}) for rho in (0.0, 0.1, 0.2)]
+  made = figures(cells)
+  [panel] = made['error_vs_gradients'][0].values()
+  assert {k: v[1] for k, v in _lines(panel).items()} == {
+    'rho=0': [10],
+    'all': [pytest.approx(20)],
+  }
+  [panel] = made['error_vs_rho'][0].values()
+  # What is not 0 is apart, as on an axis without 0.
+  places = panel.transData.transform([(r, 0) for r in (0.1, 0.2, 0.4)])[:, 0]
+  assert places[2] - places[1] == pytest.approx(places[1] - places[0])
+
+
+def test_nothing_is_drawn_against_a_field_that_does_not_vary(figures):
+  cells = [c for c in _cells() if c.fields['method.rho'] in (None, 0.2)]
+  made = figures(cells)
+  assert 'error_vs_rho' not in made
+  assert 'error_vs_m' in made
+
+
+def test_a_picture_is_written_with_its_legend(tmp_path, monkeypatch):
+  empty = (np.array([]), np.array([]), np.array([]))
+  monkeypatch.setattr(statistics, 'curve', lambda cell, name: empty)
+  for path in pictures.draw(tmp_path, _cells()):
+    assert plt.imread(path).std() > 0.01

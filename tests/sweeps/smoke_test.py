@@ -1,0 +1,69 @@
+"""Smoke scale: small, and still the same kind of run."""
+
+import itertools
+import re
+
+import pytest
+import tiny
+
+from sam_jax.sweeps import cells as cells_lib, smoke
+from sam_jax.training import layout
+
+
+# Two microbatches per group, or one; one group, or several.
+@pytest.mark.parametrize(
+  ('sizes', 'cut'),
+  [
+    ((256, 32, 32), (16, 8, 8)),
+    ((256, 256, 256), (16, 16, 16)),
+    ((256, 256, 32), (16, 16, 8)),
+    ((256, 1, 1), (2, 1, 1)),
+    ((256, 32, 8), (16, 8, 4)),
+    ((4096, 128, 128), (16, 8, 8)),
+    ((25, 25, 25), (16, 16, 16)),
+    ((4, 4, 4), (4, 4, 4)),
+    ((256, None, None), (16, 16, 16)),
+    ((256, 64, None), (16, 8, 8)),
+  ],
+)
+def test_a_batch_is_cut_down_into_as_many_kinds_of_parts(sizes, cut):
+  names = ('batch_size', 'm', 'microbatch_size')
+  config = tiny.config(**dict(zip(names, sizes, strict=True)))
+  fields = smoke.fields(config)
+  assert tuple(fields[name] for name in names) == cut
+
+
+def test_whatever_the_sizes_the_cut_fits():
+  for groups, pieces, b in itertools.product((1, 2, 3, 8, 128), repeat=3):
+    batch_size = groups * pieces * b
+    cut = smoke._cut(batch_size, pieces * b, b)
+    small = layout.create(cut[0], 1, *cut[1:])
+    assert small.batch_size <= min(batch_size, 16)
+    assert (small.num_groups > 1) == (groups > 1)
+    assert (small.device_microbatches > 1) == (pieces > 1)
+    assert (small.microbatch_size > 1) == (b > 1)
+
+
+def test_one_replica_of_each_kind_of_cell_is_left():
+  axes = ({'config': ['configs/cifar10.py']}, {'method.rho': [0.1, 0.2]})
+  cells = cells_lib.product(*axes, {'seed': [4, 5]})
+  sweep = cells_lib.Sweep(cells, smoke={'num_steps': 1})
+  found = smoke.cells(sweep, cells[1:], tiny.ROOT)
+  assert [(c['method.rho'], c['seed']) for c in found] == [(0.1, 5), (0.2, 4)]
+  assert {c['model.name'] for c in found} == {'WideResnet10x1'}
+  assert {c['num_steps'] for c in found} == {1}
+  assert all('data.image_size' not in cell for cell in found)
+
+
+def test_images_that_are_decoded_are_small():
+  cell = {'config': 'configs/imagenet.py:101'}
+  fields = smoke.fields(cells_lib.config(cell, tiny.ROOT, tiny.ROOT))
+  assert fields['data.image_size'] == 64
+  assert (fields['model.name'], fields['model.width']) == ('Resnet50', 4)
+
+
+def test_an_unknown_model_or_data_set_is_left_as_it_is():
+  fields = smoke.fields(
+    tiny.config(**{'model.name': 'mine', 'data.name': 'mine'})
+  )
+  assert not [name for name in fields if re.match('model|data', name)]

@@ -1,0 +1,377 @@
+"""(B, m, b, seeds) determine a run; devices, loops and launchers do not."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import steps
+
+from sam_jax import augmentation, methods, models, sam
+from sam_jax.augmentation import mixing
+from sam_jax.training import layout, parallel
+
+B, MICROBATCH = 64, 4
+# Five steps of a smooth network in float32; float64 is a billion times finer.
+FLOAT32_ATOL, FLOAT64_ATOL = 5e-6, 1e-10
+# m, and the device counts that its layout admits: all of 1, 2, 4, 8.
+MS = (4, 8, 32, 64)
+
+
+@functools.cache
+def _model():
+  """Smooth, with all that could depend on the layout."""
+  return models.create(
+    'cnn',
+    num_classes=10,
+    features=(4,),
+    hidden=16,
+    activation='tanh',
+    norm='batch',
+    dropout_rate=0.1,
+  )
+
+
+@functools.cache
+def _variables(model=None, seed=0):
+  model = model or _model()
+  init = jax.jit(functools.partial(model.init, train=False))
+  variables = init(jax.random.key(seed), jnp.zeros((1, 8, 8, 1)))
+  return jax.tree.map(np.asarray, dict(variables))
+
+
+@functools.cache
+def _batches(count=5):
+  rng = np.random.default_rng(0)
+  return [
+    {
+      'image': rng.integers(0, 256, (B, 8, 8, 1), dtype=np.uint8),
+      'label': rng.integers(0, 10, B).astype(np.int32),
+    }
+    for _ in range(count)
+  ]
+
+
+def _run(
+  m,
+  devices,
+  *,
+  name='basic',
+  mixing_name='none',
+  cutout_per='example',
+  dtype=np.float32,
+  **options,
+):
+  """Five steps of SAM with everything on that draws random numbers."""
+  augment = augmentation.create(
+    name, mean=(0.5,), std=(0.25,), cutout_length=4, cutout_per=cutout_per
+  )
+  options = {'m': m, 'b': MICROBATCH, 'loop': 'vmap', 'rho': 0.5} | options
+  return steps.run(
+    _model().apply,
+    jax.tree.map(dtype, _variables()),
+    _batches(),
+    devices=devices,
+    augment=lambda *args: augment(*args).astype(dtype),
+    mix=mixing.create(mixing_name, alpha=1.0, probability=1.0, num_classes=10),
+    clipping=5.0,
+    weight_decay=5e-4,
+    **options,
+  )
+
+
+@functools.cache
+def _on_one_device(m, **options):
+  return _run(m, 1, **options)
+
+
+def _assert_same_run(actual, expected, atol):
+  """Compares parameters, statistics and metrics after every step."""
+  for a, b in zip(actual, expected, strict=True):
+    assert steps.largest_difference(a.state, b.state) < atol
+    # Metrics are of order 1; error rates are multiples of 1 / 64.
+    assert a.metrics == pytest.approx(b.metrics, abs=10 * atol)
+
+
+def _thorough(*arguments):
+  """One combination more, of those that only take time."""
+  return pytest.param(*arguments, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+  'm, devices',
+  [
+    (4, 8),  # two groups per device
+    (8, 2),  # four groups of two microbatches per device
+    (32, 8),  # two groups of four devices
+    (64, 4),  # one group of all devices, four microbatches each
+    *(
+      _thorough(m, devices)
+      for m in MS
+      for devices in (2, 4, 8)
+      if (m, devices) not in ((4, 8), (8, 2), (32, 8), (64, 4))
+    ),
+  ],
+)
+def test_the_number_of_devices_does_not_change_the_run(m, devices):
+  _assert_same_run(_run(m, devices), _on_one_device(m), FLOAT32_ATOL)
+
+
+@pytest.mark.parametrize('m, devices', [(8, 8), _thorough(32, 8)])
+def test_nor_does_it_with_a_cutout_mask_per_batch(m, devices):
+  options = {'cutout_per': 'batch'}
+  expected = _on_one_device(m, **options)
+  _assert_same_run(_run(m, devices, **options), expected, FLOAT32_ATOL)
+  gap = steps.largest_difference(
+    expected[-1].state.params, _on_one_device(m)[-1].state.params
+  )
+  assert gap > 1e-3  # the masks matter
+
+
+@pytest.mark.parametrize('mixing_name', ['mixup', 'cutmix'])
+def test_nor_does_it_with_policies_and_mixed_images(mixing_name):
+  options = {'name': 'autoaugment', 'mixing_name': mixing_name}
+  expected = _on_one_device(8, **options)
+  _assert_same_run(_run(8, 8, **options), expected, FLOAT32_ATOL)
+  for other in ({'name': 'autoaugment'}, {'mixing_name': mixing_name}):
+    gap = steps.largest_difference(
+      expected[-1].state.params, _on_one_device(8, **other)[-1].state.params
+    )
+    assert gap > 1e-3  # both matter
+
+
+@pytest.mark.parametrize(
+  'loop, devices', [('scan', 4), ('unroll', 4), _thorough('scan', 1)]
+)
+def test_the_loops_compute_the_same(loop, devices):
+  _assert_same_run(_run(8, devices, loop=loop), _on_one_device(8), FLOAT32_ATOL)
+
+
+@pytest.mark.parametrize(
+  'm, devices',
+  [(32, 8), _thorough(4, 4), _thorough(64, 4), _thorough(8, 1)],
+)
+def test_pmap_and_shard_map_compute_the_same(m, devices):
+  _assert_same_run(
+    _run(m, devices, parallel_name='pmap'), _on_one_device(m), FLOAT32_ATOL
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('cutout_per', ['batch', 'example'])
+@pytest.mark.parametrize('m', MS)
+def test_in_float64_runs_agree_to_rounding(m, cutout_per):
+  with jax.enable_x64(True):
+    options = {'dtype': np.float64, 'cutout_per': cutout_per}
+    expected = _run(m, 1, **options)
+    assert expected[-1].state.params['Dense_0']['kernel'].dtype == np.float64
+    for devices in (2, 4, 8):
+      actual = _run(m, devices, **options)
+      for a, b in zip(actual, expected, strict=True):
+        difference = steps.largest_difference(a.state.params, b.state.params)
+        assert difference < FLOAT64_ATOL
+
+
+@pytest.mark.parametrize('parallel_name', ['shard_map', _thorough('pmap')])
+@pytest.mark.parametrize(
+  'options',
+  [(('method', 'random'),), (('second_order', True),)],
+  ids=['random', 'second_order'],
+)
+def test_nor_does_it_with_other_methods(options, parallel_name):
+  """Two groups, each shared by two devices."""
+  options = dict(options)
+  spread = _run(32, 4, parallel_name=parallel_name, **options)
+  _assert_same_run(spread, _on_one_device(32, **options), FLOAT32_ATOL)
+  plain = _on_one_device(32)
+  assert steps.largest_difference(spread[0].state, plain[0].state) > 1e-3
+
+
+def test_m_and_the_seed_do_change_the_run():
+  # A test that cannot tell one algorithm from another is no test.
+  runs = [_on_one_device(m) for m in MS]
+  runs += [_on_one_device(8, seed=1), _on_one_device(8, method='sgd')]
+  ends = [run[-1].state.params for run in runs]
+  gaps = [
+    steps.largest_difference(a, b) for i, a in enumerate(ends) for b in ends[:i]
+  ]
+  assert min(gaps) > 100 * FLOAT32_ATOL
+
+
+def _without_cast():
+  return {'replace_collectives': {'vary': lambda tree: tree}}
+
+
+def test_parameters_that_do_not_vary_are_refused():
+  with pytest.raises(ValueError, match=r"axes \('group',\) .*pcast"):
+    _run(8, 4, **_without_cast())
+
+
+@pytest.mark.parametrize('method', ['sam', 'sgd'])
+def test_parameters_that_do_not_vary_would_change_the_run(monkeypatch, method):
+  # The primitive's check taken away: gradients are summed over devices.
+  monkeypatch.setattr(sam, '_check_differentiated_locally', lambda *_: None)
+  wrong = _run(8, 4, method=method, **_without_cast())
+  right = _on_one_device(8, method=method)
+  gap = steps.largest_difference(wrong[-1].state.params, right[-1].state.params)
+  assert gap > 1000 * FLOAT32_ATOL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('m', MS)
+def test_one_step_of_a_wide_resnet_does_not_depend_on_the_devices(m):
+  model = models.create('WideResnet10x1', num_classes=10)
+  variables = _variables(model)
+  augment = augmentation.create('basic', mean=(0.5,), std=(0.25,))
+  ends = [
+    steps.run(
+      model.apply,
+      variables,
+      _batches()[:1],
+      m=m,
+      b=MICROBATCH,
+      rho=0.05,
+      devices=devices,
+      loop='vmap',
+      augment=augment,
+    )[-1].state
+    for devices in (1, 2, 4, 8)
+  ]
+  for state in ends[1:]:
+    # ReLU units near zero flip: reference/README.md, section 2.
+    error = steps.update_error(
+      variables['params'], state.params, ends[0].params
+    )
+    assert error < 3e-2
+    statistics = steps.largest_difference(
+      state.batch_stats, ends[0].batch_stats
+    )
+    assert statistics < 1e-5
+
+
+# --- BatchNorm over all devices
+
+
+@functools.cache
+def _step_of(norm, m, devices, b, parallel_name='shard_map'):
+  """Two steps of SAM with that BatchNorm, without dropout."""
+  runs_on = parallel.create(
+    parallel_name, layout.create(B, devices, m, b), jax.devices()[:devices]
+  )
+  axes = runs_on.collectives.axes if norm == 'synced' else ()
+  model = _model().clone(dropout_rate=0.0, norm=norm, norm_axes=axes)
+  return steps.run(
+    model.apply,
+    _variables(),
+    _batches()[:2],
+    m=m,
+    b=b,
+    devices=devices,
+    parallel_name=parallel_name,
+    rho=0.5,
+    augment=augmentation.create('none', mean=(0.5,), std=(0.25,)),
+  )
+
+
+@pytest.mark.parametrize('parallel_name', ['shard_map', 'pmap'])
+def test_synced_norm_on_4_devices_is_one_device_with_the_whole_batch(
+  parallel_name,
+):
+  synced = _step_of('synced', B, 4, B // 4, parallel_name)
+  _assert_same_run(synced, _step_of('batch', B, 1, B), FLOAT32_ATOL)
+
+
+def test_without_syncing_4_devices_are_another_run():
+  apart = _step_of('batch', B, 4, B // 4)[-1].state
+  whole = _step_of('batch', B, 1, B)[-1].state
+  gap = steps.largest_difference(apart.params, whole.params)
+  assert gap > 50 * FLOAT32_ATOL
+
+
+@pytest.mark.slow
+def test_synced_norm_reaches_beyond_the_group_in_pmap_as_in_shard_map():
+  m = B // 4
+  groups, pmap = (
+    _step_of('synced', m, 4, m, name) for name in ('shard_map', 'pmap')
+  )
+  _assert_same_run(groups, pmap, FLOAT32_ATOL)
+  for other in (_step_of('batch', m, 4, m), _step_of('batch', B, 1, B)):
+    gap = steps.largest_difference(
+      groups[-1].state.params, other[-1].state.params
+    )
+    assert gap > 20 * FLOAT32_ATOL
+
+
+# --- Methods with state
+
+
+class _AverageState(NamedTuple):
+  average: dict
+  draws: jax.Array
+
+
+def _ema_method(decay=0.9):
+  """Perturbs along a running average of gradients; keeps what its key draws."""
+
+  def value_and_grad(fun, ctx, *, ascent_fun, differentiate):
+    grad_fn = differentiate(fun, has_aux=True)
+
+    def run(state, params, *args):
+      out, ascent_grads = differentiate(ascent_fun, has_aux=True)(params, *args)
+      moved = jax.tree.map(jnp.add, params, state.average)
+      perturbed_out, grads = grad_fn(moved, *args)
+      average = jax.tree.map(
+        lambda a, g: decay * a + (1 - decay) * g, state.average, ascent_grads
+      )
+      draw = jax.random.uniform(ctx.key)
+      new_state = _AverageState(average, jnp.stack([draw, draw**2]))
+      info = sam.SamInfo(*perturbed_out, ascent_grads, grads, state.average)
+      return out, grads, new_state, info
+
+    return run
+
+  init = lambda params: _AverageState(
+    jax.tree.map(jnp.zeros_like, params), jnp.zeros(2)
+  )
+  return methods.Method(init, value_and_grad, lambda state, params: params, 2)
+
+
+@pytest.fixture
+def stateful(monkeypatch):
+  monkeypatch.setattr(methods, '_METHODS', dict(methods._METHODS))
+  methods.register('ema')(_ema_method)
+
+
+@pytest.mark.parametrize(
+  'm, devices',
+  [(32, (1, 8)), _thorough(32, (1, 2, 4)), _thorough(8, (1, 2, 4))],
+)
+def test_the_state_of_a_method_is_the_average_over_all_groups(
+  stateful, m, devices
+):
+  alone, *others = [_run(m, d, method='ema') for d in devices]
+  for walk in others:
+    _assert_same_run(walk, alone, FLOAT32_ATOL)
+  draws = [step.state.method_state.draws for step in alone]
+  assert len({float(mean) for mean, _ in draws}) == len(draws)
+  for mean, square in draws:
+    assert square - mean**2 > 1e-4  # each group has a key of its own
+
+
+def test_the_state_of_a_method_is_built_from_the_mean_gradient(stateful):
+  (first, *_) = _run(32, 8, method='ema')
+  plain = {'momentum': 0.0, 'nesterov': False}
+  (sgd, *_) = _run(8, 2, method='sgd', optimizer_options=plain)
+  assert sgd.metrics['gradient_norm'] < 5  # nothing is clipped
+  gradient = jax.tree.map(
+    lambda start, end: (start - end) / 0.1,
+    _variables()['params'],
+    sgd.state.params,
+  )
+  from_state = jax.tree.map(
+    lambda average: average / 0.1, first.state.method_state.average
+  )
+  # Differences of float32 parameters of order 1, times 10.
+  assert steps.largest_difference(from_state, gradient) < 1e-5
