@@ -54,10 +54,10 @@ def looksam(
     raise ValueError(f'alpha is {alpha}; it must be a number >= 0')
   radius_fn = radius.create(rho, rho_schedule, rho_min)
   return _LookSam(
-    gradient_evaluations=1 + 1 / every,
     sam=base.Perturbed(lambda ctx: perturbations.l2(radius_fn(ctx))),
     every=every,
     alpha=alpha,
+    gradient_evaluations=1 + 1 / every,
   )
 
 
@@ -65,10 +65,10 @@ def looksam(
 class _LookSam(base.Method):
   """See `looksam`."""
 
-  gradient_evaluations: float
   sam: base.Perturbed
   every: int
   alpha: float
+  gradient_evaluations: float
 
   def memory(self, params: types.Params) -> types.PyTree:
     """Returns the g_v of before the first step, zeros."""
