@@ -218,7 +218,9 @@ _EFFECTIVE = ('effective_perturbation_ratio', 'effective_perturbation_cosine')
 def test_a_rounded_perturbation_is_warned_of_once(open_journal, capsys):
   one = open_journal()
   for cosine in (0.95, 0.5, 0.4):
-    one.add_step(1, _step(1.0, **dict(zip(_EFFECTIVE, (1.6, cosine)))))
+    one.add_step(
+      1, _step(1.0, **dict(zip(_EFFECTIVE, (1.6, cosine), strict=True)))
+    )
   printed = capsys.readouterr().out
   assert printed.count('rounding changes the perturbation') == 1
   assert 'one 1.60 times as long, at a cosine of 0.50; use comp' in printed
