@@ -1,6 +1,5 @@
 """From a config to the objects of a run, and what is refused."""
 
-import dataclasses
 import functools
 import re
 
