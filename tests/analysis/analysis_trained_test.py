@@ -7,9 +7,9 @@ import pytest
 import tiny
 from flax import linen as nn
 
-from sam_jax import analysis, datasets
+from sam_jax import analysis
 from sam_jax.analysis import trained
-from sam_jax.runs import experiment, loading, metrics_log
+from sam_jax.runs import factories, loading, metrics_log
 from sam_jax.tasks import losses
 
 
@@ -64,10 +64,10 @@ def test_beyond_the_ends_of_a_line_no_variance_is_negative(run):
 
 def _by_batches(run, size):
   """The loss by batch statistics, dropout off, a microbatch at a time."""
-  loaded, info = loading.load_with_info(run)
-  data = experiment.factory_kwargs(loaded.config.data)
-  train = datasets.create(**data).train
-  model = loaded.model.clone(dropout_rate=0.0)
+  loaded = loading.restore(run)
+  info = loaded.task.info
+  train = factories.load_data(loaded.config).train
+  model = loaded.task.model.clone(dropout_rate=0.0)
   found = []
   for start in range(0, len(train.labels) // size * size, size):
     images = jnp.float32(train.images[start : start + size]) / 255
