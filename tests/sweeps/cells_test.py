@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-
 from sam_jax import configs
 from sam_jax.sweeps import cells as cells_lib, paper as paper_lib
 
@@ -131,7 +130,9 @@ def test_a_sweep_file_names_configs_from_any_directory(tmp_path, monkeypatch):
   assert second['config'] == str(mine)
   assert cells_lib.needs(second) == [first]
   monkeypatch.chdir('/')
-  with pytest.raises(ValueError, match="'mine.py' does not exist; .* names: cifar10, "):
+  with pytest.raises(
+    ValueError, match="'mine.py' does not exist; .* names: cifar10, "
+  ):
     cells_lib.load(str(path), configs.find)
 
 
