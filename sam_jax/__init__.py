@@ -4,15 +4,15 @@ The gradient is a drop-in for `jax.value_and_grad`; the rest of the package
 trains the paper's models with it (`python -m sam_jax.train`).
 """
 
-from sam_jax.perturbations import adaptive, l2, lp
+from sam_jax.perturbations import asam, l2, lp
 from sam_jax.sam import SamInfo, grad, value_and_grad
 
 __version__ = '0.1.0'
 __all__ = [
-  'Run',
+  'LoadedModel',
   'SamInfo',
   '__version__',
-  'adaptive',
+  'asam',
   'grad',
   'l2',
   'load',
@@ -23,7 +23,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
   """Imports what needs the training stack only when it is asked for."""
-  if name in ('load', 'Run'):
+  if name in ('load', 'LoadedModel'):
     from sam_jax.runs import loading
 
     return getattr(loading, name)

@@ -1,25 +1,22 @@
-"""What a batch, a loss and a score are."""
+"""Tasks: what a batch, a loss and a score are.
 
-from typing import NamedTuple
+The step, the loop, checkpoints and reports know a task only as `Task`. A task of
+one's own is a subclass of it, or of `ImageTask`, under a name for configs.
+"""
 
+from sam_jax.tasks.base import Batch, Score, Task
+from sam_jax.tasks.image_classification import ImageClassification, ImageTask
+from sam_jax.tasks.registry import create, get, names, options, register
 
-class Score(NamedTuple):
-  """The metric of an evaluation by which runs are compared; lower is better.
-
-  Attributes:
-    metric: its name in metrics.jsonl, without the split.
-    label: what tables and pictures call it.
-    unit: of the numbers that people see.
-    scale: those numbers are the metric's times this.
-  """
-
-  metric: str
-  label: str
-  unit: str = ''
-  scale: float = 1.0
-
-  def text(self, value: float) -> str:
-    """Returns a value of the metric as people see it."""
-    if self.unit == '%':
-      return f'{self.scale * value:.2f} %'
-    return f'{self.scale * value:.4g} {self.unit}'.rstrip()
+__all__ = [
+  'Batch',
+  'ImageClassification',
+  'ImageTask',
+  'Score',
+  'Task',
+  'create',
+  'get',
+  'names',
+  'options',
+  'register',
+]
