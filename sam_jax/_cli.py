@@ -17,11 +17,10 @@ Exit status: 0 done, 1 failed, 2 something is wrong with what the user gave,
 
 import functools
 import inspect
-import pathlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import sam_jax
 from sam_jax import configs, extras
@@ -32,14 +31,7 @@ try:
 except ModuleNotFoundError as _error:  # only a command line imports this module
   sys.exit(f'sam_jax: {_error}')
 
-
-class Main(Protocol):
-  """The main function of a command."""
-
-  __globals__: dict[str, Any]
-
-  def __call__(self, argv: Sequence[str], /) -> int | None:
-    """Runs the command; returns its exit status, None for 0."""
+Main = Callable[[Sequence[str]], int | None]
 
 
 class Flags:
@@ -122,22 +114,6 @@ def sweep_path(name: str) -> str:
   return configs.find_sweep(name)
 
 
-def user_path(text: str) -> pathlib.Path:
-  """Returns the absolute path that a user means by a text.
-
-  Raises:
-    ValueError: it is a URL.
-  """
-  if '://' in text:
-    raise ValueError(
-      f'{text} is no path of this machine; mount it, and give that'
-    )
-  try:
-    return pathlib.Path(text).expanduser().absolute()
-  except RuntimeError as error:  # there is no home directory
-    raise ValueError(f'{text}: {error}') from error
-
-
 def checkpoint(text: str) -> int | str:
   """Returns which checkpoint a flag names: 'last', 'best', or a step."""
   return int(text) if text.isdecimal() else text
@@ -162,7 +138,7 @@ def _parse(main: Main, flags: Flags) -> list[str]:
 
 
 def _help(main: Main, flags: Flags) -> str:
-  """Returns the docstring of a command's module, and what its flags mean."""
+  """Returns the docstring of a command's module and what its flags mean."""
   by_module = flags.values.flags_by_module_dict()
   lines = [
     line
@@ -171,5 +147,5 @@ def _help(main: Main, flags: Flags) -> str:
     for line in flags.values.module_help(module).splitlines()
     if line.startswith(' ')  # not the name of the module
   ]
-  description = inspect.cleandoc(main.__globals__['__doc__'])
+  description = inspect.cleandoc(sys.modules[main.__module__].__doc__ or '')
   return '\n'.join([description, '', 'Flags:', *lines])
