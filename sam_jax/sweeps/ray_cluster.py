@@ -9,6 +9,7 @@ starts the task on another one, where the run resumes from its last checkpoint.
 import logging
 import os
 import pathlib
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -58,10 +59,11 @@ class RayCluster:
       import ray
     self._ray = ray
     try:
+      _connect(address)
       ray.init(
         address=address, log_to_driver=False, logging_level=logging.ERROR
       )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
       raise ValueError(
         f'no Ray cluster can be reached at {address!r}: {error}'
       ) from error
@@ -119,6 +121,17 @@ class RayCluster:
     except self._ray.exceptions.RayError as error:
       reason = ' '.join(str(error).split())
       return child.End(None, f'Ray: {reason}', is_failure=False)
+
+
+def _connect(address: str) -> None:
+  """Raises OSError if nothing listens at an address with a port.
+
+  Ray would try for minutes, and then end the process.
+  """
+  host, colon, port = address.removeprefix('ray://').rpartition(':')
+  if colon and port.isdecimal():
+    with socket.create_connection((host.strip('[]'), int(port)), timeout=30):
+      pass
 
 
 def _run_cell(

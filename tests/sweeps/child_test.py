@@ -14,7 +14,7 @@ _PARENT = """
 import os, pathlib, time
 from sam_jax.sweeps import child
 here = pathlib.Path({directory!r})
-program = 'import os, time; print(os.getpid(), flush=True); time.sleep(9999)'
+program = 'import os, time; print(os.getpid(), flush=True); time.sleep(300)'
 child.Child(['-c', program], here, here / 'log', os.environ)
 while True:
   time.sleep(1)
@@ -34,7 +34,9 @@ def test_a_run_dies_with_its_sweep(tmp_path):
   os.kill(pid, 0)
   parent.send_signal(signal.SIGKILL)
   parent.wait()
+  deadline = time.monotonic() + 120  # it takes no time
   while _runs(pid):
+    assert time.monotonic() < deadline
     time.sleep(0.01)
 
 

@@ -1,15 +1,18 @@
 """Cells on a Ray cluster of two machines, one of which dies."""
 
+import contextlib
 import json
 import os
 import pathlib
 import signal
+import socket
 import sys
 import threading
 import time
 
 import pytest
 
+from sam_jax.runs import lock
 from sam_jax.sweeps import cells as cells_lib, execution, ray_cluster
 
 _RESULT = {
@@ -28,10 +31,13 @@ def stop(signum, frame):
   (workdir / 'saved').touch()
   os._exit(128 + signum)
 signal.signal(signal.SIGTERM, stop)
+deadline = time.monotonic() + 300
 with open(workdir / 'starts', 'a') as stream:
   stream.write(os.environ['MACHINE'] + ' ' + str(os.getpid()) + '\\n')
 while not (workdir.parent / 'go').exists():
   time.sleep(0.05)
+  if time.monotonic() > deadline:
+    sys.exit('nobody said go')
 with open(workdir / 'metrics.jsonl', 'a') as stream:
   stream.write('end\\n')
 (workdir / 'result.json').write_text({json.dumps(_RESULT)!r})
@@ -162,6 +168,35 @@ def test_a_signal_has_the_cells_save_and_end(head, tmp_path):
   assert len(list(tmp_path.glob('*/saved'))) == len(_starts(tmp_path)) == 2
   (tmp_path / 'go').touch()
   assert execution.execute(cells, tmp_path, place) == 0
+
+
+def test_a_run_that_outlives_its_machine_is_waited_for(tmp_path, monkeypatch):
+  """It may even finish; then there is nothing to do."""
+  owner = contextlib.ExitStack()
+  owner.enter_context(lock.hold(tmp_path))
+  waited = []
+
+  def finish(seconds):
+    waited.append(seconds)
+    if len(waited) == 3:
+      (tmp_path / 'result.json').write_text(json.dumps(_RESULT))
+      owner.close()
+
+  monkeypatch.setattr(ray_cluster.time, 'sleep', finish)
+  monkeypatch.setattr(ray_cluster.child, 'Child', None)  # starts nothing
+  log = tmp_path / 'log'
+  end = ray_cluster._run_cell([], tmp_path, log, {}, os.getcwd())
+  assert end.result == _RESULT
+  assert len(waited) == 3
+
+
+def test_an_address_where_nothing_listens_is_refused(tmp_path):
+  pytest.importorskip('ray')
+  with socket.socket() as taken:  # bound, and not listening
+    taken.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{taken.getsockname()[1]}'
+    with pytest.raises(ValueError, match=f"reached at '{address}': .*refused"):
+      ray_cluster.RayCluster(tmp_path, address)
 
 
 def test_without_ray_the_error_names_the_extra(tmp_path, monkeypatch):
