@@ -17,22 +17,29 @@ Exit status: 0 done, 1 failed, 2 something is wrong with what the user gave,
 
 import functools
 import inspect
+import pathlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import sam_jax
 from sam_jax import configs, extras
 
 try:
-  extras.require('absl', 'ml_collections')
+  with extras.required():
+    from absl import flags as absl_flags, logging
 except ModuleNotFoundError as _error:  # only a command line imports this module
   sys.exit(f'sam_jax: {_error}')
 
-from absl import flags as absl_flags, logging
 
-Main = Callable[[Sequence[str]], int | None]
+class Main(Protocol):
+  """The main function of a command."""
+
+  __globals__: dict[str, Any]
+
+  def __call__(self, argv: Sequence[str], /) -> int | None:
+    """Runs the command; returns its exit status, None for 0."""
 
 
 class Flags:
@@ -41,6 +48,8 @@ class Flags:
   def __init__(self) -> None:
     """Makes a table with the flags that every command has."""
     self.values = values = absl_flags.FlagValues()
+    # Each takes arguments out of a command line before its flags are parsed.
+    self.filters: list[Callable[[Sequence[str]], list[str]]] = []
 
     def bound(define: Callable[..., Any]) -> Callable[..., Any]:
       return functools.partial(define, flag_values=values)
@@ -113,17 +122,54 @@ def sweep_path(name: str) -> str:
   return configs.find_sweep(name)
 
 
+def user_path(text: str) -> pathlib.Path:
+  """Returns the absolute path that a user means by a text.
+
+  Raises:
+    ValueError: it is a URL.
+  """
+  if '://' in text:
+    raise ValueError(
+      f'{text} is no path of this machine; mount it, and give that'
+    )
+  try:
+    return pathlib.Path(text).expanduser().absolute()
+  except RuntimeError as error:  # there is no home directory
+    raise ValueError(f'{text}: {error}') from error
+
+
+def checkpoint(text: str) -> int | str:
+  """Returns which checkpoint a flag names: 'last', 'best', or a step."""
+  return int(text) if text.isdecimal() else text
+
+
 def _parse(main: Main, flags: Flags) -> list[str]:
   """Parses the flags of this process; answers --help and --version."""
   asked = {argument.lstrip('-') for argument in sys.argv if argument[:1] == '-'}
   if asked & {'help', 'h'}:  # before a flag that is required is missed
-    print(inspect.getdoc(sys.modules[main.__module__]))
-    print(flags.values.get_help())
+    print(_help(main, flags))
     sys.exit(0)
   if 'version' in asked:
     print(f'sam_jax {sam_jax.__version__}')
     sys.exit(0)
-  arguments = flags.values(sys.argv)
+  argv = list(sys.argv)
+  for take in flags.filters:
+    argv = take(argv)
+  arguments = flags.values(argv)
   logging.use_absl_handler()
   logging.set_verbosity(flags.values.verbosity)
   return arguments
+
+
+def _help(main: Main, flags: Flags) -> str:
+  """Returns the docstring of a command's module, and what its flags mean."""
+  by_module = flags.values.flags_by_module_dict()
+  lines = [
+    line
+    for module in by_module
+    if module != 'absl.flags'
+    for line in flags.values.module_help(module).splitlines()
+    if line.startswith(' ')  # not the name of the module
+  ]
+  description = inspect.cleandoc(main.__globals__['__doc__'])
+  return '\n'.join([description, '', 'Flags:', *lines])

@@ -1,10 +1,11 @@
 """Optional dependencies: which extra of the package installs what.
 
 `pip install sam_jax` installs jax and numpy. Everything else belongs to an
-extra, and code that needs it says so with `require`.
+extra, and packages that need it import their modules under `required`.
 """
 
-import importlib.util
+import contextlib
+from collections.abc import Iterator
 
 # Import name -> the extra that installs it, see setup.py.
 _EXTRAS = {
@@ -32,23 +33,27 @@ _EXTRAS = {
 }
 
 
-def require(*packages: str) -> None:
-  """Refuses to go on without some packages.
-
-  Args:
-    *packages: import names, each of a package that an extra installs.
+@contextlib.contextmanager
+def required() -> Iterator[None]:
+  """Names the extra to install if an import within the block fails.
 
   Raises:
-    ModuleNotFoundError: one of them is not installed; the message is one line
-      that names the extra.
+    ModuleNotFoundError: the message is one line that says what to install.
 
   Example:
     >>> from sam_jax import extras
-    >>> extras.require('flax', 'optax')
+    >>> with extras.required():
+    ...   raise ModuleNotFoundError(name='flax.linen')
+    Traceback (most recent call last):
+      ...
+    ModuleNotFoundError: flax is not installed; install it with: pip install ...
   """
-  for package in packages:
-    if importlib.util.find_spec(package) is None:
-      raise ModuleNotFoundError(advice(package), name=package)
+  try:
+    yield
+  except ModuleNotFoundError as error:
+    if (text := advice(error.name)) is None:
+      raise
+    raise ModuleNotFoundError(text, name=error.name) from error
 
 
 def advice(module: str | None) -> str | None:

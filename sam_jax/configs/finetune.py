@@ -63,7 +63,7 @@ def get_config(argument: str = 'b7') -> ml_collections.ConfigDict:
   row, _, data = argument.partition(',')
   if row not in ROWS:
     raise ValueError(
-      f'configs/finetune.py:{row} is unknown; use {", ".join(ROWS)}, or '
+      f'the network {row!r} is unknown; use {", ".join(ROWS)}, or '
       '--config.model.name for another network'
     )
   settings = ROWS[row]
