@@ -9,7 +9,7 @@ what was trained (`sam_jax.analysis`).
 import importlib
 
 from sam_jax import extras as _extras
-from sam_jax.perturbations import adaptive, l2, lp
+from sam_jax.perturbations import asam, l2, lp
 from sam_jax.sam import SamInfo, grad, value_and_grad
 
 __version__ = '0.1.0'
@@ -17,7 +17,6 @@ __all__ = [
   'Run',
   'SamInfo',
   '__version__',
-  'adaptive',
   'analysis',
   'asam',
   'grad',
@@ -28,8 +27,6 @@ __all__ = [
   'perturbations',
   'value_and_grad',
 ]
-
-asam = adaptive  # the name in the field
 
 # Imported when they are asked for: they need more than jax and numpy, or time.
 _MODULES = ('analysis', 'methods')

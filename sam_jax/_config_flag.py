@@ -47,7 +47,7 @@ class ConfigFlag:
     self._name = flags.DEFINE_string(
       'config',
       None,
-      'Config: the path of a file or the name of a shipped config, perhaps with '
+      'Path of a config file or name of a shipped config, perhaps with '
       ':ARGUMENT. --config.FIELD=VALUE sets a field of it.',
       required=True,
     )
@@ -191,7 +191,7 @@ def _options(section: str, name: str) -> list[str] | None:
   from sam_jax import datasets, methods, models
 
   if section == 'method':
-    return sorted(methods._options(methods._METHODS[name]))
+    return methods.options(name)
   if section == 'model':
     return models.options(name)
   if section == 'data':
