@@ -3,7 +3,7 @@
 A command has its flags in a table of its own, because several commands have
 flags of the same name:
 
-    flags = _cli.Flags()
+    flags = _cli.Flags(__doc__)
     _WORKDIR = flags.DEFINE_string('workdir', None, 'Run directory.')
 
     def main(argv): ...
@@ -21,7 +21,7 @@ import pathlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import sam_jax
 from sam_jax import configs, extras
@@ -32,21 +32,19 @@ try:
 except ModuleNotFoundError as _error:  # only a command line imports this module
   sys.exit(f'sam_jax: {_error}')
 
-
-class Main(Protocol):
-  """The main function of a command."""
-
-  __globals__: dict[str, Any]
-
-  def __call__(self, argv: Sequence[str], /) -> int | None:
-    """Runs the command; returns its exit status, None for 0."""
+Main = Callable[[Sequence[str]], int | None]
 
 
 class Flags:
   """The flags of one command, defined as with `absl.flags`."""
 
-  def __init__(self) -> None:
-    """Makes a table with the flags that every command has."""
+  def __init__(self, description: str | None) -> None:
+    """Makes a table with the flags that every command has.
+
+    Args:
+      description: what --help prints first, the docstring of the module.
+    """
+    self.description = inspect.cleandoc(description or '')
     self.values = values = absl_flags.FlagValues()
     # Each takes arguments out of a command line before its flags are parsed.
     self.filters: list[Callable[[Sequence[str]], list[str]]] = []
@@ -80,7 +78,7 @@ def run(main: Main, name: str, flags: Flags) -> NoReturn:
     flags: of the command; they are parsed here.
   """
   try:
-    sys.exit(main(_parse(main, flags)))
+    sys.exit(main(_parse(flags)))
   except ModuleNotFoundError as error:
     if (advice := extras.advice(error.name)) is None:
       raise
@@ -143,11 +141,11 @@ def checkpoint(text: str) -> int | str:
   return int(text) if text.isdecimal() else text
 
 
-def _parse(main: Main, flags: Flags) -> list[str]:
+def _parse(flags: Flags) -> list[str]:
   """Parses the flags of this process; answers --help and --version."""
   asked = {argument.lstrip('-') for argument in sys.argv if argument[:1] == '-'}
   if asked & {'help', 'h'}:  # before a flag that is required is missed
-    print(_help(main, flags))
+    print(_help(flags))
     sys.exit(0)
   if 'version' in asked:
     print(f'sam_jax {sam_jax.__version__}')
@@ -161,8 +159,8 @@ def _parse(main: Main, flags: Flags) -> list[str]:
   return arguments
 
 
-def _help(main: Main, flags: Flags) -> str:
-  """Returns the docstring of a command's module, and what its flags mean."""
+def _help(flags: Flags) -> str:
+  """Returns the description of a command and of its flags."""
   by_module = flags.values.flags_by_module_dict()
   lines = [
     line
@@ -171,5 +169,4 @@ def _help(main: Main, flags: Flags) -> str:
     for line in flags.values.module_help(module).splitlines()
     if line.startswith(' ')  # not the name of the module
   ]
-  description = inspect.cleandoc(main.__globals__['__doc__'])
-  return '\n'.join([description, '', 'Flags:', *lines])
+  return '\n'.join([flags.description, '', 'Flags:', *lines])

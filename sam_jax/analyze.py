@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 from sam_jax import _cli
 
-flags = _cli.Flags()
+flags = _cli.Flags(__doc__)
 _WORKDIR = flags.DEFINE_multi_string(
   'workdir', None, 'Run directory; several of them share a picture.'
 )

@@ -29,7 +29,7 @@ import numpy as np
 from sam_jax import _cli, datasets
 from sam_jax.datasets import decoding, large
 
-flags = _cli.Flags()
+flags = _cli.Flags(__doc__)
 _DIRECTORY = flags.DEFINE_string(
   'directory',
   None,
