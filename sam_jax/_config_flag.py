@@ -171,7 +171,7 @@ def _check_new(
     if options is None or field in options:
       return
     takes = f'; {section} {chosen!r} takes {", ".join(options) or "no options"}'
-  names = [*known, *(f'{section}.{option}' for option in options)]
+  names = [*known, *(f'{section}.{option}' for option in options or ())]
   close = difflib.get_close_matches(name, names, n=1)
   hint = f' (did you mean {close[0]!r}?)' if close else ''
   raise ValueError(

@@ -21,6 +21,7 @@ Exit status: 0 done, 2 something is wrong with the flags or with a run.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from sam_jax import _cli
 
@@ -109,12 +110,9 @@ def main(argv: Sequence[str]) -> None:
   picture = _cli.user_path(_OUTPUT.value) if _OUTPUT.value else None
   if picture and picture.suffix != '.png':
     raise ValueError(f'--output is {picture}; it must end in .png')
-  options = measurements.Options(
-    **{
-      field.name: flags.values[field.name].value
-      for field in dataclasses.fields(measurements.Options)
-    }
-  )
+  fields = dataclasses.fields(measurements.Options)
+  given: dict[str, Any] = {f.name: flags.values[f.name].value for f in fields}
+  options = measurements.Options(**given)
   checkpoint = _cli.checkpoint(_CHECKPOINT.value)
   # What is wrong with any run is found before the first is measured.
   subjects = measured.subjects(

@@ -12,7 +12,9 @@ Exit status: 0 done, 2 the run, the checkpoint or the output is not usable.
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from sam_jax import _cli
@@ -55,7 +57,9 @@ def main(argv: Sequence[str]) -> None:
   examples = bootstrap.examples(run.config, workdir, _SPLIT.value)
   parts = loading.predict(run, info, examples, _BATCH_SIZE.value)
   logits = np.concatenate(list(parts))
-  metrics = evaluation.example_metrics(logits, examples.labels)
+  metrics = evaluation.example_metrics(
+    jnp.asarray(logits), jnp.asarray(examples.labels)
+  )
   columns, arrays = _predictions(logits, examples.labels)
   _write(output, columns, arrays)
   summary = {
@@ -68,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
   print(json.dumps(summary, indent=2))
 
 
-Columns = dict[str, np.ndarray]
+Columns = dict[str, Any]  # arrays by name
 
 
 def _predictions(logits: np.ndarray, labels: np.ndarray) -> tuple[Columns, ...]:

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from sam_jax import _cli, datasets
-from sam_jax.datasets import decoding, large
+from sam_jax.datasets import decoding, encoded, large
 
 flags = _cli.Flags(__doc__)
 _DIRECTORY = flags.DEFINE_string(
@@ -171,7 +171,7 @@ def _verify(name: str) -> bool:
     for e in examples:
       # Those in memory are decoded.
       if not isinstance(e.images, np.ndarray):
-        is_good &= _decode_all(part, e)
+        is_good &= _decode_all(part, e.images)
   print(f'{name}: {"all is well" if is_good else "not all is well"}')
   return is_good
 
@@ -196,9 +196,9 @@ def _expected(name: str) -> dict[str, int]:
   return dict(zip(('train', 'test'), _IN_MEMORY.get(name, ()), strict=False))
 
 
-def _decode_all(part: str, examples: datasets.Examples) -> bool:
+def _decode_all(part: str, images: encoded.EncodedImages) -> bool:
   """Decodes every image; lists those that cannot be."""
-  damaged = list(_damaged(part, examples))
+  damaged = list(_damaged(part, images))
   for line in damaged[:_MAX_LISTED]:
     print(f'  {line}')
   if len(damaged) > _MAX_LISTED:
@@ -206,11 +206,9 @@ def _decode_all(part: str, examples: datasets.Examples) -> bool:
   return not damaged
 
 
-def _damaged(part: str, examples: datasets.Examples) -> Iterator[str]:
+def _damaged(part: str, images: encoded.EncodedImages) -> Iterator[str]:
   """Yields what is wrong with each image that cannot be decoded."""
   import tqdm
-
-  images = examples.images
 
   def problem(index: int) -> str | None:
     try:

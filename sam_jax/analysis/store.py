@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +36,9 @@ class Store:
       result = fn()
       self._directory.mkdir(parents=True, exist_ok=True)
       partial = path.with_suffix('.partial')
+      arrays: dict[str, Any] = dict(result)
       with partial.open('wb') as stream:
-        np.savez(stream, **result)
+        np.savez(stream, **arrays)
       partial.replace(path)
     self._on_piece(name, is_kept)
     with np.load(path) as saved:

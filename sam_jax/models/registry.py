@@ -174,7 +174,9 @@ def _check_arguments(
 
 def _arguments(factory: Factory) -> tuple[list[str], list[str], bool]:
   """Returns required and optional arguments, and whether any other goes."""
-  required, optional, takes_any = [], [], False
+  required: list[str] = []
+  optional: list[str] = []
+  takes_any = False
   for key, parameter in inspect.signature(factory).parameters.items():
     if parameter.kind is parameter.VAR_KEYWORD:
       takes_any = True
