@@ -127,9 +127,7 @@ def user_path(text: str) -> pathlib.Path:
     ValueError: it is a URL.
   """
   if '://' in text:
-    raise ValueError(
-      f'{text} is no path of this machine; mount it, and give that'
-    )
+    raise ValueError(f'{text} is a URL; give the path of a file or directory')
   try:
     return pathlib.Path(text).expanduser().absolute()
   except RuntimeError as error:  # there is no home directory
