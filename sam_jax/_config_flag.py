@@ -41,15 +41,20 @@ Overrides = dict[str, Override]  # by the field's dotted name
 class ConfigFlag:
   """The flag --config of a command, with the overrides of its fields."""
 
-  def __init__(self, flags: _cli.Flags) -> None:
-    """Adds the flag to those of a command."""
+  def __init__(self, flags: _cli.Flags, required: bool = True) -> None:
+    """Adds the flag to those of a command.
+
+    Args:
+      flags: of the command.
+      required: whether the command needs a config.
+    """
     self._overrides: Overrides = {}
     self._name = flags.DEFINE_string(
       'config',
       None,
       'Path of a config file or name of a shipped config, perhaps with '
       ':ARGUMENT. --config.FIELD=VALUE sets a field of it.',
-      required=True,
+      required=required,
     )
     flags.filters.append(self._take)
 
@@ -57,6 +62,11 @@ class ConfigFlag:
     """Takes the overrides out of the arguments; returns the other ones."""
     self._overrides, rest = split(argv)
     return rest
+
+  @property
+  def is_given(self) -> bool:
+    """Whether the command line names a config."""
+    return self._name.value is not None
 
   def load(self) -> ml_collections.ConfigDict:
     """Returns the config with the fields that the command line sets, locked.

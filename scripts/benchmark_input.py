@@ -1,7 +1,7 @@
-"""Measures what feeding the network costs: the host's part and the device's.
+r"""Measures what feeding the network costs: the host's part and the device's.
 
     python scripts/benchmark_input.py
-    python scripts/benchmark_input.py --config=configs/image_folder.py \
+    python scripts/benchmark_input.py --config=image_folder \
         --config.data.directory=DIR --recipes=basic,randaugment
 
 For each recipe of augmentation: the rate at which the host makes batches, the
@@ -35,22 +35,19 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
-from ml_collections import config_flags
 
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from sam_jax import augmentation, datasets
+from sam_jax import _cli, _config_flag, augmentation, datasets
 from sam_jax.augmentation import mixing
 from sam_jax.configs import default
 from sam_jax.datasets import decoding, encoded, streams
 from sam_jax.runs import experiment as experiment_lib, provenance
 from sam_jax.training import train_step
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', help_string='Data, model and batch.'
-)
+flags = _cli.Flags(__doc__)
+_CONFIG = _config_flag.ConfigFlag(flags, required=False)
 _RECIPES = flags.DEFINE_list(
   'recipes',
   [
@@ -83,7 +80,7 @@ _HEADER = (
 )
 
 
-@datasets.register('benchmark')
+@datasets.register('benchmark_input')
 def _noise(directory: str | None, seed: int) -> datasets.Source:
   """Random images of CIFAR's size."""
   del directory
@@ -95,18 +92,12 @@ def _noise(directory: str | None, seed: int) -> datasets.Source:
 
 
 def main(argv: Sequence[str]) -> None:
-  del argv
-  if not logging.get_verbosity():  # the libraries' chatter, unless asked for
-    logging.set_verbosity(logging.WARNING)
+  _cli.refuse_arguments(argv[1:])
   print(f'{jax.devices()[0].device_kind}, jax {jax.__version__}')
   print(''.join(f'{name:>{width}}' for name, width, _ in _HEADER))
   rows = []
   for recipe in _RECIPES.value:
-    try:
-      rows.append(_measure(recipe))
-    except (ValueError, OSError) as error:
-      print(f'benchmark_input: {error}', file=sys.stderr)
-      sys.exit(2)
+    rows.append(_measure(recipe))
     print(
       ''.join(f'{rows[-1][name]:>{w}{form}}' for name, w, form in _HEADER),
       flush=True,
@@ -116,19 +107,19 @@ def main(argv: Sequence[str]) -> None:
     print(f'{name:>38} {value:,.2f}')
   if _JSON.value:
     content = {**provenance.describe(), 'recipes': rows, 'decoding': decoded}
-    with open(_JSON.value, 'w', encoding='utf-8') as stream:
+    with open(_cli.user_path(_JSON.value), 'w', encoding='utf-8') as stream:
       json.dump(content, stream, indent=2)
 
 
 def _config(recipe: str):
   """Returns the config with a recipe."""
-  if _CONFIG.value is None:
+  if not _CONFIG.is_given:
     config = default.get_config()
     config.model.name = 'WideResnet28x1'
-    config.data.name = 'benchmark'
+    config.data.name = 'benchmark_input'
     config.batch_size = 128
   else:
-    config = _CONFIG.value.copy_and_resolve_references()
+    config = _CONFIG.load().copy_and_resolve_references()
   experiment_lib.load_plugins(config)
   config.augmentation.name = 'none'
   config.augmentation.cutout_length = 0
@@ -317,5 +308,9 @@ def _seconds(call: Callable[[], object], count: int) -> float:
   return (time.perf_counter() - start) / count
 
 
+def cli() -> None:
+  _cli.run(main, 'benchmark_input', flags)
+
+
 if __name__ == '__main__':
-  app.run(main)
+  cli()

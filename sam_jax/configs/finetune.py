@@ -1,4 +1,4 @@
-"""Fine-tuning a pretrained EfficientNet: tables 3 and 10 of the paper.
+r"""Fine-tuning a pretrained EfficientNet: tables 3 and 10 of the paper.
 
     python -m sam_jax.train --config=configs/finetune.py:b7,cifar100 \
         --config.init_from=DIRECTORY --workdir=runs/b7

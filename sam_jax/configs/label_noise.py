@@ -1,4 +1,4 @@
-"""CIFAR-10 with wrong training labels: tables 4 and 8 of the paper.
+r"""CIFAR-10 with wrong training labels: tables 4 and 8 of the paper.
 
     python -m sam_jax.train --config=configs/label_noise.py --workdir=runs/n \
         --config.data.label_noise=0.4

@@ -16,12 +16,20 @@ from tests import tiny
 FEW = ('--trace_probes=3', '--probes=1', '--lanczos_steps=5', '--k=5')
 
 
+# Little to compile.
+PLAIN = {
+  'augmentation.name': 'none',
+  'augmentation.cutout_length': 0,
+  'model.dropout_rate': 0.0,
+}
+
+
 @pytest.fixture(scope='module')
 def workdirs(tmp_path_factory):
   """SGD and SAM, two epochs of each."""
   root = tmp_path_factory.mktemp('runs')
   for method in ('sgd', 'sam'):
-    tiny.train(root / method, method__name=method)
+    tiny.train(root / method, method__name=method, **PLAIN)
   return root / 'sgd', root / 'sam'
 
 
@@ -40,6 +48,7 @@ def _is_picture(line):
   return path
 
 
+@pytest.mark.slow
 def test_hessians_of_two_runs_share_a_picture(command, workdirs):
   done = command('analyze', 'hessian', *_of(workdirs), *FEW)
   assert done.status == 0, done.err
@@ -64,6 +73,7 @@ def test_hessians_of_two_runs_share_a_picture(command, workdirs):
   assert tiny.tree(workdirs[0]).keys() == before.keys()
 
 
+@pytest.mark.slow
 def test_sharpness_by_one_step_is_what_the_library_finds(command, workdirs):
   done = command(
     *('analyze', 'sharpness', f'--workdir={workdirs[1]}'),
@@ -168,8 +178,9 @@ def broken(tmp_path_factory):
   """Directories of which nothing can be measured, or less."""
   root = tmp_path_factory.mktemp('broken')
   (root / 'empty').mkdir()
-  tiny.train(root / 'other', **{'model.hidden': 5, 'num_steps': 1})
-  tiny.train(root / 'small', **{'data.train_size': 48, 'num_steps': 1})
+  plain = PLAIN | {'method.name': 'sgd', 'model.norm': 'none', 'num_steps': 1}
+  tiny.train(root / 'other', **plain)
+  tiny.train(root / 'small', **plain | {'data.train_size': 48})
   return root
 
 

@@ -25,13 +25,16 @@ _CACHE = (
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-  """`command(name, *arguments) -> Done`."""
+  """`command(name, *arguments) -> Done`; the name may be of scripts/."""
   verbosity = logging.get_verbosity()
   cache = {name: getattr(jax.config, name) for name in _CACHE}
 
   def run(name, *arguments):
-    # Its flags keep their values: those of an earlier test are forgotten.
-    module = importlib.reload(importlib.import_module(f'sam_jax.{name}'))
+    path = name if '.' in name else f'sam_jax.{name}'
+    is_loaded = path in sys.modules
+    module = importlib.import_module(path)
+    if is_loaded:  # its flags have the values of an earlier test
+      module = importlib.reload(module)
     monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
