@@ -3,7 +3,7 @@
 A command has its flags in a table of its own, because several commands have
 flags of the same name:
 
-    flags = _cli.Flags(__doc__)
+    flags = _cli.Flags()
     _WORKDIR = flags.DEFINE_string('workdir', None, 'Run directory.')
 
     def main(argv): ...
@@ -38,13 +38,8 @@ Main = Callable[[Sequence[str]], int | None]
 class Flags:
   """The flags of one command, defined as with `absl.flags`."""
 
-  def __init__(self, description: str | None) -> None:
-    """Makes a table with the flags that every command has.
-
-    Args:
-      description: what --help prints first, the docstring of the module.
-    """
-    self.description = inspect.cleandoc(description or '')
+  def __init__(self) -> None:
+    """Makes a table with the flags that every command has."""
     self.values = values = absl_flags.FlagValues()
     # Each takes arguments out of a command line before its flags are parsed.
     self.filters: list[Callable[[Sequence[str]], list[str]]] = []
@@ -78,7 +73,7 @@ def run(main: Main, name: str, flags: Flags) -> NoReturn:
     flags: of the command; they are parsed here.
   """
   try:
-    sys.exit(main(_parse(flags)))
+    sys.exit(main(_parse(main, flags)))
   except ModuleNotFoundError as error:
     if (advice := extras.advice(error.name)) is None:
       raise
@@ -139,11 +134,11 @@ def checkpoint(text: str) -> int | str:
   return int(text) if text.isdecimal() else text
 
 
-def _parse(flags: Flags) -> list[str]:
+def _parse(main: Main, flags: Flags) -> list[str]:
   """Parses the flags of this process; answers --help and --version."""
   asked = {argument.lstrip('-') for argument in sys.argv if argument[:1] == '-'}
   if asked & {'help', 'h'}:  # before a flag that is required is missed
-    print(_help(flags))
+    print(_help(main, flags))
     sys.exit(0)
   if 'version' in asked:
     print(f'sam_jax {sam_jax.__version__}')
@@ -157,8 +152,8 @@ def _parse(flags: Flags) -> list[str]:
   return arguments
 
 
-def _help(flags: Flags) -> str:
-  """Returns the description of a command and of its flags."""
+def _help(main: Main, flags: Flags) -> str:
+  """Returns the docstring of a command's module and what its flags mean."""
   by_module = flags.values.flags_by_module_dict()
   lines = [
     line
@@ -167,4 +162,5 @@ def _help(flags: Flags) -> str:
     for line in flags.values.module_help(module).splitlines()
     if line.startswith(' ')  # not the name of the module
   ]
-  return '\n'.join([flags.description, '', 'Flags:', *lines])
+  description = inspect.cleandoc(sys.modules[main.__module__].__doc__ or '')
+  return '\n'.join([description, '', 'Flags:', *lines])

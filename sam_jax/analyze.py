@@ -25,7 +25,7 @@ from typing import Any
 
 from sam_jax import _cli
 
-flags = _cli.Flags(__doc__)
+flags = _cli.Flags()
 _WORKDIR = flags.DEFINE_multi_string(
   'workdir', None, 'Run directory; several of them share a picture.'
 )

@@ -25,7 +25,7 @@ from sam_jax import _cli, datasets, lookup, models, types
 from sam_jax.configs import default
 from sam_jax.runs import checkpoints, experiment, legacy, pretrained, workdir
 
-flags = _cli.Flags(__doc__)
+flags = _cli.Flags()
 _INPUT = flags.DEFINE_string(
   'input',
   None,

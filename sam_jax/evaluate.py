@@ -19,7 +19,7 @@ import numpy as np
 
 from sam_jax import _cli
 
-flags = _cli.Flags(__doc__)
+flags = _cli.Flags()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Run directory.', required=True)
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', 'last', "'last', 'best', or a step."

@@ -29,7 +29,7 @@ import numpy as np
 from sam_jax import _cli, datasets
 from sam_jax.datasets import decoding, encoded, large
 
-flags = _cli.Flags(__doc__)
+flags = _cli.Flags()
 _DIRECTORY = flags.DEFINE_string(
   'directory',
   None,

@@ -25,7 +25,7 @@ import jax
 
 from sam_jax import _cli, _config_flag
 
-flags = _cli.Flags(__doc__)
+flags = _cli.Flags()
 _CONFIG = _config_flag.ConfigFlag(flags)
 _WORKDIR = flags.DEFINE_string(
   'workdir',

@@ -27,7 +27,7 @@ from sam_jax import _cli, analysis, models
 from sam_jax.runs import experiment, provenance
 from sam_jax.tasks import losses
 
-flags = _cli.Flags(__doc__)
+flags = _cli.Flags()
 _MODEL = flags.DEFINE_string('model', 'WideResnet28x1', 'Name of the model.')
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Height and width.')
 _CHANNELS = flags.DEFINE_integer('channels', 3, 'Channels.')

@@ -29,7 +29,7 @@ from sam_jax import _cli, datasets
 from sam_jax.configs import default
 from sam_jax.runs import experiment as experiment_lib, provenance
 
-flags = _cli.Flags(__doc__)
+flags = _cli.Flags()
 _MODELS = flags.DEFINE_list(
   'models',
   [

@@ -46,7 +46,7 @@ from sam_jax.datasets import decoding, encoded, streams
 from sam_jax.runs import experiment as experiment_lib, provenance
 from sam_jax.training import train_step
 
-flags = _cli.Flags(__doc__)
+flags = _cli.Flags()
 _CONFIG = _config_flag.ConfigFlag(flags, required=False)
 _RECIPES = flags.DEFINE_list(
   'recipes',

@@ -30,7 +30,7 @@ from sam_jax.configs import default
 from sam_jax.runs import dry_run, experiment as experiment_lib, provenance
 from sam_jax.training import train_step
 
-flags = _cli.Flags(__doc__)
+flags = _cli.Flags()
 _MODEL = flags.DEFINE_string('model', 'WideResnet28x1', 'Name of the model.')
 _METHODS = flags.DEFINE_list('methods', ['sgd', 'sam'], 'Methods to compare.')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'B.', lower_bound=1)

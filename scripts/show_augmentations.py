@@ -27,7 +27,7 @@ from sam_jax import _cli, _config_flag, datasets
 from sam_jax.runs import experiment as experiment_lib
 from sam_jax.training import layout as layout_lib, train_step
 
-flags = _cli.Flags(__doc__)
+flags = _cli.Flags()
 _CONFIG = _config_flag.ConfigFlag(flags)
 _OUT = flags.DEFINE_string('out', None, 'Picture to write.', required=True)
 _ROWS = flags.DEFINE_integer('rows', 8, 'Examples.', lower_bound=1)
