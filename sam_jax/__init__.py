@@ -14,7 +14,7 @@ from sam_jax.sam import SamInfo, grad, value_and_grad
 
 __version__ = '0.1.0'
 __all__ = [
-  'Run',
+  'LoadedModel',
   'SamInfo',
   '__version__',
   'analysis',
@@ -30,7 +30,7 @@ __all__ = [
 
 # Imported when they are asked for: they need more than jax and numpy, or time.
 _MODULES = ('analysis', 'methods')
-_LOADING = ('Run', 'load')
+_LOADING = ('LoadedModel', 'load')
 
 
 def __getattr__(name: str) -> object:

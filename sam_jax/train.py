@@ -12,6 +12,7 @@ config, the data set or the run directory (nothing was written), 128 + the
 number of the signal that stopped it.
 """
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -70,31 +71,35 @@ def main(argv: Sequence[str]) -> int:
 def _train(argv: Sequence[str]) -> int:
   """Does what the flags say; returns the exit status."""
   from sam_jax import datasets
-  from sam_jax.runs import dry_run, interrupts, preparation, train_loop
+  from sam_jax.runs import interrupts, loop, preparation
 
   _cli.refuse_arguments(argv[1:])
   config = _CONFIG.load()
   _configure_jax(config.deterministic)
   _join_processes()
-  workdir = _cli.user_path(_WORKDIR.value)
   if _DRY_RUN.value:
-    dry_run.run(config, workdir)
+    dry_run.run(config, _WORKDIR.value)
     return 0
+  with contextlib.ExitStack() as stack:
+    try:
+      begun = stack.enter_context(preparation.begin(config, _WORKDIR.value))
+    except KeyboardInterrupt:
+      _cli.say('train', 'stopped before the first step')
+      _leave(128 + signal.SIGINT)
+    return _run(begun)
+
+
+def _run(begun: preparation.Begun) -> int:
+  """Trains; returns the exit status."""
+  from sam_jax import datasets
+  from sam_jax.runs import interrupts, loop
+
   try:
-    prepared = preparation.prepare(config, workdir)
-  except KeyboardInterrupt:
-    _cli.say('train', 'stopped before the first step')
-    _leave(128 + signal.SIGINT)
-  try:
-    train_loop.train(prepared)
+    loop.train(begun)
   except interrupts.Interrupted as error:  # all processes have agreed on it
     _cli.say('train', error)
     return 128 + error.signum
-  except (
-    train_loop.TrainingFailed,
-    datasets.UndecodableError,
-    OSError,
-  ) as error:
+  except (loop.TrainingFailed, datasets.UndecodableError, OSError) as error:
     _cli.say('train', error)
     _leave(1)
   except ValueError:  # a fault of the program: no input is at fault any more

@@ -15,7 +15,7 @@ import zoo
 
 import sam_jax
 from sam_jax import models
-from sam_jax.runs import preparation, train_loop
+from sam_jax.runs import loop, preparation
 
 # One-channel images of ten classes; the file knows a thousand.
 OLD_CLASSES, CLASSES = 1000, 10
@@ -119,7 +119,7 @@ def _check_use(workdir):
   )
   assert done.returncode == 0, done.stderr
   found = json.loads(done.stdout)['error_rate']
-  assert found == pytest.approx(tiny.result(workdir)['final_error_rate'])
+  assert found == pytest.approx(tiny.result(workdir)['final_score'])
 
 
 def _check_resume(config, workdir, killed):
@@ -128,7 +128,7 @@ def _check_resume(config, workdir, killed):
   shutil.rmtree(killed / 'checkpoints' / '2')
   (killed / 'result.json').unlink()
   assert tiny.steps(killed) == [1]
-  train_loop.train_and_evaluate(config, killed)
+  loop.train_and_evaluate(config, killed)
   tiny.assert_same_run(killed, workdir)
 
 
@@ -146,12 +146,12 @@ def test_an_official_file_is_fine_tuned(
   source, workdir = tmp_path / 'official', tmp_path / 'run'
   loaded = _write_file(source, fields, size)
   config = _config(source, fields)
-  prepared = preparation.prepare(config, workdir)
-  assert (
-    f'is new: {OLD_CLASSES} -> {CLASSES} classes' in capsys.readouterr().out
-  )
-  start = jax.tree.map(np.asarray, _check_start(prepared.state, loaded))
-  train_loop.train(prepared)
+  with preparation.begin(config, workdir) as begun:
+    assert (
+      f'is new: {OLD_CLASSES} -> {CLASSES} classes' in capsys.readouterr().out
+    )
+    start = jax.tree.map(np.asarray, _check_start(begun.state, loaded))
+    loop.train(begun)
   _check_end(workdir, start, loaded)
   _check_use(workdir)
   source.unlink()

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from sam_jax.runs import train_loop
+from sam_jax.runs import loop
 from tests import pictures, tiny
 from tests.datasets import large_test
 
@@ -46,7 +46,7 @@ def _folder_config(folder, **others):
 def test_a_resnet_learns_the_colours_of_a_folder(folder, tmp_path):
   config = _folder_config(folder, num_epochs=6, learning_rate=0.05)
   config.augmentation.name = 'basic'
-  result = train_loop.train_and_evaluate(config, tmp_path)
+  result = loop.train_and_evaluate(config, tmp_path)
   assert result['steps'] == 18
   last = tiny.log(tmp_path)[-1]
   # Chance is .75.
@@ -57,23 +57,23 @@ def test_a_run_stopped_within_an_epoch_sees_the_same_images(
   folder, tmp_path, monkeypatch
 ):
   config = _folder_config(folder, num_epochs=2)
-  train_loop.train_and_evaluate(config, tmp_path / 'whole')
+  loop.train_and_evaluate(config, tmp_path / 'whole')
   config.checkpoint.every_steps = 2
   # Crashes on the way to step 5; goes on from step 4, in the second epoch.
   with monkeypatch.context() as patch:
-    read = train_loop._Loop._read_later
+    add = loop._Pending.add
 
     def crash(self, handler, step, *rest):
       if step == 5:
         raise ZeroDivisionError
-      return read(self, handler, step, *rest)
+      return add(self, handler, step, *rest)
 
-    patch.setattr(train_loop._Loop, '_read_later', crash)
+    patch.setattr(loop._Pending, 'add', crash)
     with pytest.raises(ZeroDivisionError):
-      train_loop.train_and_evaluate(config, tmp_path / 'stopped')
+      loop.train_and_evaluate(config, tmp_path / 'stopped')
   assert max(tiny.steps(tmp_path / 'stopped')) == 4
   config.data.workers = 0  # may change
-  train_loop.train_and_evaluate(config, tmp_path / 'stopped')
+  loop.train_and_evaluate(config, tmp_path / 'stopped')
   jax.tree.map(
     np.testing.assert_array_equal,
     tiny.state(tmp_path / 'stopped'),
@@ -153,7 +153,7 @@ def test_imagenets_networks_train_from_files(
       }
     )
   )
-  result = train_loop.train_and_evaluate(config, tmp_path)
+  result = loop.train_and_evaluate(config, tmp_path)
   assert result['steps'] == 3
   lines = [x for x in tiny.log(tmp_path) if 'step/loss' in x]
   assert [line['step'] for line in lines] == [1, 2, 3]
