@@ -17,7 +17,6 @@ Exit status: 0 done, 1 failed, 2 something is wrong with what the user gave,
 
 import functools
 import inspect
-import pathlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -113,20 +112,6 @@ def config_path(name: str) -> str:
 def sweep_path(name: str) -> str:
   """Returns the path of a sweep file from path or name."""
   return configs.find_sweep(name)
-
-
-def user_path(text: str) -> pathlib.Path:
-  """Returns the absolute path that a user means by a text.
-
-  Raises:
-    ValueError: it is a URL.
-  """
-  if '://' in text:
-    raise ValueError(f'{text} is a URL; give the path of a file or directory')
-  try:
-    return pathlib.Path(text).expanduser().absolute()
-  except RuntimeError as error:  # there is no home directory
-    raise ValueError(f'{text}: {error}') from error
 
 
 def checkpoint(text: str) -> int | str:

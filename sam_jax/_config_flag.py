@@ -8,7 +8,7 @@ nothing until the plug-in is imported, can be set.
 import difflib
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -127,9 +127,9 @@ def override(config: ml_collections.ConfigDict, overrides: Overrides) -> None:
   _set(config, old)
   if not new:
     return
-  from sam_jax.runs import experiment
+  from sam_jax.runs import build
 
-  experiment.load_plugins(config)
+  build.load_plugins(config)
   for name in new:
     _check_new(config, name, known)
   _set(config, new)
@@ -196,17 +196,17 @@ _SECTIONS = ('task', 'model', 'data', 'method', 'schedule', 'optimizer')
 def _options(section: str, name: str) -> list[str] | None:
   """Returns what can be chosen about what a section names; None if anything.
 
-  Those of schedules, optimizers and tasks are checked when they are made.
+  The options of schedules and optimizers are checked when they are made.
   """
-  from sam_jax import datasets, methods, models
+  from sam_jax import datasets, methods, models, tasks
 
-  if section == 'method':
-    return methods.options(name)
-  if section == 'model':
-    return models.options(name)
-  if section == 'data':
-    return datasets.options(name)
-  return None
+  options: dict[str, Callable[[str], list[str] | None]] = {
+    'data': datasets.options,
+    'method': methods.options,
+    'model': models.options,
+    'task': tasks.options,
+  }
+  return options[section](name) if section in options else None
 
 
 def _names(config: ml_collections.ConfigDict) -> list[str]:

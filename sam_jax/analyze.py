@@ -99,6 +99,7 @@ flags.DEFINE_integer(
 def main(argv: Sequence[str]) -> None:
   """Does what the flags say; raises if it cannot be done."""
   from sam_jax.analysis import measured, measurements
+  from sam_jax.runs import files
 
   known = list(measurements.BY_NAME)
   if len(argv) != 2 or argv[1] not in known:
@@ -107,7 +108,7 @@ def main(argv: Sequence[str]) -> None:
       f'{" ".join(argv[1:]) or "none"}'
     )
   name, measurement = argv[1], measurements.BY_NAME[argv[1]]
-  picture = _cli.user_path(_OUTPUT.value) if _OUTPUT.value else None
+  picture = files.user_path(_OUTPUT.value) if _OUTPUT.value else None
   if picture and picture.suffix != '.png':
     raise ValueError(f'--output is {picture}; it must end in .png')
   fields = dataclasses.fields(measurements.Options)
@@ -117,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
   # What is wrong with any run is found before the first is measured.
   subjects = measured.subjects(
     name,
-    [_cli.user_path(text) for text in _WORKDIR.value or ()],
+    [files.user_path(text) for text in _WORKDIR.value or ()],
     lambda workdir: measurements.load(workdir, checkpoint, options),
   )
   plans = [measurement.plan(subject.models[0], options) for subject in subjects]

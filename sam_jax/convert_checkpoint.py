@@ -19,11 +19,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sam_jax import _cli, datasets, lookup, models, types
 from sam_jax.configs import default
-from sam_jax.runs import checkpoints, experiment, legacy, pretrained, workdir
+from sam_jax.runs import (
+  checkpoints,
+  files,
+  initialization,
+  legacy,
+  pretrained,
+  workdir,
+)
 
 flags = _cli.Flags()
 _INPUT = flags.DEFINE_string(
@@ -68,13 +76,13 @@ def main(argv: Sequence[str]) -> None:
   _cli.refuse_arguments(argv[1:])
   if bool(_MODEL.value) != bool(_OUTPUT.value):
     raise ValueError('give both --model and --output, or neither')
-  source = _cli.user_path(_INPUT.value)
+  source = files.user_path(_INPUT.value)
   if not _MODEL.value:
     print(_inventory(legacy.read(source)))
     return
   mean = _per_channel(_MEAN, _IMAGENET_MEAN)
   std = _per_channel(_STD, _IMAGENET_STD)
-  output = _cli.user_path(_OUTPUT.value)
+  output = files.user_path(_OUTPUT.value)
   _check_free(output)
   if _DATA.value:
     lookup.check('data set', _DATA.value, datasets.names())
@@ -141,10 +149,8 @@ def _sizes(name: str, params: Variables) -> tuple[int, int]:
 def _shapes(name: str, num_classes: int, image_size: int) -> Variables:
   """Returns the shapes of a model's variables."""
   model = models.create(name, num_classes=num_classes)
-  image_shape = (image_size, image_size, _CHANNELS.value)
-  return jax.eval_shape(
-    lambda: experiment.init_variables(model, image_shape, 0)
-  )
+  images = jnp.zeros((1, image_size, image_size, _CHANNELS.value))
+  return jax.eval_shape(lambda: initialization.init_variables(model, images, 0))
 
 
 def _write(
@@ -158,7 +164,7 @@ def _write(
   workdir.write_config(output, config)
   saved = checkpoints.Checkpoints(output / 'checkpoints')
   try:
-    saved.save(dict(variables), checkpoints.Progress(), info)
+    saved.save(dict(variables), checkpoints.JournalState(), info)
   finally:
     saved.close()
 

@@ -2,9 +2,10 @@
 
     python -m sam_jax.evaluate --workdir=runs/a --checkpoint=best --split=test
 
-Prints the metrics as one JSON object. The predictions go to a CSV file (one row
-per example: index, label, prediction, probability of the prediction) or, if
-the name ends in .npz, to arrays: label, prediction, logits.
+Prints the metrics as one JSON object. The predictions go to a CSV file, one row
+per example with the columns of the task: of image classification, label,
+prediction and probability of the prediction. If the name ends in .npz, they go
+to arrays of these names, with the outputs of the model beside them.
 
 Exit status: 0 done, 2 the run, the checkpoint or the output is not usable.
 """
@@ -12,9 +13,9 @@ Exit status: 0 done, 2 the run, the checkpoint or the output is not usable.
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from sam_jax import _cli
@@ -46,57 +47,33 @@ _BATCH_SIZE = flags.DEFINE_integer(
 
 def main(argv: Sequence[str]) -> None:
   """Does what the flags say; raises if it cannot be done."""
-  from sam_jax.runs import bootstrap, evaluation, loading
+  from sam_jax.runs import bootstrap, files, loading
 
   _cli.refuse_arguments(argv[1:])
-  workdir = _cli.user_path(_WORKDIR.value)
-  run, info = loading.load_with_info(
-    workdir, _cli.checkpoint(_CHECKPOINT.value)
-  )
-  output = _output_path(workdir, info['step'])
-  examples = bootstrap.examples(run.config, workdir, _SPLIT.value)
-  parts = loading.predict(run, info, examples, _BATCH_SIZE.value)
-  logits = np.concatenate(list(parts))
-  metrics = evaluation.example_metrics(
-    jnp.asarray(logits), jnp.asarray(examples.labels)
-  )
-  columns, arrays = _predictions(logits, examples.labels)
-  _write(output, columns, arrays)
+  workdir = files.user_path(_WORKDIR.value)
+  restored = loading.restore(workdir, _cli.checkpoint(_CHECKPOINT.value))
+  output = _output_path(workdir, restored.step)
+  examples = bootstrap.examples(restored.config, workdir, _SPLIT.value)
+  parts = list(restored.predict(examples, _BATCH_SIZE.value))
+  outputs, metrics = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  columns = restored.task.predictions(outputs, examples.labels)
+  _write(output, columns, outputs)
   summary = {
-    'checkpoint': info['step'],
+    'checkpoint': restored.step,
     'split': _SPLIT.value,
-    'examples': len(examples.labels),
+    'examples': restored.task.count(examples),
     **{key: float(np.mean(value)) for key, value in metrics.items()},
     'predictions': str(output),
   }
   print(json.dumps(summary, indent=2))
 
 
-Columns = dict[str, Any]  # arrays by name
-
-
-def _predictions(logits: np.ndarray, labels: np.ndarray) -> tuple[Columns, ...]:
-  """Returns what is written of the predictions.
-
-  Args:
-    logits: outputs of the model, `[examples, classes]`.
-    labels: `[examples]`.
-
-  Returns:
-    Columns of a table, one number per example; and arrays of any shape.
-  """
-  import scipy.special
-
-  prediction = np.argmax(logits, axis=-1)
-  probability = np.max(scipy.special.softmax(logits, axis=-1), axis=-1)
-  shared = {'label': labels, 'prediction': prediction}
-  return shared | {'probability': probability}, shared | {'logits': logits}
-
-
 def _output_path(workdir: pathlib.Path, step: int) -> pathlib.Path:
   """Returns where the predictions go."""
+  from sam_jax.runs import files
+
   if _OUTPUT.value:
-    path = _cli.user_path(_OUTPUT.value)
+    path = files.user_path(_OUTPUT.value)
   else:
     path = workdir / f'predictions_{_SPLIT.value}_{step}.csv'
   if path.suffix not in ('.csv', '.npz'):
@@ -106,14 +83,27 @@ def _output_path(workdir: pathlib.Path, step: int) -> pathlib.Path:
   return path
 
 
-def _write(path: pathlib.Path, columns: Columns, arrays: Columns) -> None:
+def _write(
+  path: pathlib.Path, columns: dict[str, np.ndarray], outputs: np.ndarray
+) -> None:
   """Writes the table or the arrays, as the name of the file asks for."""
-  if path.suffix == '.npz':
-    np.savez(path, **arrays)
-    return
-  columns = {'index': np.arange(len(columns['label'])), **columns}
+  from sam_jax.runs import files
+
+  def write(stream: BinaryIO) -> None:
+    if path.suffix == '.csv':
+      return _write_csv(stream, **columns)
+    arrays: dict[str, Any] = columns | {'outputs': outputs}
+    return np.savez(stream, **arrays)
+
+  files.write_atomically(path, write)
+
+
+def _write_csv(stream: BinaryIO, **columns: np.ndarray) -> None:
+  """Writes a row per example."""
+  count = len(next(iter(columns.values())))
+  columns = {'index': np.arange(count), **columns}
   np.savetxt(
-    path,
+    stream,
     np.stack(list(columns.values()), 1),
     fmt=[
       '%d' if np.issubdtype(column.dtype, np.integer) else '%.6f'

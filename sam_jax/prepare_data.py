@@ -28,6 +28,7 @@ import numpy as np
 
 from sam_jax import _cli, datasets
 from sam_jax.datasets import decoding, encoded, large
+from sam_jax.runs import files
 
 flags = _cli.Flags()
 _DIRECTORY = flags.DEFINE_string(
@@ -127,7 +128,7 @@ def _print_facts() -> None:
 
 def _prepare(name: str) -> None:
   """Runs tensorflow-datasets' own preparation in its environment."""
-  environment = _cli.user_path(_ENVIRONMENT)
+  environment = files.user_path(_ENVIRONMENT)
   python = environment / 'bin' / 'python'
   if not python.exists():
     print(f'making {environment} with {", ".join(_PACKAGES)}', flush=True)
@@ -150,7 +151,7 @@ def _prepare(name: str) -> None:
 
 def _path(text: str | None) -> str | None:
   """Returns the absolute path that a flag names, if it names one."""
-  return str(_cli.user_path(text)) if text else None
+  return str(files.user_path(text)) if text else None
 
 
 def _verify(name: str) -> bool:

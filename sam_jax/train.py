@@ -20,11 +20,14 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import jax
 
 from sam_jax import _cli, _config_flag
+
+if TYPE_CHECKING:
+  from sam_jax.runs import preparation
 
 flags = _cli.Flags()
 _CONFIG = _config_flag.ConfigFlag(flags)
@@ -70,8 +73,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _train(argv: Sequence[str]) -> int:
   """Does what the flags say; returns the exit status."""
-  from sam_jax import datasets
-  from sam_jax.runs import interrupts, loop, preparation
+  from sam_jax.runs import dry_run, preparation
 
   _cli.refuse_arguments(argv[1:])
   config = _CONFIG.load()
@@ -89,7 +91,7 @@ def _train(argv: Sequence[str]) -> int:
     return _run(begun)
 
 
-def _run(begun: preparation.Begun) -> int:
+def _run(begun: 'preparation.Begun') -> int:
   """Trains; returns the exit status."""
   from sam_jax import datasets
   from sam_jax.runs import interrupts, loop

@@ -24,7 +24,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from sam_jax import _cli, analysis, models
-from sam_jax.runs import experiment, provenance
+from sam_jax.runs import files, initialization, provenance
 from sam_jax.tasks import losses
 
 flags = _cli.Flags()
@@ -44,8 +44,8 @@ _NUM_CLASSES = 10
 def main(argv: Sequence[str]) -> None:
   _cli.refuse_arguments(argv[1:])
   model = models.create(name=_MODEL.value, num_classes=_NUM_CLASSES)
-  shape = (_IMAGE_SIZE.value, _IMAGE_SIZE.value, _CHANNELS.value)
-  variables = experiment.init_variables(model, shape, 0)
+  shape = (1, _IMAGE_SIZE.value, _IMAGE_SIZE.value, _CHANNELS.value)
+  variables = initialization.init_variables(model, np.zeros(shape), 0)
   objective = analysis.Objective(
     functools.partial(_loss, model, dict(variables)),
     functools.partial(_batches, _BATCHES.value),
@@ -123,7 +123,7 @@ def _report(params, times: np.ndarray, peaks: tuple[float, float]) -> None:
     f'{peaks[1]:.0f} MiB'
   )
   if _JSON.value:
-    with open(_cli.user_path(_JSON.value), 'w', encoding='utf-8') as stream:
+    with open(files.user_path(_JSON.value), 'w', encoding='utf-8') as stream:
       json.dump(figures | provenance.describe(), stream, indent=2)
 
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from sam_jax import _cli, datasets
 from sam_jax.configs import default
-from sam_jax.runs import experiment as experiment_lib, provenance
+from sam_jax.runs import build as build_lib, files, provenance
 
 flags = _cli.Flags()
 _MODELS = flags.DEFINE_list(
@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
     )
   if _JSON.value:
     content = {**provenance.describe(), 'models': rows}
-    with open(_cli.user_path(_JSON.value), 'w', encoding='utf-8') as stream:
+    with open(files.user_path(_JSON.value), 'w', encoding='utf-8') as stream:
       json.dump(content, stream, indent=2)
 
 
@@ -113,19 +113,14 @@ def _config(name: str):
   config.data.name = 'benchmark_compile'
   config.augmentation.name = 'basic'
   config.batch_size = _BATCH_SIZE.value
-  return experiment_lib.resolve(config, jax.device_count())
+  return build_lib.resolve(config, jax.device_count())
 
 
 def _measure(name: str) -> dict[str, object]:
   """Returns the figures of one model."""
-  experiment = experiment_lib.build(_config(name))
+  experiment = build_lib.build(_config(name))
   state = experiment.state_shapes()
-  n, size = _BATCH_SIZE.value, _SIZE.value
-  batch = {
-    'image': jax.ShapeDtypeStruct((n, size, size, 3), np.uint8),
-    'label': jax.ShapeDtypeStruct((n,), np.int32),
-    'position': jax.ShapeDtypeStruct((n,), np.int32),
-  }
+  batch = experiment.task.batch_shapes(_BATCH_SIZE.value)
   times = [time.perf_counter()]
   traced = experiment.compile_train_step().trace(state, batch)
   times.append(time.perf_counter())

@@ -43,7 +43,13 @@ from sam_jax import _cli, _config_flag, augmentation, datasets
 from sam_jax.augmentation import mixing
 from sam_jax.configs import default
 from sam_jax.datasets import decoding, encoded, streams
-from sam_jax.runs import experiment as experiment_lib, provenance
+from sam_jax.runs import (
+  build as build_lib,
+  factories,
+  files as files_lib,
+  initialization,
+  provenance,
+)
 from sam_jax.training import train_step
 
 flags = _cli.Flags()
@@ -107,7 +113,9 @@ def main(argv: Sequence[str]) -> None:
     print(f'{name:>38} {value:,.2f}')
   if _JSON.value:
     content = {**provenance.describe(), 'recipes': rows, 'decoding': decoded}
-    with open(_cli.user_path(_JSON.value), 'w', encoding='utf-8') as stream:
+    with open(
+      files_lib.user_path(_JSON.value), 'w', encoding='utf-8'
+    ) as stream:
       json.dump(content, stream, indent=2)
 
 
@@ -120,7 +128,7 @@ def _config(recipe: str):
     config.batch_size = 128
   else:
     config = _CONFIG.load().copy_and_resolve_references()
-  experiment_lib.load_plugins(config)
+  build_lib.load_plugins(config)
   config.augmentation.name = 'none'
   config.augmentation.cutout_length = 0
   config.mixing.name = 'none'
@@ -134,13 +142,13 @@ def _config(recipe: str):
     else:
       known = sorted({'cutout', *augmentation.names(), *mixing.names()})
       raise ValueError(f'recipe {recipe!r} has {part!r}; known: {known}')
-  return experiment_lib.resolve(config, jax.device_count())
+  return build_lib.resolve(config, jax.device_count())
 
 
 def _measure(recipe: str) -> dict[str, object]:
   """Returns the figures of one recipe."""
   config = _config(recipe)
-  experiment = experiment_lib.build(config)
+  experiment = build_lib.build(config)
   new_epoch = _epoch_start(experiment, config.seed)
   stream = _stream(experiment, config.seed, 0)
   batch = experiment.parallel.shard(next(stream))
@@ -169,7 +177,7 @@ def _measure(recipe: str) -> dict[str, object]:
 
 
 def _waiting(
-  experiment: experiment_lib.Experiment,
+  experiment: build_lib.Experiment,
   stream: Iterator[datasets.Batch],
   take_step: Callable[[train_step.Batch], object],
 ) -> float:
@@ -196,9 +204,7 @@ def _drain(stream: Iterator[datasets.Batch], batch_size: int) -> None:
 def _measure_decoding() -> dict[str, float]:
   """Returns the figures of decoding; none if the images are in memory."""
   config = _config('none')
-  images, labels = datasets.create(
-    **experiment_lib.factory_kwargs(config.data)
-  ).train
+  images, labels = factories.load_data(config).train
   if not isinstance(images, encoded.EncodedImages):
     return {}
   rows = np.random.default_rng(0).permutation(len(images))[:_NUM_DECODED]
@@ -238,7 +244,7 @@ def _rate(examples: datasets.Examples, batch_size: int) -> float:
 
 
 def _stream(
-  experiment: experiment_lib.Experiment, seed: int, start_step: int
+  experiment: build_lib.Experiment, seed: int, start_step: int
 ) -> Iterator[datasets.Batch]:
   """Returns the run's batches."""
   return datasets.train_batches(
@@ -249,7 +255,7 @@ def _stream(
   )
 
 
-def _epoch_start(experiment: experiment_lib.Experiment, seed: int) -> float:
+def _epoch_start(experiment: build_lib.Experiment, seed: int) -> float:
   """Returns the milliseconds until the first batch of the second epoch."""
   last = experiment.steps_per_epoch - 1
   stream = _stream(experiment, seed, last)
@@ -258,14 +264,11 @@ def _epoch_start(experiment: experiment_lib.Experiment, seed: int) -> float:
 
 
 def _train(
-  experiment: experiment_lib.Experiment, batch: train_step.Batch
+  experiment: build_lib.Experiment, batch: train_step.Batch
 ) -> Callable[[train_step.Batch], object]:
   """Returns what takes a training step, compiled and warm after this batch."""
-  variables = experiment_lib.init_variables(
-    experiment.model, experiment.input_shape, 0
-  )
   state = experiment.parallel.replicate(
-    train_step.init_state(variables, experiment.fns)
+    initialization.initial_state(experiment, seed=0)
   )
   step = experiment.compile_train_step()
   states = [state]
@@ -281,14 +284,16 @@ def _train(
 
 
 def _see(
-  experiment: experiment_lib.Experiment, batch: train_step.Batch
+  experiment: build_lib.Experiment, batch: train_step.Batch
 ) -> Callable[[], object]:
   """Returns what makes the network's inputs, compiled and warm."""
 
   def see(step: jax.Array, batch: train_step.Batch) -> object:
     groups = experiment.layout.device_groups
     pieces = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), batch)
-    inputs = functools.partial(train_step.inputs, fns=experiment.fns, step=step)
+    inputs = functools.partial(
+      train_step.prepare, fns=experiment.fns, step=step
+    )
     # What comes out has to be the same on all devices.
     sums = jax.tree.map(jnp.sum, jax.vmap(inputs)(pieces))
     return experiment.fns.collectives.global_sum(sums)

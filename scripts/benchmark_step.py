@@ -27,7 +27,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from sam_jax import _cli, datasets
 from sam_jax.configs import default
-from sam_jax.runs import dry_run, experiment as experiment_lib, provenance
+from sam_jax.runs import (
+  build as build_lib,
+  dry_run,
+  files,
+  initialization,
+  provenance,
+)
 from sam_jax.training import train_step
 
 flags = _cli.Flags()
@@ -106,18 +112,15 @@ def _config(method: str):
   config.m = _M.value
   config.microbatch_size = _MICROBATCH.value
   config.microbatch_loop = _LOOP.value
-  return experiment_lib.resolve(config, jax.device_count())
+  return build_lib.resolve(config, jax.device_count())
 
 
 def _prepare(method: str) -> Candidate:
   """Compiles a method's step and initialises its training."""
   config = _config(method)
-  experiment = experiment_lib.build(config)
-  variables = experiment_lib.init_variables(
-    experiment.model, experiment.input_shape, 0
-  )
+  experiment = build_lib.build(config)
   state = experiment.parallel.replicate(
-    train_step.init_state(variables, experiment.fns)
+    initialization.initial_state(experiment, seed=0)
   )
   stream = datasets.train_batches(
     experiment.dataset.train, config.batch_size, seed=0
@@ -180,7 +183,7 @@ def _report(candidates: Sequence[Candidate]) -> None:
       **provenance.describe(),
       'methods': rows,
     }
-    with open(_cli.user_path(_JSON.value), 'w', encoding='utf-8') as stream:
+    with open(files.user_path(_JSON.value), 'w', encoding='utf-8') as stream:
       json.dump(content, stream, indent=2)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from sam_jax import _cli, _config_flag, datasets
-from sam_jax.runs import experiment as experiment_lib
+from sam_jax.runs import build as build_lib, files
 from sam_jax.training import layout as layout_lib, train_step
 
 flags = _cli.Flags()
@@ -40,9 +40,9 @@ _STEP = flags.DEFINE_integer('step', 0, 'The first step.', lower_bound=0)
 def main(argv: Sequence[str]) -> None:
   _cli.refuse_arguments(argv[1:])
   config = _CONFIG.load()
-  experiment_lib.load_plugins(config)
-  config = experiment_lib.resolve(config, jax.device_count())
-  experiment = experiment_lib.build(config)
+  build_lib.load_plugins(config)
+  config = build_lib.resolve(config, jax.device_count())
+  experiment = build_lib.build(config)
   rows = min(_ROWS.value, config.batch_size)
   size = config.microbatch_size
   num_microbatches = -(-rows // size)
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
   )
 
 
-def _compile(experiment: experiment_lib.Experiment, num_microbatches: int):
+def _compile(experiment: build_lib.Experiment, num_microbatches: int):
   """Returns `(batch, step) -> (images, labels)` as the network gets them.
 
   What is done to an image follows from its place in the batch and, where images
@@ -82,7 +82,7 @@ def _compile(experiment: experiment_lib.Experiment, num_microbatches: int):
     groups = jax.tree.map(
       lambda x: x.reshape(num_microbatches, size, *x.shape[1:]), batch
     )
-    seen = jax.vmap(functools.partial(train_step.inputs, fns=fns, step=step))(
+    seen = jax.vmap(functools.partial(train_step.prepare, fns=fns, step=step))(
       groups
     )
     # Groups, microbatches and their examples are the batch again.
@@ -125,7 +125,7 @@ def _draw(columns: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
       axis.set_yticks([])
     name = 'stored' if j == 0 else f'step {_STEP.value + j - 1}'
     axes[-1, j].set_xlabel(name, fontsize=8)
-  figure.savefig(_cli.user_path(_OUT.value), dpi=120)
+  figure.savefig(files.user_path(_OUT.value), dpi=120)
 
 
 def _title(label: np.ndarray) -> str:

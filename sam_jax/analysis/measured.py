@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sam_jax.analysis import measurements, pass_bar, store, trained
-from sam_jax.runs import provenance, workdir as workdir_lib
+from sam_jax.runs import files, provenance
 
 # Raised where a measurement changes, so that no older result stands for it.
 _VERSION = 2
@@ -101,7 +101,7 @@ def measure(
   versions = {name: metadata.version(name) for name in ('matfree', 'scipy')}
   content = {**identity, 'result': result, **provenance.describe()}
   content['versions'] |= versions
-  workdir_lib.write_json(path, content)
+  files.write_json(path, content)
   pieces.clear()
   print(path)
   return path, result

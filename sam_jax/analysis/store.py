@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sam_jax.analysis import units
+from sam_jax.runs import files
 
 
 class Store:
@@ -35,11 +36,8 @@ class Store:
     if not is_kept:
       result = fn()
       self._directory.mkdir(parents=True, exist_ok=True)
-      partial = path.with_suffix('.partial')
       arrays: dict[str, Any] = dict(result)
-      with partial.open('wb') as stream:
-        np.savez(stream, **arrays)
-      partial.replace(path)
+      files.write_atomically(path, lambda stream: np.savez(stream, **arrays))
     self._on_piece(name, is_kept)
     with np.load(path) as saved:
       return dict(saved)

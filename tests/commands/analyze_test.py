@@ -1,5 +1,6 @@
 """The analysis command: tables, files, pictures, and what it refuses."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -220,14 +221,14 @@ def test_bad_input_is_one_line(command, workdirs, broken, arguments, answer):
 
 def test_weights_that_are_nan_are_one_line(command, monkeypatch, workdirs):
   # Training stops before it saves such a checkpoint; others may not.
-  load = loading.load_with_info
+  restore = loading.restore
 
-  def load_nan(*args):
-    run, info = load(*args)
-    nan = jax.tree.map(lambda x: np.full_like(x, np.nan), run.variables)
-    return run._replace(variables=nan), info
+  def restore_nan(*args):
+    restored = restore(*args)
+    nan = jax.tree.map(lambda x: np.full_like(x, np.nan), restored.variables)
+    return dataclasses.replace(restored, variables=nan)
 
-  monkeypatch.setattr(loading, 'load_with_info', load_nan)
+  monkeypatch.setattr(loading, 'restore', restore_nan)
   done = command('analyze', 'hessian', f'--workdir={workdirs[0]}')
   assert done.status == 2
   assert 'the parameters hold NaN or infinity' in done.err

@@ -6,17 +6,20 @@ import pytest
 
 import sam_jax
 from sam_jax import models
-from sam_jax.runs import experiment, legacy, loading, pretrained
+from sam_jax.runs import initialization, legacy, loading, pretrained
 from tests import legacy_files, tiny
 
 MODEL, CLASSES, SHAPE = 'WideResnet_mini', 7, (8, 8, 3)
+IMAGES = np.zeros((1, *SHAPE), np.float32)
 
 
 @pytest.fixture(scope='module')
 def original():
   """Variables of a model, all of them random."""
   model = models.create(MODEL, num_classes=CLASSES)
-  shapes = jax.eval_shape(lambda: experiment.init_variables(model, SHAPE, 0))
+  shapes = jax.eval_shape(
+    lambda: initialization.init_variables(model, IMAGES, 0)
+  )
   rng = np.random.default_rng(0)
   return jax.tree.map(
     lambda x: rng.uniform(0.1, 0.5, x.shape).astype(np.float32), dict(shapes)
@@ -62,9 +65,9 @@ def test_a_file_becomes_a_run_that_computes_the_same(converted, original):
   found = model.apply(variables, images, train=False)
   assert found.shape == (2, CLASSES)
   np.testing.assert_array_equal(found, expected)
-  _, info = loading.load_with_info(output)
-  assert info == {
-    'step': 0,
+  restored = loading.restore(output)
+  assert restored.step == 0
+  assert restored.task.info == {
     'num_classes': CLASSES,
     'image_shape': list(SHAPE),
     'mean': [0.5, 0.4, 0.3],
@@ -75,7 +78,9 @@ def test_a_file_becomes_a_run_that_computes_the_same(converted, original):
 
 def test_a_run_can_start_from_it(converted):
   model = models.create(MODEL, num_classes=2)
-  shapes = jax.eval_shape(lambda: experiment.init_variables(model, SHAPE, 0))
+  shapes = jax.eval_shape(
+    lambda: initialization.init_variables(model, IMAGES, 0)
+  )
   loaded = pretrained.read(str(converted[0]))
   fitted = pretrained.fit(shapes, loaded, source='S', num_classes=2)
   assert fitted.new_head == 'params/Dense_3'

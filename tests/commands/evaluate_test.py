@@ -6,8 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from sam_jax import datasets
-from sam_jax.runs import experiment, loading, metrics_log, workdir
+from sam_jax.runs import factories, loading, metrics_log, workdir
 from tests import tiny
 
 
@@ -39,8 +38,7 @@ def _logged(run, step, split):
 
 
 def _dataset(run, **changes):
-  config = workdir.read_config(run)
-  return datasets.create(**experiment.factory_kwargs(config.data) | changes)
+  return factories.load_data(workdir.read_config(run), **changes)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +85,7 @@ def test_it_shows_a_model_images_of_its_resolution(
   tiny.train(
     run, model={'name': 'sized_for_evaluation'}, plugins=('sized_model',)
   )
-  _, info = loading.load_with_info(run)
+  info = loading.restore(run).task.info
   assert info['image_shape'] == [8, 8, 1]
   done = command('evaluate', f'--workdir={run}')
   assert done.status == 0, done.err
@@ -129,11 +127,16 @@ def test_the_npz_has_the_logits_whatever_the_batch_size(command, run, tmp_path):
     )
     assert done.status == 0, done.err
     saved.append(dict(np.load(path)))
-  assert saved[0].keys() == {'label', 'prediction', 'logits'}
-  logits = saved[0]['logits']
+  assert saved[0].keys() == {
+    'label',
+    'prediction',
+    'probability',
+    'outputs',
+  }
+  logits = saved[0]['outputs']
   assert (logits.dtype, logits.shape) == (np.float32, (1717, 10))
   np.testing.assert_array_equal(saved[0]['prediction'], logits.argmax(-1))
-  np.testing.assert_allclose(logits, saved[1]['logits'], atol=1e-5)
+  np.testing.assert_allclose(logits, saved[1]['outputs'], atol=1e-5)
   best = tiny.result(run)['best_step']
   assert json.loads(done.out)['checkpoint'] == best
 

@@ -10,7 +10,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from sam_jax import datasets
-from sam_jax.runs import experiment as experiment_lib
+from sam_jax.runs import build
 from sam_jax.training import train_step
 from tests import tiny
 
@@ -107,14 +107,14 @@ def test_the_augmentations_are_those_of_the_run(command, monkeypatch, tmp_path):
   assert '6 examples of digits, stored and in steps 3 to 4' in done.out
   assert plt.imread(picture).ndim == 3
   config = tiny.config(**fields)
-  experiment = experiment_lib.build(config)
+  experiment = build.build(config)
   batch = next(
     datasets.train_batches(
       experiment.dataset.train, 24, seed=config.seed, start_step=3
     )
   )
   group = {name: array[:12] for name, array in batch.items()}
-  see = jax.jit(functools.partial(train_step.inputs, fns=experiment.fns))
+  see = jax.jit(functools.partial(train_step.prepare, fns=experiment.fns))
   dataset = experiment.dataset
   images = [image for image, _ in drawn]
   np.testing.assert_array_equal(
