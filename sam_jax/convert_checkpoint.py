@@ -26,6 +26,7 @@ from sam_jax import _cli, datasets, lookup, models, types
 from sam_jax.configs import default
 from sam_jax.runs import (
   checkpoints,
+  factories,
   files,
   initialization,
   legacy,
@@ -162,9 +163,11 @@ def _write(
   config.method.name = 'sgd'
   config.data.name = _DATA.value
   workdir.write_config(output, config)
+  method = factories.create_method(config)
+  state = {**variables, 'method_state': method.init(variables['params'])}
   saved = checkpoints.Checkpoints(output / 'checkpoints')
   try:
-    saved.save(dict(variables), checkpoints.JournalState(), info)
+    saved.save(state, checkpoints.JournalState(), info)
   finally:
     saved.close()
 
