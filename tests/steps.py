@@ -60,6 +60,14 @@ class Step(NamedTuple):
   state: train_step.TrainState
   metrics: dict[str, float]
 
+  @property
+  def variables(self):
+    """What another run can start from."""
+    return {
+      'params': self.state.params,
+      'batch_stats': self.state.batch_stats,
+    }
+
 
 class Stepper:
   """A compiled step and what it is made of; `run` walks over batches."""
@@ -73,7 +81,13 @@ class Stepper:
 
   def run(self, variables: Any, batches: list[dict]) -> list[Step]:
     """Starts from the variables; returns what every step left behind."""
-    state = self.parallel.replicate(train_step.init_state(variables, self.fns))
+    return self.resume(train_step.init_state(variables, self.fns), batches)
+
+  def resume(
+    self, state: train_step.TrainState, batches: list[dict]
+  ) -> list[Step]:
+    """Starts from a state of the host; returns what every step left behind."""
+    state = self.parallel.replicate(state)
     steps = []
     for batch in batches:
       positions = np.arange(len(batch['label']), dtype=np.int32)
