@@ -14,10 +14,10 @@ Exit status: 0 if there is a recommendation, 1 if runs failed, 2 if the command
 cannot be carried out, 128 + the number of a signal that ended it.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 from sam_jax import _cli
+from sam_jax.runs import files
 from sam_jax.sweeps import cells as cells_lib, execution, pool, rho_search
 
 flags = _cli.Flags()
@@ -51,7 +51,7 @@ _RETRY = flags.DEFINE_bool('retry', False, 'Run failed runs again.')
 def main(argv: Sequence[str]) -> int:
   """Searches; returns the exit status."""
   _cli.refuse_arguments(argv[1:])
-  directory = pathlib.Path(_WORKDIR.value).expanduser().absolute()
+  directory = files.user_path(_WORKDIR.value)
   given = dict(map(cells_lib.parse_field, _SET.value))
   config = _cli.config_path(_CONFIG.value)
   cells = rho_search.cells(config, _RHOS.value, _SEEDS.value, given)

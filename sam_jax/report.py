@@ -16,10 +16,10 @@ pictures of the score against rho, m and compute, and along training.
 Exit status: 0 if there is a report, 2 if there is nothing to report.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 from sam_jax import _cli, configs
+from sam_jax.runs import files
 from sam_jax.sweeps import (
   cells as cells_lib,
   pictures,
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
   """Writes and prints the report."""
   if len(argv) != 2:
     raise ValueError('give one directory with runs')
-  directory = pathlib.Path(argv[1]).expanduser()
+  directory = files.user_path(argv[1])
   sweep = cells_lib.Sweep(())
   if _SWEEP.value:
     sweep = cells_lib.load(_cli.sweep_path(_SWEEP.value), configs.find)

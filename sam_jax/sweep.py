@@ -37,6 +37,7 @@ import pathlib
 from collections.abc import Sequence
 
 from sam_jax import _cli, configs
+from sam_jax.runs import files
 from sam_jax.sweeps import (
   cells as cells_lib,
   cost,
@@ -105,7 +106,7 @@ def main(argv: Sequence[str]) -> int:
   """Does what the flags say; returns the exit status."""
   _cli.refuse_arguments(argv[1:])
   path = _cli.sweep_path(_SWEEP.value)
-  directory = pathlib.Path(_WORKDIR.value).expanduser().absolute()
+  directory = files.user_path(_WORKDIR.value)
   cells = _cells(path)
   if _EMIT.value:
     name = pathlib.Path(path).stem

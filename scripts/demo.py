@@ -18,6 +18,7 @@ from collections.abc import Sequence
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from sam_jax import _cli, configs
+from sam_jax.runs import files
 from sam_jax.sweeps import (
   cells as cells_lib,
   execution,
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
   _cli.refuse_arguments(argv[1:])
   # The network is small, and B = m = b asks for one device.
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-  directory = pathlib.Path(_DIRECTORY.value).expanduser().absolute()
+  directory = files.user_path(_DIRECTORY.value)
   cells = {name: _cells(fields) for name, fields in METHODS.items()}
   # Seed by seed: the first lines show all methods.
   listed = [c for same in zip(*cells.values(), strict=True) for c in same]

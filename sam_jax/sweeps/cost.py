@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
-from sam_jax import datasets
-from sam_jax.runs import experiment as build_lib
+from sam_jax.runs import build, initialization, preparation
 from sam_jax.sweeps import cells as cells_lib, results
-from sam_jax.training import train_step
 
 # Fields on which the cost of a run does not depend. (It depends on rho, because
 # a rho of 0 is one pass; and on data.split, because the validation examples are
@@ -97,30 +95,30 @@ def _cost(
   """Returns what a cell costs, or why that cannot be told."""
   try:
     config = cells_lib.config(cell, directory)
-    build_lib.load_plugins(config)
-    built = build_lib.build(build_lib.resolve(config, jax.device_count()))
+    experiment = preparation.prepare(config).experiment
   except (ValueError, OSError, AttributeError, KeyError) as error:
     return ' '.join(str(error).split())
-  seconds = _seconds_per_step(built, time_steps) if time_steps else 0.0
+  steps = experiment.num_steps
+  seconds = _seconds_per_step(experiment, time_steps) if time_steps else 0.0
   return Cost(
-    built.num_steps * built.fns.method.gradient_evaluations,
-    built.num_steps * seconds / 3600,
+    steps * experiment.fns.method.gradient_evaluations, steps * seconds / 3600
   )
 
 
-def _seconds_per_step(built: build_lib.Experiment, count: int) -> float:
+def _seconds_per_step(experiment: build.Experiment, count: int) -> float:
   """Times some steps, compiled and warm."""
-  variables = build_lib.init_variables(built.model, built.input_shape, 0)
-  state = built.parallel.replicate(train_step.init_state(variables, built.fns))
-  stream = datasets.train_batches(
-    built.dataset.train, built.layout.batch_size, seed=0
+  parallel, task = experiment.parallel, experiment.task
+  state = initialization.initial_state(experiment, seed=0)
+  state = parallel.replicate(state)
+  batches = task.train_batches(
+    experiment.dataset.train, experiment.layout.batch_size, seed=0
   )
-  step = built.compile_train_step()
+  step = experiment.compile_train_step()
   start = 0.0
   for i in range(1 + count):
     if i == 1:  # the first step compiles
       start = time.perf_counter()
-    state, metrics = step(state, built.parallel.shard(next(stream)))
+    state, metrics = step(state, parallel.shard(next(batches)))
     jax.block_until_ready(metrics)
-  stream.close()
+  batches.close()
   return (time.perf_counter() - start) / count

@@ -61,7 +61,6 @@ def execute(
   Raises:
     ValueError: another sweep runs in the directory.
   """
-  directory.mkdir(parents=True, exist_ok=True)
   with lock.hold(directory, 'sweep'):
     return _Execution(cells, directory, place, retry).run()
 

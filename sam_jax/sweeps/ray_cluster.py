@@ -6,6 +6,7 @@ own, as the pool does, and writes to the same files. If its machine dies, Ray
 starts the task on another one, where the run resumes from its last checkpoint.
 """
 
+import logging
 import os
 import pathlib
 import time
@@ -57,7 +58,9 @@ class RayCluster:
       import ray
     self._ray = ray
     try:
-      ray.init(address=address, log_to_driver=False, logging_level='ERROR')
+      ray.init(
+        address=address, log_to_driver=False, logging_level=logging.ERROR
+      )
     except (ConnectionError, ValueError, RuntimeError) as error:
       raise ValueError(
         f'no Ray cluster can be reached at {address!r}: {error}'

@@ -152,9 +152,9 @@ def _heeded(config: ml_collections.ConfigDict) -> Fields:
   """Returns the fields that a run does not ignore, by dotted name."""
   fields = workdir_lib.flatten(config)
   ignored: tuple[str, ...] = ()
-  if fields['method.name'] == 'sgd':  # it perturbs nothing
+  if fields.get('method.name') == 'sgd':  # it perturbs nothing
     ignored += ('m',)
-  if fields['mixing.name'] == 'none':
+  if fields.get('mixing.name') == 'none':
     ignored += ('mixing.alpha', 'mixing.probability')
   return {k: v for k, v in fields.items() if k not in ignored}
 

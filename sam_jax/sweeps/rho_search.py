@@ -5,8 +5,10 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib
+import ml_collections
 
-from sam_jax import tasks
+from sam_jax import methods, tasks
+from sam_jax.runs import build
 from sam_jax.sweeps import (
   cells as cells_lib,
   results,
@@ -48,7 +50,10 @@ def cells(
     if name in given:
       raise ValueError(f'--set={name} is not allowed: {instead}')
   base = {cells_lib.CONFIG: config_file} | given
-  base |= _length(base)
+  # The directory of the runs does not matter here.
+  config = cells_lib.config(base, pathlib.Path())
+  _check_method(config)
+  base |= _length(config, given)
   made = cells_lib.product(
     [base | {'data.split': 'validation'}],
     {_RHO: _radii(rhos), 'seed': range(num_seeds)},
@@ -76,17 +81,26 @@ def _radius(text: str) -> float:
   return rho
 
 
-def _length(base: cells_lib.Fields) -> cells_lib.Fields:
+def _check_method(config: ml_collections.ConfigDict) -> None:
+  """Refuses a method that has no rho."""
+  build.load_plugins(config)
+  name = config.method.name
+  if 'rho' not in methods.options(name):
+    raise ValueError(
+      f'method {name!r} has no rho; choose another by --set=method.name=sam'
+    )
+
+
+def _length(
+  config: ml_collections.ConfigDict, given: cells_lib.Fields
+) -> cells_lib.Fields:
   """Returns the length of each run, unless it is given."""
-  nowhere = pathlib.Path()  # the directory of the runs does not matter here
-  config = cells_lib.config(base, nowhere)
-  is_given = not base.keys().isdisjoint(('num_epochs', 'num_steps'))
-  if 'num_epochs' in base and config.num_steps is not None:
+  if 'num_epochs' in given and config.num_steps is not None:
     raise ValueError(
       f'num_steps is {config.num_steps}, so --set=num_epochs changes nothing; '
       'give --set=num_steps'
     )
-  if is_given:
+  if 'num_epochs' in given or 'num_steps' in given:
     return {}
   name = 'num_epochs' if config.num_steps is None else 'num_steps'
   return {name: max(1, config[name] // _SHARE)}

@@ -20,7 +20,7 @@ _MAX_GROUPS, _MAX_PER_GROUP = 2, 2
 _IMAGE_SIZE = 64
 
 # A small model of the same kind, by a pattern of the model's name.
-_MODELS = {
+_MODELS: dict[str, cells_lib.Fields] = {
   r'WideResnet\d+x\d+': {'model.name': 'WideResnet10x1'},
   r'ShakeShake\d+_2x\d+d': {'model.name': 'ShakeShake8_2x4d'},
   r'PyramidNet\d+': {'model.name': 'PyramidNet11', 'model.alpha': 12},
@@ -68,7 +68,8 @@ def fields(config: ml_collections.ConfigDict) -> cells_lib.Fields:
   m = config.m or batch_size
   b = config.microbatch_size or m
   sizes = ('batch_size', 'm', 'microbatch_size')
-  result = _LENGTH | dict(zip(sizes, _cut(batch_size, m, b), strict=True))
+  cut = _cut(batch_size, m, b)
+  result: cells_lib.Fields = _LENGTH | dict(zip(sizes, cut, strict=True))
   for pattern, changes in _MODELS.items():
     if re.fullmatch(pattern, config.model.name):
       result |= changes

@@ -113,10 +113,12 @@ def _beside_paper(
   if metric == score.metric:
     found, prefix = setting.estimate('final_score'), ''
   else:
-    found, prefix = setting.final(metric), f'{metric.replace("_", " ")}: '
-    if found is None:  # the task does not have this metric
+    last = setting.final(metric)
+    if last is None:  # the runs have not logged this metric
       return {}
-    row[_with_unit(metric.replace('_', ' '), score)] = interval(found, score)
+    label = metric.replace('_', ' ')
+    row[_with_unit(label, score)] = interval(last, score)
+    found, prefix = last, f'{label}: '
   meant = [n for n in numbers if n.fits(setting.runs[0].fields)]
   if meant:
     row[_with_unit(f'{prefix}paper', score)] = str(meant[0])

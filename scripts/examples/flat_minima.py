@@ -24,6 +24,7 @@ sys.path.insert(0, str(_ROOT))
 import numpy as np
 
 from sam_jax import _cli, configs
+from sam_jax.runs import files
 from sam_jax.sweeps import cells as cells_lib, execution, pool, results
 
 flags = _cli.Flags()
@@ -55,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
   _cli.refuse_arguments(argv[1:])
   # The network is small, and B = m = b asks for one device.
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-  directory = pathlib.Path(_DIRECTORY.value).expanduser().absolute()
+  directory = files.user_path(_DIRECTORY.value)
   directory /= _VARIANT.value
   cells = {name: _cells(fields) for name, fields in _METHODS.items()}
   listed = [cell for same in cells.values() for cell in same]
@@ -101,8 +102,8 @@ def _analyze(
 
 def _result(workdir: pathlib.Path, name: str) -> dict:
   """Returns the newest result of an analysis of a run."""
-  files = (workdir / 'analysis').glob(f'{name}-*.json')
-  newest = max(files, key=lambda path: path.stat().st_mtime)
+  found = (workdir / 'analysis').glob(f'{name}-*.json')
+  newest = max(found, key=lambda path: path.stat().st_mtime)
   return json.loads(newest.read_text('utf-8'))['result']
 
 

@@ -6,8 +6,6 @@ from sam_jax.sweeps import cells as cells_lib, cost
 from tests import tiny
 from tests.sweeps import made_up
 
-_WHOLE = {'m': 16, 'microbatch_size': 16}
-
 
 def _describe(monkeypatch, cells, directory, time_steps=0):
   """Returns the rows of the cells, in columns, and the last line."""
@@ -17,7 +15,7 @@ def _describe(monkeypatch, cells, directory, time_steps=0):
 
 
 def test_a_dry_run_tells_the_cost_and_writes_nothing(tmp_path, monkeypatch):
-  config = str(tiny.config_file(tmp_path, num_steps=7, **_WHOLE))
+  config = str(tiny.config_file(tmp_path, num_steps=7, **tiny.PLAIN))
   cells = cells_lib.product(
     {'config': [config]},
     [{'method.name': 'sgd'}, {'method.name': 'sam'}, {'data.name': 'nowhere'}],
@@ -38,7 +36,7 @@ def test_a_dry_run_counts_what_the_cost_depends_on(tmp_path, monkeypatch):
   # 80 examples, of which 8 are for validation; batches of 16.
   expected = {(0.0, 'test'): 5, (0.0, 'validation'): 4}
   expected |= {(0.1, 'test'): 10, (0.1, 'validation'): 8}
-  config = str(tiny.config_file(tmp_path, num_epochs=1, **_WHOLE))
+  config = str(tiny.config_file(tmp_path, num_epochs=1, **tiny.PLAIN))
   cells = [
     {'config': config, 'method.rho': rho, 'data.split': split, 'seed': seed}
     for rho, split in expected

@@ -116,17 +116,21 @@ def test_a_second_sweep_in_the_directory_is_refused(tmp_path):
   assert _execute([_CELL], tmp_path)[0] == 0
 
 
-def test_a_signal_stops_what_runs_and_starts_nothing_more(tmp_path, capsys):
-  cells = [_CELL | {'seed': seed} for seed in range(3)]
+@pytest.mark.parametrize(
+  'signum', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+)
+def test_a_signal_stops_what_runs_and_starts_nothing_more(
+  tmp_path, capsys, signum
+):
+  before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+  cells = [_CELL | {'seed': seed} for seed in range(4)]
   status, place = _execute(
-    cells, tmp_path, on_end=lambda: signal.raise_signal(signal.SIGTERM)
+    cells, tmp_path, room=2, on_end=lambda: signal.raise_signal(signum)
   )
-  assert status == 128 + signal.SIGTERM
-  assert len(place.started) == 1
-  status, place = _execute(
-    cells, tmp_path, room=2, on_end=lambda: signal.raise_signal(signal.SIGINT)
-  )
-  assert status == 128 + signal.SIGINT
+  signal.signal(signal.SIGHUP, before)
+  assert status == 128 + signum
+  # Of the two that ran, one ended by itself.
+  assert len(place.started) == 2
   assert place.stopped
   assert 'was stopped by a signal' in capsys.readouterr().out
   # It resumes without being asked to retry.

@@ -77,6 +77,7 @@ def test_the_length_is_a_fifth_of_the_steps_where_steps_count(tmp_path):
     (['0.1'], {'seed': 3}, 'give --seeds'),
     (['0.1'], {'method.rho': 3}, 'give --rhos'),
     (['0.1'], {'data.split': 'test'}, 'always validation'),
+    (['0.1'], {'method.name': 'sgd'}, "'sgd' has no rho"),
   ],
 )
 def test_a_bad_grid_is_refused(rhos, given, message):

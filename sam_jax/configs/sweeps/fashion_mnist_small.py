@@ -32,7 +32,7 @@ def get_sweep() -> cells_lib.Sweep:
     'model.hidden': 32,
     'batch_size': 128,
   }
-  tested = [
+  tested: list[cells_lib.Fields] = [
     {'method.name': 'sgd', 'method.rho': None, 'num_epochs': 15},
     {'method.name': 'sgd', 'method.rho': None, 'num_epochs': 30},
     {'method.name': 'sam', 'num_epochs': 15, 'method.rho': RHO},

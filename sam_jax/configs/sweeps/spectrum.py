@@ -35,7 +35,7 @@ def get_sweep() -> cells_lib.Sweep:
     'num_epochs': 300,
     'checkpoint.at_epochs': (1, 50, 300),
   }
-  methods = [
+  methods: list[cells_lib.Fields] = [
     {'method.name': 'sgd', 'method.rho': None},
     {'method.name': 'sam'},
   ]

@@ -23,7 +23,7 @@ TABLE = {
   'birdsnap': '13.64 14.30',
   'food101': '7.06 7.17',
 }
-METHODS = (
+METHODS: tuple[cells_lib.Fields, ...] = (
   {'method.name': 'sam', 'method.rho': 0.05},
   {'method.name': 'sgd', 'method.rho': None},
 )

@@ -27,6 +27,10 @@ TABLE = {
   (152, 200): '18.5±0.1 4.37±0.03 20.3±0.2 5.39±0.07',
   (152, 400): '18.4±<0.01 4.35±0.04 20.9 5.84±0.07',
 }
+METHODS: tuple[cells_lib.Fields, ...] = (
+  {'method.name': 'sam', 'method.rho': 0.05},
+  {'method.name': 'sgd', 'method.rho': None},
+)
 _METRICS = ('error_rate', 'top5_error_rate')
 
 
@@ -42,12 +46,7 @@ def get_sweep() -> cells_lib.Sweep:
     }
     numbers = paper_lib.numbers(text)
     for method, of_method in zip(
-      (
-        {'method.name': 'sam', 'method.rho': 0.05},
-        {'method.name': 'sgd', 'method.rho': None},
-      ),
-      (numbers[:2], numbers[2:]),
-      strict=True,
+      METHODS, (numbers[:2], numbers[2:]), strict=True
     ):
       cell = {'config': f'configs/imagenet.py:{depth},{epochs}'} | method
       cells += cells_lib.product([cell], {'seed': range(5)})

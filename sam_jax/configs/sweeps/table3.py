@@ -30,7 +30,7 @@ import os
 
 from sam_jax.sweeps import cells as cells_lib, paper as paper_lib
 
-GRID = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+GRID: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 CHECKPOINTS = {
   'b7': 'randaug/efficientnet-b7-randaug',
   'l2-475': 'noisystudent/efficientnet-l2',
@@ -72,9 +72,9 @@ def get_sweep() -> cells_lib.Sweep:
   """Returns 2 x 8 x 13 x 5 + 2 x 2 x 5 cells."""
   cells, paper = [], []
   for data, text in TABLE.items():
-    grid, splits = GRID, ('test', 'validation')
+    grid, splits = GRID, ['test', 'validation']
     if data == 'imagenet2012':
-      grid, splits = (0.05,), ('test',)
+      grid, splits = (0.05,), ['test']
     b7_sam, b7, l2_sam, l2 = paper_lib.numbers(text)
     for network, with_sam, without in (
       ('b7', b7_sam, b7),

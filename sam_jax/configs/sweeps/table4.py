@@ -35,9 +35,17 @@ TABLE = {
   'SAM': (95.1, 93.4, 90.5, 77.9),
   'Bootstrap + SAM': (95.4, 94.2, 91.8, 79.9),
 }
-SGD = {'method.name': 'sgd', 'method.rho': None, 'mixing.name': 'none'}
-MIXUP = {'method.name': 'sgd', 'method.rho': None, 'mixing.name': 'mixup'}
-SAM = {'method.name': 'sam', 'mixing.name': 'none'}
+SGD: cells_lib.Fields = {
+  'method.name': 'sgd',
+  'method.rho': None,
+  'mixing.name': 'none',
+}
+MIXUP: cells_lib.Fields = {
+  'method.name': 'sgd',
+  'method.rho': None,
+  'mixing.name': 'mixup',
+}
+SAM: cells_lib.Fields = {'method.name': 'sam', 'mixing.name': 'none'}
 FIELDS = {'SGD': SGD, 'Mixup': MIXUP, 'SAM': SAM}
 
 
