@@ -1,4 +1,4 @@
-"""Every field of a run, with its meaning, unit and official counterpart.
+r"""Every field of a run, with its meaning, unit and official counterpart.
 
 The other files import this one and override a few fields. On the command line:
 

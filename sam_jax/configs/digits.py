@@ -33,8 +33,7 @@ def get_config(variant: str = 'clean') -> ml_collections.ConfigDict:
   """Returns the config; B/m/b = 25/25/25."""
   if variant not in ('clean', 'noisy'):
     raise ValueError(
-      f'configs/digits.py:{variant} is unknown; use digits.py or '
-      'digits.py:noisy'
+      f'the argument {variant!r} is unknown; use clean or noisy'
     )
   config = default.get_config()
   config.model.activation = 'silu'

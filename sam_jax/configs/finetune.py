@@ -1,4 +1,4 @@
-"""Fine-tuning a pretrained EfficientNet: tables 3 and 10 of the paper.
+r"""Fine-tuning a pretrained EfficientNet: tables 3 and 10 of the paper.
 
     python -m sam_jax.train --config=configs/finetune.py:b7,cifar100 \
         --config.init_from=DIRECTORY --workdir=runs/b7
@@ -63,7 +63,7 @@ def get_config(argument: str = 'b7') -> ml_collections.ConfigDict:
   row, _, data = argument.partition(',')
   if row not in ROWS:
     raise ValueError(
-      f'configs/finetune.py:{row} is unknown; use {", ".join(ROWS)}, or '
+      f'the network {row!r} is unknown; use {", ".join(ROWS)}, or '
       '--config.model.name for another network'
     )
   settings = ROWS[row]

@@ -1,4 +1,4 @@
-"""Images of one's own: the starting point for them.
+r"""Images of one's own: the starting point for them.
 
     python -m sam_jax.train --config=configs/image_folder.py \
         --config.data.directory=DIR --workdir=runs/mine

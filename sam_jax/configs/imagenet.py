@@ -38,7 +38,7 @@ def get_config(row: str = '50') -> ml_collections.ConfigDict:
   depth, _, epochs = row.partition(',')
   if depth not in DEPTHS or not (epochs or '100').isdecimal():
     raise ValueError(
-      f'configs/imagenet.py:{row} is unknown; use a depth of '
+      f'the argument {row!r} is unknown; use a depth of '
       f'{", ".join(DEPTHS)}, and perhaps a number of epochs, as in 50,100'
     )
   config = default.get_config()

@@ -1,4 +1,4 @@
-"""CIFAR-10 with wrong training labels: tables 4 and 8 of the paper.
+r"""CIFAR-10 with wrong training labels: tables 4 and 8 of the paper.
 
     python -m sam_jax.train --config=configs/label_noise.py --workdir=runs/n \
         --config.data.label_noise=0.4
@@ -28,7 +28,7 @@ def get_config(model: str = 'wide') -> ml_collections.ConfigDict:
   """Returns the config; B/m/b = 256/32/32."""
   if model not in MODELS:
     raise ValueError(
-      f'configs/label_noise.py:{model} is unknown; use {", ".join(MODELS)}'
+      f'the model {model!r} is unknown; use {", ".join(MODELS)}'
     )
   config = cifar10.get_config()
   config.model.name = MODELS[model]
