@@ -4,7 +4,7 @@ The gradient is a drop-in for `jax.value_and_grad`; the rest of the package
 trains the paper's models with it (`python -m sam_jax.train`).
 """
 
-from sam_jax.perturbations import adaptive, l2, lp
+from sam_jax.perturbations import asam, l2, lp
 from sam_jax.sam import SamInfo, grad, value_and_grad
 
 __version__ = '0.1.0'
@@ -12,7 +12,7 @@ __all__ = [
   'Run',
   'SamInfo',
   '__version__',
-  'adaptive',
+  'asam',
   'grad',
   'l2',
   'load',

@@ -168,7 +168,7 @@ def random(rho: types.Scalar, key: jax.Array) -> types.Perturbation:
   return perturb
 
 
-def adaptive(
+def asam(
   rho: types.Scalar, eta: float = 0.01, p: float = 2.0
 ) -> types.Perturbation:
   r"""Climbs within a ball that is stretched along large parameters.
@@ -198,7 +198,7 @@ def adaptive(
   Example:
     >>> import jax.numpy as jnp
     >>> from sam_jax import perturbations
-    >>> print(perturbations.adaptive(0.5, eta=0)(
+    >>> print(perturbations.asam(0.5, eta=0)(
     ...   jnp.array([3.0, 2.0]), jnp.array([1.0, -2.0])))
     [0.3 0.8]
   """

@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sam_jax import perturbations, types
+from sam_jax import perturbations, tree, types
 
 
 class SamInfo(NamedTuple):
@@ -63,7 +63,7 @@ def _identity(grads: types.Grads) -> types.Grads:
   return grads
 
 
-def _descent(
+def descent(
   ascent_grads: types.Grads, descent_grads: types.Grads
 ) -> types.Grads:
   """Returns SAM's update direction: the gradient at the perturbed point."""
@@ -80,7 +80,7 @@ def value_and_grad(
   ascent_steps: int = 1,
   ascent_reduce: Callable[[types.Grads], types.Grads] = _identity,
   second_order: bool = False,
-  combine: Callable[[types.Grads, types.Grads], types.Grads] = _descent,
+  combine: Callable[[types.Grads, types.Grads], types.Grads] = descent,
   differentiate: Callable[..., Callable[..., Any]] = jax.value_and_grad,
   with_info: bool = False,
 ) -> Callable[..., Any]:
@@ -149,56 +149,93 @@ def value_and_grad(
   """
   check_options(ascent_steps, second_order)
   descend = differentiate(fun, has_aux=has_aux)
-  is_plain = perturbation is perturbations.none
   ascend = descend
-  if ascent_fun is not None and not is_plain:
+  if ascent_fun is not None:
     ascend = differentiate(ascent_fun, has_aux=has_aux)
-
-  def climb(
-    ascent_grads: types.Grads, params: types.Params, *args: Any, **kwargs: Any
-  ) -> types.PyTree:
-    """Returns epsilon after all ascent steps; the first gradient is given."""
-    epsilon = _fraction(perturbation(ascent_grads, params), ascent_steps)
-    for _ in range(ascent_steps - 1):
-      _, grads = ascend(_add(params, epsilon), *args, **kwargs)
-      step = perturbation(ascent_reduce(grads), params)
-      epsilon = _add(epsilon, _fraction(step, ascent_steps))
-    return epsilon
 
   @functools.wraps(fun)
   def sam_value_and_grad(
-    params: types.Params, *args: Any, **kwargs: Any
+    params: types.Params, /, *args: Any, **kwargs: Any
   ) -> tuple[Any, ...]:
-    out, local_grads = ascend(params, *args, **kwargs)
-    _check_differentiated_locally(params, out)
-    ascent_grads = ascent_reduce(local_grads)
-    if is_plain:
-      epsilon = perturbation(ascent_grads, params)
-      perturbed_out, descent_grads = out, local_grads
-    else:
-      epsilon = climb(ascent_grads, params, *args, **kwargs)
-      perturbed_out, descent_grads = descend(
-        _add(params, epsilon), *args, **kwargs
-      )
-    grads = descent_grads
-    if second_order and not is_plain:
-      term = _second_order_term(
-        perturbation,
-        lambda p: ascent_reduce(ascend(p, *args, **kwargs)[1]),
-        ascent_grads,
-        params,
-        # Whoever shares epsilon is moved by it: the mean of their gradients.
-        ascent_reduce(descent_grads),
-      )
-      grads = jax.tree.map(jnp.add, grads, term)
-    grads = combine(ascent_grads, grads)
-    if not with_info:
-      return out, grads
-    value, aux = perturbed_out if has_aux else (perturbed_out, None)
-    info = SamInfo(value, aux, ascent_grads, descent_grads, epsilon)
-    return out, grads, info
+    out, grads, info = perturbed_gradient(
+      lambda p: descend(p, *args, **kwargs),
+      lambda p: ascend(p, *args, **kwargs),
+      perturbation,
+      params,
+      has_aux=has_aux,
+      ascent_steps=ascent_steps,
+      ascent_reduce=ascent_reduce,
+      second_order=second_order,
+      combine=combine,
+    )
+    return (out, grads, info) if with_info else (out, grads)
 
   return sam_value_and_grad
+
+
+def perturbed_gradient(
+  descend: types.GradientFn,
+  ascend: types.GradientFn,
+  perturbation: types.Perturbation,
+  params: types.Params,
+  *,
+  has_aux: bool = True,
+  ascent_steps: int = 1,
+  ascent_reduce: Callable[[types.Grads], types.Grads] = _identity,
+  second_order: bool = False,
+  combine: Callable[[types.Grads, types.Grads], types.Grads] = descent,
+) -> tuple[Any, types.Grads, SamInfo]:
+  """Returns the sharpness-aware gradient of functions that are gradients.
+
+  What `value_and_grad` does once it has differentiated; for whoever has the
+  gradients already, as `sam_jax.methods` does.
+
+  Args:
+    descend: `params -> (out, grads)`, called at the perturbed parameters.
+    ascend: the same, from which the perturbation is made; not called if that
+      is `perturbations.none`, for there is only one pass then.
+    perturbation: `(grads, params) -> epsilon`.
+    params: tree of parameters.
+    has_aux: whether `out` is `(value, aux)`.
+    ascent_steps: see `value_and_grad`.
+    ascent_reduce: see `value_and_grad`.
+    second_order: see `value_and_grad`.
+    combine: see `value_and_grad`.
+
+  Returns:
+    `out` of the first pass, the gradient, and a `SamInfo`.
+
+  Raises:
+    ValueError: see `value_and_grad`.
+  """
+  is_plain = perturbation is perturbations.none
+  out, local_grads = (descend if is_plain else ascend)(params)
+  _check_differentiated_locally(params, out)
+  ascent_grads = ascent_reduce(local_grads)
+  if is_plain:
+    epsilon = perturbation(ascent_grads, params)
+    perturbed_out, descent_grads = out, local_grads
+  else:
+    epsilon = _fraction(perturbation(ascent_grads, params), ascent_steps)
+    for _ in range(ascent_steps - 1):
+      _, grads = ascend(_add(params, epsilon))
+      step = perturbation(ascent_reduce(grads), params)
+      epsilon = _add(epsilon, _fraction(step, ascent_steps))
+    perturbed_out, descent_grads = descend(_add(params, epsilon))
+  grads = descent_grads
+  if second_order and not is_plain:
+    term = _second_order_term(
+      perturbation,
+      lambda p: ascent_reduce(ascend(p)[1]),
+      ascent_grads,
+      params,
+      # Whoever shares epsilon is moved by it: the mean of their gradients.
+      ascent_reduce(descent_grads),
+    )
+    grads = jax.tree.map(jnp.add, grads, term)
+  grads = combine(ascent_grads, grads)
+  value, aux = perturbed_out if has_aux else (perturbed_out, None)
+  return out, grads, SamInfo(value, aux, ascent_grads, descent_grads, epsilon)
 
 
 def check_options(ascent_steps: int, second_order: bool) -> None:
@@ -250,7 +287,7 @@ def grad(
   )
 
   @functools.wraps(fun)
-  def sam_grad(params: types.Params, *args: Any, **kwargs: Any) -> Any:
+  def sam_grad(params: types.Params, /, *args: Any, **kwargs: Any) -> Any:
     out, grads = value_and_grad_fn(params, *args, **kwargs)
     return (grads, out[1]) if has_aux else grads
 
@@ -292,27 +329,16 @@ def _second_order_term(
       is_leaf=lambda x: x is None,
     )
   )
-  along = jax.tree.map(_cast_like, along, params)
+  along = jax.tree.map(tree.vary_like, along, params)
   _, through_gradient = jax.jvp(gradient_fn, (params,), (along,))
   return jax.tree.map(jnp.add, through_gradient, direct)
-
-
-def _cast_like(x: jax.Array, params: jax.Array) -> jax.Array:
-  """Returns x as an array that differs over the mesh axes of params."""
-  axes = tuple(sorted(_varying(params) - _varying(x)))
-  return jax.lax.pcast(x, axes, to='varying') if axes else x
-
-
-def _varying(x: Any) -> frozenset[str]:
-  """Returns the manual mesh axes over which an array differs."""
-  return jax.typeof(x).mat.varying if isinstance(x, jax.Array) else frozenset()
 
 
 def _check_differentiated_locally(params: types.Params, out: Any) -> None:
   """Refuses gradients that JAX has summed over devices."""
   value = jax.tree.leaves(out)[0]
   for leaf in jax.tree.leaves(params):
-    missing = tuple(sorted(_varying(value) - _varying(leaf)))
+    missing = tuple(sorted(tree.varying(value) - tree.varying(leaf)))
     if missing and hasattr(leaf, 'dtype'):
       raise ValueError(
         f'the loss varies over the mesh axes {missing} but the parameters are '

@@ -1,11 +1,14 @@
-"""Inner products over whole pytrees, accumulated in at least float32.
+"""Inner products over whole pytrees, and mesh axes over which leaves vary.
 
-`optax.tree` has the same functions in the dtype of the leaves; a norm over
-millions of bfloat16 gradients needs more digits than that.
+Inner products are accumulated in at least float32: `optax.tree` has the same
+functions in the dtype of the leaves, and a norm over millions of bfloat16
+gradients needs more digits than that.
 """
 
 import functools
 import operator
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,3 +86,34 @@ def inverse_norm(tree: types.PyTree) -> jax.Array:
   squared = vdot(tree, tree)
   is_zero = squared == 0
   return jnp.where(is_zero, 0, jax.lax.rsqrt(jnp.where(is_zero, 1, squared)))
+
+
+def varying(x: Any) -> frozenset[str]:
+  """Returns the manual mesh axes of `shard_map` over which an array differs."""
+  if isinstance(x, jax.ShapeDtypeStruct):
+    manual = x.manual_axis_type
+  else:
+    manual = jax.typeof(x).mat if isinstance(x, jax.Array) else None
+  return frozenset() if manual is None else frozenset(manual.varying)
+
+
+def vary(x: jax.Array, axes: Iterable[str]) -> jax.Array:
+  """Returns x as an array that may differ over these mesh axes too."""
+  missing = tuple(axis for axis in axes if axis not in varying(x))
+  return jax.lax.pcast(x, missing, to='varying') if missing else x
+
+
+def vary_like(x: jax.Array, other: Any) -> jax.Array:
+  """Returns x as an array that may differ over the mesh axes of another."""
+  return vary(x, sorted(varying(other)))
+
+
+def zeros(shape: jax.ShapeDtypeStruct) -> jax.Array:
+  """Returns zeros of that shape that vary over its mesh axes."""
+  return vary_like(jnp.zeros(shape.shape, shape.dtype), shape)
+
+
+def projection(a: types.PyTree, b: types.PyTree) -> jax.Array:
+  """Returns <a, b> / |b|^2, the share of b that is in a; 0 if b is zero."""
+  inverse = inverse_norm(b)
+  return vdot(a, b) * inverse * inverse

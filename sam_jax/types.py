@@ -11,3 +11,5 @@ Grads = Any
 Scalar = jax.Array | float
 Metrics = Mapping[str, jax.Array]
 Perturbation = Callable[[Grads, Params], Any]
+# What differentiates a loss that is closed over: `params -> (out, grads)`.
+GradientFn = Callable[[Params], tuple[Any, Grads]]

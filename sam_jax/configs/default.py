@@ -154,11 +154,11 @@ def get_config() -> ml_collections.ConfigDict:
   # All that perturb: radius of the perturbation, in units of the parameters; 0
   # is SGD. Official [sam_rho].
   config.method.rho = placeholder(float)
-  # All that perturb: how rho changes along the run, from its value to
-  # `rho_end` times that: 'constant', 'linear', 'cosine', or 'learning_rate',
-  # in proportion to the learning rate. None is the method's own.
+  # All that perturb: how the radius changes along the run, from rho to rho_min:
+  # 'constant', 'linear', 'cosine', or 'learning_rate', which is largest where
+  # the learning rate is. rho_min is 0 unless it is given.
   config.method.rho_schedule = placeholder(str)
-  config.method.rho_end = placeholder(float)
+  config.method.rho_min = placeholder(float)
   # 'sam', 'asam': norm of the ball, in [1, inf]; the paper's results have 2.
   config.method.p = placeholder(float)
   # 'sam': ascent steps per perturbation; the paper's results have 1.

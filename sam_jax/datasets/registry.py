@@ -8,7 +8,7 @@ add what is for training only, corrupt the training labels.
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,6 +79,16 @@ class Dataset:
   num_classes: int
   mean: tuple[float, ...]
   std: tuple[float, ...]
+
+  @property
+  def info(self) -> dict[str, Any]:
+    """What it takes to use a model without the data set, as JSON."""
+    return {
+      'num_classes': self.num_classes,
+      'image_shape': list(self.train.images.shape[1:]),
+      'mean': list(self.mean),
+      'std': list(self.std),
+    }
 
 
 Loader = Callable[..., Source]

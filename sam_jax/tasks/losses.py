@@ -1,12 +1,9 @@
-"""The training loss: cross entropy with label smoothing, and weight penalty."""
-
-from collections.abc import Callable
-from typing import Any
+"""Losses of examples."""
 
 import jax
 import jax.numpy as jnp
 
-from sam_jax import tree, types
+from sam_jax import tree
 
 
 def cross_entropy(
@@ -43,77 +40,3 @@ def _weigh(values: jax.Array, labels: jax.Array) -> jax.Array:
   if labels.ndim == values.ndim:
     return jnp.sum(labels * values, axis=-1)
   return jnp.take_along_axis(values, labels[..., None], axis=-1)[..., 0]
-
-
-def _classes(labels: jax.Array) -> jax.Array:
-  """Returns the class of each example of a batch."""
-  return labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
-
-
-def l2_penalty(
-  params: types.Params, weight_decay: float, mask: types.PyTree
-) -> jax.Array:
-  """Returns 0.5 * weight_decay * |w|^2 over the parameters the mask selects.
-
-  Args:
-    params: tree of parameters.
-    weight_decay: coefficient; 0 returns 0.
-    mask: tree of Python bools like `params`.
-  """
-  if weight_decay == 0:
-    return jnp.float32(0)
-  kept = jax.tree.map(lambda p, keep: p if keep else None, params, mask)
-  return 0.5 * weight_decay * tree.vdot(kept, kept)
-
-
-def classification_loss(
-  apply_fn: Callable[..., Any],
-  *,
-  label_smoothing: float = 0.0,
-  penalty_fn: Callable[[types.Params], jax.Array] | None = None,
-  true_gradient: bool = False,
-) -> Callable[..., tuple[jax.Array, dict[str, Any]]]:
-  """Returns the loss function of one microbatch.
-
-  Args:
-    apply_fn: a Flax module's `apply`; the module takes `train` and
-      `true_gradient`.
-    label_smoothing: see `cross_entropy`.
-    penalty_fn: added to the value, not to what is logged.
-    true_gradient: handed to the model: whether stochastic branches (Shake-
-      Shake, ShakeDrop) have the same coefficients backward as forward, as the
-      ascent pass wants it.
-
-  Returns:
-    `(params, batch_stats, key, images, labels) -> (loss, aux)` with float
-    images `[batch, height, width, channels]`, labels as `cross_entropy` takes
-    them, `key` for the dropout masks, and aux = batch_stats (updated), loss
-    (mean cross entropy, without the penalty) and error_rate (of a mixed image:
-    against the class of the largest weight).
-  """
-
-  def loss_fn(
-    params: types.Params,
-    batch_stats: types.PyTree,
-    key: jax.Array,
-    images: jax.Array,
-    labels: jax.Array,
-  ) -> tuple[jax.Array, dict[str, Any]]:
-    logits, updated = apply_fn(
-      {'params': params, 'batch_stats': batch_stats},
-      images,
-      train=True,
-      true_gradient=true_gradient,
-      mutable=['batch_stats'],
-      rngs={'dropout': key},
-    )
-    loss = jnp.mean(cross_entropy(logits, labels, label_smoothing))
-    aux = {
-      'batch_stats': updated.get('batch_stats', {}),
-      'loss': loss,
-      'error_rate': jnp.mean(jnp.argmax(logits, axis=-1) != _classes(labels)),
-    }
-    penalty = 0.0 if penalty_fn is None else penalty_fn(params)
-    return loss + penalty, aux
-
-  return loss_fn

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from sam_jax import lookup, types
+from sam_jax import lookup, tree, types
 
 LOOPS = ('auto', 'scan', 'unroll', 'vmap')
 
@@ -86,12 +86,4 @@ def _scan_sum(
     return _add(total, fn(piece)), None
 
   shapes = jax.eval_shape(fn, _piece(pieces, 0))
-  return jax.lax.scan(body, jax.tree.map(_zeros, shapes), pieces)[0]
-
-
-def _zeros(shape: jax.ShapeDtypeStruct) -> jax.Array:
-  """Returns zeros that vary over the same mesh axes as what is added."""
-  zeros = jnp.zeros(shape.shape, shape.dtype)
-  manual = shape.manual_axis_type
-  axes = tuple(manual.varying) if manual is not None else ()
-  return jax.lax.pcast(zeros, axes, to='varying') if axes else zeros
+  return jax.lax.scan(body, jax.tree.map(tree.zeros, shapes), pieces)[0]

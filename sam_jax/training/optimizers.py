@@ -6,6 +6,7 @@ added to the gradient, then the optimizer.
 
 import functools
 import inspect
+import math
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,24 +16,32 @@ import jax.numpy as jnp
 import optax
 
 from sam_jax import lookup, tree, types
-from sam_jax.tasks import losses
 
 # What optax's optimizers call the mask of their decoupled weight decay.
 _MASKS = ('mask', 'weight_decay_mask')
+PenaltyFn = Callable[[types.Params], jax.Array]
 WEIGHT_DECAYS = ('loss', 'descent', 'gradient', 'decoupled')
 
 
-class Regularization(NamedTuple):
-  """Where the weight decay of a run acts on the loss.
+class Optimizer(NamedTuple):
+  """Everything between a gradient and an update, weight decay included.
 
   Attributes:
+    init: `params -> state`, of optax.
+    update: `(grads, state, params) -> (updates, state)`, of optax: clipping,
+      weight decay that is added to the gradient, and the optimizer.
     ascent_penalty: `params -> scalar`, added to the loss that makes the
-      perturbation.
+      perturbation; None adds nothing.
     descent_penalty: the same for the loss at the perturbed parameters.
+    max_norm: global norm to which the averaged gradient is clipped; inf clips
+      nothing.
   """
 
-  ascent_penalty: Callable[[types.Params], jax.Array] | None
-  descent_penalty: Callable[[types.Params], jax.Array] | None
+  init: optax.TransformInitFn
+  update: optax.TransformUpdateFn
+  ascent_penalty: PenaltyFn | None
+  descent_penalty: PenaltyFn | None
+  max_norm: float
 
 
 def sgd(
@@ -142,29 +151,20 @@ def decay_mask(params: types.Params, exclude: str) -> types.PyTree:
   return mask
 
 
-def regularization(
-  params: types.Params, rate: float, place: str, exclude: str = ''
-) -> Regularization:
-  """Returns the weight penalties of the two passes.
+def l2_penalty(
+  params: types.Params, weight_decay: float, mask: types.PyTree
+) -> jax.Array:
+  """Returns 0.5 * weight_decay * |w|^2 over the parameters the mask selects.
 
   Args:
-    params: tree of parameters; only their paths are used.
-    rate: weight decay coefficient.
-    place: 'loss' adds 0.5 * rate * |w|^2 to both losses, so that it takes part
-      in the perturbation (the official way); 'descent' adds it to the second
-      only; 'gradient' and 'decoupled' add nothing here, see `create`.
-    exclude: see `decay_mask`.
-
-  Raises:
-    ValueError: an unknown place, or a mask that matches nothing.
+    params: tree of parameters.
+    weight_decay: coefficient; 0 returns 0.
+    mask: tree of Python bools like `params`.
   """
-  lookup.check('weight_decay.place', place, WEIGHT_DECAYS)
-  mask = decay_mask(params, exclude)
-  penalty = functools.partial(losses.l2_penalty, weight_decay=rate, mask=mask)
-  return Regularization(
-    ascent_penalty=penalty if place == 'loss' else None,
-    descent_penalty=penalty if place in ('loss', 'descent') else None,
-  )
+  if weight_decay == 0:
+    return jnp.float32(0)
+  kept = jax.tree.map(lambda p, keep: p if keep else None, params, mask)
+  return 0.5 * weight_decay * tree.vdot(kept, kept)
 
 
 # Found before optax's of the same name.
@@ -185,6 +185,7 @@ def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
 
 def create(
   name: str,
+  params: types.Params,
   *,
   learning_rate: optax.ScalarOrSchedule,
   gradient_clipping: float = 0.0,
@@ -192,47 +193,85 @@ def create(
   weight_decay_place: str = 'loss',
   weight_decay_exclude: str = '',
   **options: object,
-) -> optax.GradientTransformation:
-  """Returns clipping, weight decay on the gradient, and the optimizer.
+) -> Optimizer:
+  """Returns what makes an update of a gradient.
 
   Args:
     name: 'sgd' or 'rmsprop_tf' (see there), or any function of optax that
       takes a learning rate: 'adamw', 'lion', 'adam', ...
+    params: tree of parameters, or of their shapes.
     learning_rate: a number or a schedule.
     gradient_clipping: largest global norm of the averaged gradient; 0 is no
       clipping. The official default is 5.
     weight_decay: coefficient.
-    weight_decay_place: 'gradient' adds weight_decay * w to the clipped
-      gradient, before the momentum; 'decoupled' leaves it to an optimizer that
-      has it (AdamW, Lion); the others are in the loss, see `regularization`.
+    weight_decay_place: 'loss' adds 0.5 * weight_decay * |w|^2 to both losses,
+      so that it takes part in the perturbation (the official way); 'descent'
+      adds it to the second one alone; 'gradient' adds weight_decay * w to the
+      clipped gradient, before the momentum; 'decoupled' leaves it to an
+      optimizer that has it (AdamW, Lion).
     weight_decay_exclude: see `decay_mask`.
     **options: arguments of that optimizer; None means its default.
 
   Raises:
-    ValueError: an unknown optimizer or argument, a negative clipping, or an
-      optimizer without decoupled weight decay.
+    ValueError: an unknown optimizer, argument or place, a negative clipping, a
+      mask that matches nothing, or an optimizer that has no decoupled weight
+      decay or needs more than gradients and parameters.
   """
   lookup.check('weight_decay.place', weight_decay_place, WEIGHT_DECAYS)
-  factory = _factory(name)
-  accepted = set(inspect.signature(factory).parameters)
-  given = {k: v for k, v in options.items() if v is not None}
-  lookup.check_options(
-    f'optimizer {name!r}',
-    factory,
-    given,
-    ('learning_rate', 'weight_decay', *_MASKS),
-  )
   if gradient_clipping < 0:
     raise ValueError(
       f'gradient_clipping is {gradient_clipping}; give a norm, or 0 for none'
     )
-  mask = functools.partial(decay_mask, exclude=weight_decay_exclude)
-  is_decoupled = weight_decay_place == 'decoupled'
+  place = weight_decay_place
+  transformation = _transformation(
+    name,
+    learning_rate,
+    gradient_clipping=gradient_clipping,
+    added_decay=weight_decay if place == 'gradient' else 0.0,
+    decoupled_decay=weight_decay if place == 'decoupled' else 0.0,
+    exclude=weight_decay_exclude,
+    options={k: v for k, v in options.items() if v is not None},
+  )
+  _check_usable(name, transformation, params)
+  penalty = functools.partial(
+    l2_penalty,
+    weight_decay=weight_decay,
+    mask=decay_mask(params, weight_decay_exclude),
+  )
+  return Optimizer(
+    init=transformation.init,
+    update=transformation.update,
+    ascent_penalty=penalty if place == 'loss' else None,
+    descent_penalty=penalty if place in ('loss', 'descent') else None,
+    max_norm=gradient_clipping or math.inf,
+  )
+
+
+def _transformation(
+  name: str,
+  learning_rate: optax.ScalarOrSchedule,
+  *,
+  gradient_clipping: float,
+  added_decay: float,
+  decoupled_decay: float,
+  exclude: str,
+  options: dict[str, object],
+) -> optax.GradientTransformation:
+  """Returns clipping, weight decay on the gradient, and the optimizer."""
+  factory = _factory(name)
+  accepted = set(inspect.signature(factory).parameters)
+  lookup.check_options(
+    f'optimizer {name!r}',
+    factory,
+    options,
+    ('learning_rate', 'weight_decay', *_MASKS),
+  )
+  mask = functools.partial(decay_mask, exclude=exclude)
   if 'weight_decay' in accepted:
     # Said even when zero: optax.adamw decays by 1e-4 unless told otherwise.
-    given |= {'weight_decay': weight_decay if is_decoupled else 0.0}
-    given |= {name: mask for name in _MASKS if name in accepted}
-  elif is_decoupled and weight_decay:
+    masks = {name: mask for name in _MASKS if name in accepted}
+    options = options | {'weight_decay': decoupled_decay} | masks
+  elif decoupled_decay:
     raise ValueError(
       f'optimizer {name!r} has no decoupled weight decay; use adamw or lion, '
       "or weight_decay.place 'loss', 'descent' or 'gradient'"
@@ -240,6 +279,19 @@ def create(
   parts = []
   if gradient_clipping:
     parts.append(clip_by_global_norm(gradient_clipping))
-  if weight_decay_place == 'gradient':
-    parts.append(optax.add_decayed_weights(weight_decay, mask))
-  return optax.chain(*parts, factory(learning_rate, **given))
+  if added_decay:
+    parts.append(optax.add_decayed_weights(added_decay, mask))
+  return optax.chain(*parts, factory(learning_rate, **options))
+
+
+def _check_usable(
+  name: str, optimizer: optax.GradientTransformation, params: types.Params
+) -> None:
+  """Refuses an optimizer that wants more than gradients and parameters."""
+  try:
+    state = jax.eval_shape(optimizer.init, params)
+    jax.eval_shape(optimizer.update, params, state, params)
+  except TypeError as error:
+    raise ValueError(
+      f'optimizer {name!r} cannot be used here: {error}'
+    ) from error

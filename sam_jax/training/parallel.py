@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sam_jax import lookup, types
+from sam_jax import lookup, tree, types
 from sam_jax.training import layout as layout_lib
 
 _AXES = ('group', 'member')
@@ -90,19 +90,9 @@ def from_first_process(array: np.ndarray) -> np.ndarray:
   return np.asarray(multihost_utils.broadcast_one_to_all(array))
 
 
-def _varying(x: jax.Array) -> frozenset[str]:
-  """Returns the manual mesh axes over which an array differs."""
-  return jax.typeof(x).mat.varying
-
-
-def _vary(tree: types.PyTree) -> types.PyTree:
-  """Casts to varying over all axes; what varies already must not be cast."""
-
-  def cast(x: jax.Array) -> jax.Array:
-    axes = tuple(a for a in _AXES if a not in _varying(x))
-    return jax.lax.pcast(x, axes, to='varying') if axes else x
-
-  return jax.tree.map(cast, tree)
+def _vary(values: types.PyTree) -> types.PyTree:
+  """Casts to varying over all axes."""
+  return jax.tree.map(lambda x: tree.vary(x, _AXES), values)
 
 
 def _reduce(
@@ -111,10 +101,10 @@ def _reduce(
   """Returns a reduction over those of the axes over which a leaf varies."""
 
   def reduce_leaf(x: jax.Array) -> jax.Array:
-    varying = tuple(a for a in axes if a in _varying(x))
+    varying = tuple(a for a in axes if a in tree.varying(x))
     return reduction(x, varying) if varying else x
 
-  return lambda tree: jax.tree.map(reduce_leaf, tree)
+  return lambda values: jax.tree.map(reduce_leaf, values)
 
 
 def _one_device(device: jax.Device) -> Parallel:
@@ -125,8 +115,8 @@ def _one_device(device: jax.Device) -> Parallel:
   the program: PyramidNet-272 did not compile in ten minutes.
   """
 
-  def identity(tree: types.PyTree) -> types.PyTree:
-    return tree
+  def identity(values: types.PyTree) -> types.PyTree:
+    return values
 
   def compile_step(
     step: Callable[..., Any], num_replicated: int, num_donated: int
@@ -134,8 +124,8 @@ def _one_device(device: jax.Device) -> Parallel:
     del num_replicated
     return jax.jit(step, donate_argnums=tuple(range(num_donated)))
 
-  def put(tree: types.PyTree) -> types.PyTree:
-    return jax.device_put(tree, device)
+  def put(values: types.PyTree) -> types.PyTree:
+    return jax.device_put(values, device)
 
   return Parallel(
     collectives=Collectives(
@@ -177,11 +167,11 @@ def _shard_map(layout: layout_lib.Layout, devices: Sequence) -> Parallel:
     )
     return jax.jit(mapped, donate_argnums=tuple(range(num_donated)))
 
-  def replicate(tree: types.PyTree) -> types.PyTree:
+  def replicate(values: types.PyTree) -> types.PyTree:
     if jax.process_count() > 1:
       # Every process has all of it; devices of others take no array from here.
-      tree = jax.device_get(tree)
-    return jax.device_put(tree, replicated)
+      values = jax.device_get(values)
+    return jax.device_put(values, replicated)
 
   def shard(batch: types.PyTree) -> types.PyTree:
     if jax.process_count() == 1:
@@ -200,7 +190,7 @@ def _shard_map(layout: layout_lib.Layout, devices: Sequence) -> Parallel:
     ),
     compile=compile_step,
     replicate=replicate,
-    unreplicate=lambda tree: tree,
+    unreplicate=lambda values: values,
     shard=shard,
   )
 
@@ -230,13 +220,13 @@ def _pmap(layout: layout_lib.Layout, devices: Sequence) -> Parallel:
       donate_argnums=tuple(range(num_donated)),
     )
 
-  def group_mean(tree: types.PyTree) -> types.PyTree:
+  def group_mean(values: types.PyTree) -> types.PyTree:
     if members == 1:
-      return tree
-    return jax.lax.pmean(tree, _PMAP_AXIS, axis_index_groups=index_groups)
+      return values
+    return jax.lax.pmean(values, _PMAP_AXIS, axis_index_groups=index_groups)
 
-  def replicate(tree: types.PyTree) -> types.PyTree:
-    copies = jax.tree.map(lambda x: np.stack([x] * num_devices), tree)
+  def replicate(values: types.PyTree) -> types.PyTree:
+    copies = jax.tree.map(lambda x: np.stack([x] * num_devices), values)
     return jax.device_put(copies, stacked)
 
   def shard(batch: types.PyTree) -> types.PyTree:
@@ -247,15 +237,15 @@ def _pmap(layout: layout_lib.Layout, devices: Sequence) -> Parallel:
 
   return Parallel(
     collectives=Collectives(
-      vary=lambda tree: tree,
+      vary=lambda values: values,
       group_mean=group_mean,
-      global_mean=lambda tree: jax.lax.pmean(tree, _PMAP_AXIS),
-      global_sum=lambda tree: jax.lax.psum(tree, _PMAP_AXIS),
+      global_mean=lambda values: jax.lax.pmean(values, _PMAP_AXIS),
+      global_sum=lambda values: jax.lax.psum(values, _PMAP_AXIS),
       axes=(_PMAP_AXIS,),
     ),
     compile=compile_step,
     replicate=replicate,
-    unreplicate=lambda tree: jax.tree.map(lambda x: x[0], tree),
+    unreplicate=lambda values: jax.tree.map(lambda x: x[0], values),
     shard=shard,
   )
 

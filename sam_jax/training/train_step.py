@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sam_jax import methods, sam, tree, types
+from sam_jax import methods, tasks, types
 from sam_jax.training import (
+  diagnostics,
   ema,
   layout as layout_lib,
   microbatches,
+  optimizers,
   parallel,
-  precision,
 )
 
 Batch = Mapping[str, jax.Array]
@@ -48,7 +49,7 @@ class TrainState:
   params: types.Params
   batch_stats: types.PyTree
   opt_state: optax.OptState
-  method_state: types.PyTree
+  method_state: methods.State
   ema: types.PyTree
 
 
@@ -57,16 +58,15 @@ class StepFns:
   """What a training step is made of; everything static.
 
   Attributes:
-    loss_fn: `(params, batch_stats, key, images, labels) -> (loss, aux)`, see
-      `losses.classification_loss`.
-    ascent_loss_fn: the same, for the pass that makes the perturbation.
-    augment: `(key, uint8 images, positions) -> float32 images`.
-    mix: `(key, images, labels) -> (images, labels)`, of a microbatch.
+    task: what a batch and a loss are.
+    apply_fn: `(variables, inputs, **options) -> outputs` of the model, in the
+      precision of the training.
     method: how a group's gradient is obtained.
-    optimizer: from the averaged gradient to the update, clipping included.
+    optimizer: from the averaged gradient to the update, weight decay included.
     ema_fn: updates the average that the run is evaluated with; None keeps none.
     learning_rate_fn: what the optimizer uses, for the log and the method.
-    gradient_clipping: of the optimizer, for the log.
+    peak_learning_rate: the largest of these.
+    num_steps: length of the run.
     layout: how the batch is cut.
     loop: how a device walks its pieces: 'scan', 'unroll' or 'vmap'.
     collectives: averages over devices.
@@ -75,15 +75,14 @@ class StepFns:
     seed: of augmentation, dropout and method.
   """
 
-  loss_fn: Callable[..., Any]
-  ascent_loss_fn: Callable[..., Any]
-  augment: Callable[..., jax.Array]
-  mix: Callable[..., tuple[jax.Array, jax.Array]]
+  task: tasks.Task
+  apply_fn: Callable[..., Any]
   method: methods.Method
-  optimizer: optax.GradientTransformation
+  optimizer: optimizers.Optimizer
   ema_fn: ema.EmaFn | None
-  learning_rate_fn: Callable[[jax.Array], Any]
-  gradient_clipping: float
+  learning_rate_fn: optax.Schedule
+  peak_learning_rate: float
+  num_steps: int
   layout: layout_lib.Layout
   loop: str
   collectives: parallel.Collectives
@@ -94,6 +93,16 @@ class StepFns:
     """Returns the key of a random stream at a step."""
     key = jax.random.fold_in(jax.random.key(self.seed), name)
     return jax.random.fold_in(key, step)
+
+  def context(self, step: jax.Array) -> methods.Context:
+    """Returns what the method may know of a step."""
+    return methods.Context(
+      step=step,
+      num_steps=self.num_steps,
+      key=self.stream(_METHOD, step),
+      learning_rate=self.learning_rate_fn(step),
+      peak_learning_rate=self.peak_learning_rate,
+    )
 
 
 def init_state(
@@ -138,64 +147,40 @@ def _newest(state: TrainState, fns: StepFns) -> types.PyTree:
 
 def train_step(
   state: TrainState, batch: Batch, fns: StepFns
-) -> tuple[TrainState, types.Metrics]:
+) -> tuple[TrainState, diagnostics.Metrics]:
   """Makes one update.
 
   Runs on one device, under `fns.collectives`; the result is the same on all.
 
   Args:
     state: the same on every device.
-    batch: this device's share: image (uint8, `[n, height, width, channels]`),
-      label (int32, `[n]`) and position (int32, `[n]`) of each example in the
-      global batch.
+    batch: this device's share of a training batch of the task.
     fns: what the step is made of.
 
   Returns:
-    The new state, and scalars by name: loss and error_rate of the unperturbed
-    network (the loss with label smoothing, without weight penalty), their
-    perturbed twins, sharpness = perturbed_loss - loss, cosine between the
-    gradients at w and at w + epsilon, gradient_norm_ratio, the norm of the
-    latter over that of the former, curvature, see `_curvature` (means over
-    groups; without a perturbation only the first two), those of
-    `precision.effective_perturbation` if parameters are rounded, gradient_norm
-    of the averaged gradient and clipped_gradient_norm after clipping,
-    param_norm after the update, learning_rate.
+    The new state, and what was measured, see `diagnostics.of_step`.
 
-  Differs from the official release: it logs loss and error of the perturbed
-  pass of the first device, and keeps BatchNorm statistics apart until a
-  checkpoint is written; averaging them every step gives the same average.
+  Differs from the official release, which keeps BatchNorm statistics apart
+  until a checkpoint is written; averaging them every step gives the same
+  average.
   """
-  ctx = methods.Context(
-    step=state.step,
-    key=fns.stream(_METHOD, state.step),
-    learning_rate=fns.learning_rate_fn(state.step),
+  ctx = fns.context(state.step)
+  group_fn = functools.partial(_group_gradient, state, ctx, fns)
+  groups = _split(batch, fns.layout.device_groups)
+  result = fns.collectives.global_mean(
+    microbatches.mean(group_fn, groups, fns.loop)
   )
-  varying = fns.collectives.vary(state)
-
-  def group_fn(group: Batch) -> tuple[Any, ...]:
-    return _group_gradient(varying, group, ctx, fns)
-
-  means = microbatches.mean(
-    group_fn, _split(batch, fns.layout.device_groups), fns.loop
-  )
-  grads, change, method_state, metrics = fns.collectives.global_mean(means)
+  grads, method_state = fns.method.finish(state.method_state, result, ctx)
   updates, opt_state = fns.optimizer.update(
     grads, state.opt_state, state.params
   )
-  params = optax.apply_updates(state.params, updates)
-  gradient_norm = tree.norm(grads)
-  limit = fns.gradient_clipping or jnp.inf
-  metrics |= {
-    'gradient_norm': gradient_norm,
-    'clipped_gradient_norm': jnp.minimum(gradient_norm, limit),
-    'param_norm': tree.norm(params),
-    'learning_rate': jnp.float32(ctx.learning_rate),
-  }
   new_state = TrainState(
     step=state.step + 1,
-    params=params,
+    params=optax.apply_updates(state.params, updates),
     # The mean of the changes: what is frozen stays to the bit.
-    batch_stats=jax.tree.map(jnp.add, state.batch_stats, change),
+    batch_stats=jax.tree.map(
+      jnp.add, state.batch_stats, result.out[1].statistics_change
+    ),
     opt_state=opt_state,
     method_state=method_state,
     ema=(),
@@ -203,7 +188,12 @@ def train_step(
   if fns.ema_fn is not None:
     average = fns.ema_fn(state.ema, _newest(new_state, fns), new_state.step)
     new_state = new_state.replace(ema=average)
-  return new_state, metrics
+  return new_state, diagnostics.of_step(
+    result._replace(grads=grads),
+    new_state.params,
+    learning_rate=ctx.learning_rate,
+    max_norm=fns.optimizer.max_norm,
+  )
 
 
 def _split(batch: Batch, count: int) -> Batch:
@@ -211,147 +201,97 @@ def _split(batch: Batch, count: int) -> Batch:
   return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
 
 
-def inputs(group: Batch, step: jax.Array, fns: StepFns) -> Batch:
+def prepare(group: Batch, step: jax.Array, fns: StepFns) -> Batch:
   """Returns what the network sees of a group of m examples in a step.
 
   Args:
     group: this device's part of it, as in `train_step`.
     step: number of updates made before.
-    fns: the augmentation, the mixing and the layout.
+    fns: the task and the layout.
 
   Returns:
-    Microbatches: image (float32, `[microbatches, b, height, width,
-    channels]`), label (int32, `[microbatches, b]`, or float32 with another
-    axis of classes where images are mixed), position.
+    The microbatches, augmented and mixed, `[microbatches, b, ...]` each.
   """
-  images = fns.augment(
-    fns.stream(_AUGMENTATION, step), group['image'], group['position']
-  )
-  microbatches = _split(
-    {**group, 'image': images}, fns.layout.device_microbatches
-  )
-  mix = functools.partial(fns.mix, fns.stream(_MIXING, step))
-  images, labels = jax.vmap(mix)(microbatches['image'], microbatches['label'])
-  return {**microbatches, 'image': images, 'label': labels}
+  group = fns.task.augment(fns.stream(_AUGMENTATION, step), group)
+  mix = functools.partial(fns.task.mix, fns.stream(_MIXING, step))
+  return jax.vmap(mix)(_split(group, fns.layout.device_microbatches))
 
 
 def _group_gradient(
-  state: TrainState, group: Batch, ctx: methods.Context, fns: StepFns
-) -> tuple[types.Grads, types.PyTree, types.PyTree, dict[str, jax.Array]]:
-  """Returns gradient, change of statistics, method state, metrics of a group.
+  state: TrainState, ctx: methods.Context, fns: StepFns, group: Batch
+) -> methods.GroupResult:
+  """Returns what the method makes of a group, of which this is the local part.
 
-  `group` is the part of the group that this device holds.
+  The parameters are cast to this device's own, see `parallel.Collectives`.
   """
-  microbatches = inputs(group, ctx.step, fns)
-  group_index = group['position'][0] // fns.layout.m
-  grad_fn = fns.method.value_and_grad(
-    _on_microbatch(fns.loss_fn, fns),
-    ctx._replace(key=jax.random.fold_in(ctx.key, group_index)),
-    ascent_fun=_on_microbatch(fns.ascent_loss_fn, fns),
-    differentiate=_group_differentiate(fns),
+  pieces = prepare(group, ctx.step, fns)
+  local = fns.collectives.vary((state.params, state.batch_stats))
+  params, batch_stats = local
+  problem = methods.Problem(
+    descend=_group_fn(fns, batch_stats, ctx.step, pieces, is_ascent=False),
+    ascend=_group_fn(fns, batch_stats, ctx.step, pieces, is_ascent=True),
+    diagnose=functools.partial(
+      diagnostics.of_perturbation, mantissa_bits=fns.mantissa_bits
+    ),
   )
-  (_, aux), grads, method_state, info = grad_fn(
-    state.method_state, state.params, state.batch_stats, ctx.step, microbatches
+  index = group['position'][0] // fns.layout.m
+  ctx = ctx._replace(key=jax.random.fold_in(ctx.key, index))
+  return fns.method.gradient(problem, state.method_state, params, ctx)
+
+
+def _group_fn(
+  fns: StepFns,
+  batch_stats: types.PyTree,
+  step: jax.Array,
+  pieces: Batch,
+  *,
+  is_ascent: bool,
+) -> types.GradientFn:
+  """Returns the value, aux and gradient of a group's mean loss.
+
+  The mean is over the group's microbatches, wherever they are, so that all is
+  that of the group on every device that shares it.
+  """
+  loss_fn = functools.partial(_loss, fns, is_ascent)
+
+  def value_and_grad(params: types.Params) -> tuple[Any, types.Grads]:
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    local = microbatches.mean(
+      lambda piece: grad_fn(params, batch_stats, step, piece), pieces, fns.loop
+    )
+    return fns.collectives.group_mean(local)
+
+  return value_and_grad
+
+
+def _loss(
+  fns: StepFns,
+  is_ascent: bool,
+  params: types.Params,
+  batch_stats: types.PyTree,
+  step: jax.Array,
+  microbatch: Batch,
+) -> tuple[jax.Array, diagnostics.Aux]:
+  """Returns the loss of a microbatch; its position keys the dropout masks."""
+  index = microbatch['position'][0] // fns.layout.microbatch_size
+  outputs, updated = fns.apply_fn(
+    {'params': params, 'batch_stats': batch_stats},
+    fns.task.inputs(microbatch),
+    train=True,
+    # Shake-Shake and ShakeDrop have other coefficients backward than forward,
+    # but not where a perturbation is made.
+    true_gradient=is_ascent,
+    mutable=['batch_stats'],
+    rngs={'dropout': jax.random.fold_in(fns.stream(_DROPOUT, step), index)},
   )
-  metrics = _metrics(aux, info)
-  if info is not None and fns.mantissa_bits < precision.FLOAT32_BITS:
-    metrics |= precision.effective_perturbation(
-      state.params, info.epsilon, fns.mantissa_bits
-    )
-  return grads, aux['batch_stats'], method_state, metrics
-
-
-def _on_microbatch(
-  loss_fn: Callable[..., Any], fns: StepFns
-) -> Callable[..., Any]:
-  """Returns the loss of one microbatch, its dropout keyed by its position.
-
-  Its aux has the change of the BatchNorm statistics in their place.
-  """
-
-  def fun(
-    params: types.Params,
-    batch_stats: types.PyTree,
-    step: jax.Array,
-    microbatch: Batch,
-  ) -> tuple[jax.Array, dict[str, Any]]:
-    index = microbatch['position'][0] // fns.layout.microbatch_size
-    key = jax.random.fold_in(fns.stream(_DROPOUT, step), index)
-    loss, aux = loss_fn(
-      params, batch_stats, key, microbatch['image'], microbatch['label']
-    )
-    change = jax.tree.map(jnp.subtract, aux['batch_stats'], batch_stats)
-    return loss, {**aux, 'batch_stats': change}
-
-  return fun
-
-
-def _group_differentiate(fns: StepFns) -> Callable[..., Callable[..., Any]]:
-  """Returns what differentiates the mean loss of a group.
-
-  The mean is over the group's microbatches, wherever they are, so that value,
-  aux and gradient are those of the group on every device that shares it.
-  """
-
-  def differentiate(
-    fun: Callable[..., Any], has_aux: bool
-  ) -> Callable[..., Any]:
-    value_and_grad = jax.value_and_grad(fun, has_aux=has_aux)
-
-    def group_value_and_grad(
-      params: types.Params,
-      batch_stats: types.PyTree,
-      step: jax.Array,
-      microbatches: Batch,
-    ) -> tuple[Any, types.Grads]:
-      def microbatch_fn(microbatch: Batch) -> tuple[Any, types.Grads]:
-        return value_and_grad(params, batch_stats, step, microbatch)
-
-      local = microbatches.mean(microbatch_fn, microbatches, fns.loop)
-      return fns.collectives.group_mean(local)
-
-    return group_value_and_grad
-
-  return differentiate
-
-
-def _metrics(
-  aux: Mapping[str, Any], info: sam.SamInfo | None
-) -> dict[str, jax.Array]:
-  """Returns the metrics of one group."""
-  metrics = {'loss': aux['loss'], 'error_rate': aux['error_rate']}
-  if info is not None:
-    perturbed = info.perturbed_aux
-    metrics |= {
-      'perturbed_loss': perturbed['loss'],
-      'perturbed_error_rate': perturbed['error_rate'],
-      'sharpness': perturbed['loss'] - aux['loss'],
-      'cosine': tree.cosine(info.ascent_grads, info.descent_grads),
-      'gradient_norm_ratio': tree.norm(info.descent_grads)
-      * tree.inverse_norm(info.ascent_grads),
-      'curvature': _curvature(info),
-    }
-  return metrics
-
-
-def _curvature(info: sam.SamInfo) -> jax.Array:
-  r"""Returns the Rayleigh quotient of the Hessian along epsilon.
-
-  .. math::
-    (g' - g) \cdot \epsilon / |\epsilon|^2 \approx
-    \epsilon^T H \epsilon / |\epsilon|^2
-
-  with the gradients g at w and g' at w + epsilon of a group: the mean of the
-  Hessian along the way between them, at most its largest eigenvalue there. 0
-  without a perturbation.
-
-  With the weight penalty in the loss H has it too: weight_decay.rate on the
-  diagonal. If the two gradients are of different functions, their difference
-  holds that of the functions besides: the penalty's w . epsilon where weight
-  decay is of the descent alone, and noise for Shake-Shake and ShakeDrop, whose
-  descent gradient is not that of their loss. Of several ascent steps, g is the
-  first gradient and epsilon the sum: the mean of H along the straight line.
-  """
-  change = jax.tree.map(jnp.subtract, info.descent_grads, info.ascent_grads)
-  inverse = tree.inverse_norm(info.epsilon)
-  return tree.vdot(change, info.epsilon) * inverse * inverse
+  loss = jnp.mean(fns.task.example_losses(outputs, microbatch))
+  optimizer = fns.optimizer
+  penalty_fn = (
+    optimizer.ascent_penalty if is_ascent else optimizer.descent_penalty
+  )
+  penalty = 0.0 if penalty_fn is None else penalty_fn(params)
+  change = jax.tree.map(
+    jnp.subtract, updated.get('batch_stats', {}), batch_stats
+  )
+  metrics = {'loss': loss} | fns.task.train_metrics(outputs, microbatch)
+  return loss + penalty, diagnostics.Aux(metrics, change)

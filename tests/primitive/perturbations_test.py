@@ -248,11 +248,9 @@ def test_a_random_perturbation_of_radius_zero_is_none():
 
 @pytest.mark.parametrize('eta', [0.0, 0.01, 0.5])
 @pytest.mark.parametrize('p', PS)
-def test_the_adaptive_epsilon_is_the_highest_point_of_the_stretched_ball(
-  p, eta
-):
+def test_the_asam_epsilon_is_the_highest_point_of_the_stretched_ball(p, eta):
   grads, params, rho = _grads(1), _grads(2), 0.3
-  epsilon = sam_jax.adaptive(rho, eta, p)(*map(_float32, (grads, params)))
+  epsilon = sam_jax.asam(rho, eta, p)(*map(_float32, (grads, params)))
   stretch = np.abs(_flat(params)) + eta
   expected = stretch * _formula(stretch * _flat(grads), rho, p)
   np.testing.assert_allclose(_flat(epsilon), expected, rtol=5e-6, atol=1e-7)
@@ -263,9 +261,9 @@ def test_the_adaptive_epsilon_is_the_highest_point_of_the_stretched_ball(
   assert _flat(grads) @ _flat(epsilon) == pytest.approx(rho * dual, rel=1e-5)
 
 
-def test_the_adaptive_epsilon_scales_with_the_layer():
+def test_the_asam_epsilon_scales_with_the_layer():
   grads, params = map(_float32, (_grads(1), _grads(2)))
-  perturb = sam_jax.adaptive(0.3, eta=0.0)
+  perturb = sam_jax.asam(0.3, eta=0.0)
   epsilon = perturb(grads, params)
   scaled = perturb(
     {'a': grads['a'] / 4, 'b': grads['b']}, {'a': params['a'] * 4, **_b(params)}
@@ -278,18 +276,18 @@ def _b(params):
   return {'b': params['b']}
 
 
-def test_the_adaptive_perturbation_keeps_the_guarantees():
+def test_the_asam_perturbation_keeps_the_guarantees():
   params = {'a': jnp.array([0.0, -2.0]), 'b': jnp.ones(1, jnp.bfloat16)}
-  zero = sam_jax.adaptive(0.1)(jax.tree.map(jnp.zeros_like, params), params)
+  zero = sam_jax.asam(0.1)(jax.tree.map(jnp.zeros_like, params), params)
   assert not _flat(zero).any()
   grads = {'a': jnp.array([1.0, np.nan]), 'b': jnp.ones(1, jnp.bfloat16)}
-  epsilon = sam_jax.adaptive(0.1)(grads, params)
+  epsilon = sam_jax.asam(0.1)(grads, params)
   assert np.isnan(epsilon['a'][1]) and epsilon['b'].dtype == jnp.bfloat16
-  partly = sam_jax.adaptive(0.1)({'a': params['a'], 'b': None}, params)
+  partly = sam_jax.asam(0.1)({'a': params['a'], 'b': None}, params)
   assert partly['b'] is None and np.isfinite(partly['a']).all()
-  assert sam_jax.adaptive(0) is sam_jax.l2(0)
+  assert sam_jax.asam(0) is sam_jax.l2(0)
 
 
 def test_an_eta_below_zero_is_refused():
   with pytest.raises(ValueError, match='^eta is -1; .* give a number >= 0$'):
-    sam_jax.adaptive(0.1, eta=-1)
+    sam_jax.asam(0.1, eta=-1)

@@ -33,7 +33,9 @@ def _assert_trees_close(a, b, rtol=1e-6):
 def test_nesterov_momentum_is_that_of_the_release():
   misc = reference.load('misc.npz')
   rates = jnp.asarray(misc['nesterov/lrs'])
-  optimizer = optimizers.create('sgd', learning_rate=lambda step: rates[step])
+  optimizer = optimizers.create(
+    'sgd', PARAMS, learning_rate=lambda step: rates[step]
+  )
   params = jnp.asarray(misc['nesterov/w0'])
   state = optimizer.init(params)
   for grads, expected in zip(
@@ -62,6 +64,7 @@ def _rmsprop(name, lr_in_momentum, rates=None):
   rates = jnp.asarray(stored['lrs'] if rates is None else rates)
   optimizer = optimizers.create(
     'rmsprop_tf',
+    PARAMS,
     learning_rate=lambda step: rates[step],
     decay=decay,
     momentum=momentum,
@@ -110,7 +113,7 @@ def test_where_the_rate_is_matters_only_if_it_changes():
 def test_rmsprop_has_the_releases_constants_and_tensorflows_order():
   grads = np.array([[1.0, -0.02], [0.1, 3.0], [0.5, 0.5]], np.float32)
   rate = optax.linear_schedule(0.1, 0.0, 4)
-  ours = optimizers.create('rmsprop_tf', learning_rate=rate)
+  ours = optimizers.create('rmsprop_tf', PARAMS, learning_rate=rate)
   stated = optimizers.rmsprop_tf(rate, 0.9, 0.9, 1e-3, lr_in_momentum=True)
   walk = lambda optimizer: _walk(optimizer, np.zeros(2, np.float32), grads)
   np.testing.assert_array_equal(walk(ours), walk(stated))
@@ -122,6 +125,7 @@ def test_clipping_is_that_of_the_release(limit):
   grads = {name: jnp.asarray(misc[f'tree/{name}']) for name in 'ab'}
   optimizer = optimizers.create(
     'sgd',
+    PARAMS,
     learning_rate=1.0,
     gradient_clipping=limit,
     momentum=0.0,
@@ -138,7 +142,7 @@ def test_clipping_is_that_of_the_release(limit):
 @pytest.mark.parametrize('momentum', [0.0, 0.5])
 def test_momentum_and_nesterov_are_options(momentum, nesterov):
   optimizer = optimizers.create(
-    'sgd', learning_rate=0.1, momentum=momentum, nesterov=nesterov
+    'sgd', PARAMS, learning_rate=0.1, momentum=momentum, nesterov=nesterov
   )
   expected, velocity = np.zeros(2), np.zeros(2)
   params = jnp.zeros(2)
@@ -155,6 +159,7 @@ def test_momentum_and_nesterov_are_options(momentum, nesterov):
 def test_gradient_decay_is_added_after_clipping_and_before_momentum(exclude):
   optimizer = optimizers.create(
     'sgd',
+    PARAMS,
     learning_rate=0.1,
     gradient_clipping=1.0,
     weight_decay=0.2,
@@ -188,6 +193,7 @@ def test_only_decoupled_decay_reaches_the_optimizer(name):
   moved = lambda place, exclude='': _update(
     optimizers.create(
       name,
+      PARAMS,
       learning_rate=0.1,
       weight_decay=0.5 if place != 'gradient' else 0.0,
       weight_decay_place=place,
@@ -214,6 +220,7 @@ def test_the_mask_reaches_optimizers_that_call_it_otherwise(name):
   zeros = jax.tree.map(jnp.zeros_like, PARAMS)
   optimizer = optimizers.create(
     name,
+    PARAMS,
     learning_rate=0.1,
     weight_decay=0.5,
     weight_decay_place='decoupled',
@@ -227,7 +234,9 @@ def test_the_mask_reaches_optimizers_that_call_it_otherwise(name):
 def test_an_optimizer_of_optax_takes_its_own_options():
   grads = jax.tree.map(lambda p: 0.3 * p, PARAMS)
   options = {'b1': 0.8, 'eps': 0.1, 'weight_decay_place': 'loss'}
-  ours = optimizers.create('adam', learning_rate=0.1, b2=None, **options)
+  ours = optimizers.create(
+    'adam', PARAMS, learning_rate=0.1, b2=None, **options
+  )
   theirs = optax.adam(0.1, b1=0.8, eps=0.1)
   _assert_trees_close(
     _update(ours, grads, PARAMS), _update(theirs, grads, PARAMS)
@@ -238,8 +247,8 @@ def test_decoupled_decay_without_an_optimizer_for_it_is_refused():
   options = {'learning_rate': 0.1, 'weight_decay_place': 'decoupled'}
   for name in ('adam', 'sgd'):
     with pytest.raises(ValueError, match=f'{name!r} has no decoupled.*adamw'):
-      optimizers.create(name, weight_decay=0.1, **options)
-    optimizers.create(name, weight_decay=0.0, **options)
+      optimizers.create(name, PARAMS, weight_decay=0.1, **options)
+    optimizers.create(name, PARAMS, weight_decay=0.0, **options)
 
 
 @pytest.mark.parametrize(
@@ -247,17 +256,17 @@ def test_decoupled_decay_without_an_optimizer_for_it_is_refused():
 )
 def test_an_unknown_optimizer_is_refused(name):
   with pytest.raises(ValueError, match=f'{name!r}; use sgd, rmsprop_tf, ad'):
-    optimizers.create(name, learning_rate=0.1)
+    optimizers.create(name, PARAMS, learning_rate=0.1)
 
 
 def test_unknown_arguments_are_refused_with_the_known_ones():
   with pytest.raises(ValueError, match="'sgd' takes no b1; it takes momentum"):
-    optimizers.create('sgd', learning_rate=0.1, b1=0.9)
+    optimizers.create('sgd', PARAMS, learning_rate=0.1, b1=0.9)
 
 
 def test_a_negative_clipping_is_refused():
   with pytest.raises(ValueError, match='is -1; give a norm, or 0 for none'):
-    optimizers.create('sgd', learning_rate=0.1, gradient_clipping=-1)
+    optimizers.create('sgd', PARAMS, learning_rate=0.1, gradient_clipping=-1)
 
 
 def test_the_mask_goes_by_parameter_path():
@@ -298,7 +307,14 @@ def test_a_mask_that_excludes_nothing_is_refused(exclude, message):
 def test_penalties_go_where_the_place_says(
   place, ascent, descent, exclude, squares
 ):
-  penalties = optimizers.regularization(PARAMS, 0.2, place, exclude)
+  penalties = optimizers.create(
+    'adamw' if place == 'decoupled' else 'sgd',
+    PARAMS,
+    learning_rate=0.1,
+    weight_decay=0.2,
+    weight_decay_place=place,
+    weight_decay_exclude=exclude,
+  )
   for penalty, expected in (
     (penalties.ascent_penalty, ascent),
     (penalties.descent_penalty, descent),
@@ -311,4 +327,15 @@ def test_penalties_go_where_the_place_says(
 def test_an_unknown_place_is_refused_with_the_known_ones():
   known = re.escape(', '.join(optimizers.WEIGHT_DECAYS))
   with pytest.raises(ValueError, match=f"'adamw'; known: {known}"):
-    optimizers.regularization(PARAMS, 0.1, 'adamw')
+    optimizers.create(
+      'sgd', PARAMS, learning_rate=0.1, weight_decay_place='adamw'
+    )
+
+
+def test_the_penalty_counts_what_the_mask_selects():
+  params = {'kernel': jnp.array([3.0, 4.0]), 'bias': jnp.array([7.0])}
+  penalty = lambda **mask: float(optimizers.l2_penalty(params, 0.1, mask))
+  assert penalty(kernel=True, bias=False) == pytest.approx(0.05 * 25)
+  assert penalty(kernel=True, bias=True) == pytest.approx(0.05 * 74)
+  assert penalty(kernel=False, bias=False) == 0
+  assert optimizers.l2_penalty(params, 0, None) == 0

@@ -307,61 +307,55 @@ def test_synced_norm_reaches_beyond_the_group_in_pmap_as_in_shard_map():
 # --- Methods with state
 
 
-class _AverageState(NamedTuple):
+class _Memory(NamedTuple):
   average: dict
   draws: jax.Array
 
 
-def _ema_method(decay=0.9):
+class _AverageMethod(methods.Method):
   """Perturbs along a running average of gradients; keeps what its key draws."""
 
-  def value_and_grad(fun, ctx, *, ascent_fun, differentiate):
-    grad_fn = differentiate(fun, has_aux=True)
+  def memory(self, params):
+    return _Memory(jax.tree.map(jnp.zeros_like, params), jnp.zeros(2))
 
-    def run(state, params, *args):
-      out, ascent_grads = differentiate(ascent_fun, has_aux=True)(params, *args)
-      moved = jax.tree.map(jnp.add, params, state.average)
-      perturbed_out, grads = grad_fn(moved, *args)
-      average = jax.tree.map(
-        lambda a, g: decay * a + (1 - decay) * g, state.average, ascent_grads
-      )
-      draw = jax.random.uniform(ctx.key)
-      new_state = _AverageState(average, jnp.stack([draw, draw**2]))
-      info = sam.SamInfo(*perturbed_out, ascent_grads, grads, state.average)
-      return out, grads, new_state, info
+  def gradient(self, problem, state, params, ctx):
+    out, ascent_grads = problem.ascend(params)
+    moved = jax.tree.map(jnp.add, params, state.memory.average)
+    (_, aux), grads = problem.descend(moved)
+    draw = jax.random.uniform(ctx.key)
+    info = sam.SamInfo(0.0, aux, ascent_grads, grads, state.memory.average)
+    return methods.GroupResult(
+      out,
+      grads,
+      stats=(ascent_grads, jnp.stack([draw, draw**2])),
+      perturbed=jnp.float32(1),
+      diagnostics=problem.diagnose(params, out, info),
+    )
 
-    return run
-
-  init = lambda params: _AverageState(
-    jax.tree.map(jnp.zeros_like, params), jnp.zeros(2)
-  )
-  return methods.Method(init, value_and_grad, lambda state, params: params, 2)
-
-
-@pytest.fixture
-def stateful(monkeypatch):
-  monkeypatch.setattr(methods, '_METHODS', dict(methods._METHODS))
-  methods.register('ema')(_ema_method)
+  def conclude(self, memory, result, ctx):
+    ascent_grads, draws = result.stats
+    average = jax.tree.map(
+      lambda a, g: 0.9 * a + 0.1 * g, memory.average, ascent_grads
+    )
+    return result.grads, _Memory(average, draws)
 
 
 @pytest.mark.parametrize(
   'm, devices',
   [(32, (1, 8)), _thorough(32, (1, 2, 4)), _thorough(8, (1, 2, 4))],
 )
-def test_the_state_of_a_method_is_the_average_over_all_groups(
-  stateful, m, devices
-):
-  alone, *others = [_run(m, d, method='ema') for d in devices]
+def test_the_memory_of_a_method_is_made_of_averages_over_all_groups(m, devices):
+  alone, *others = [_run(m, d, method=_AverageMethod()) for d in devices]
   for walk in others:
     _assert_same_run(walk, alone, FLOAT32_ATOL)
-  draws = [step.state.method_state.draws for step in alone]
+  draws = [step.state.method_state.memory.draws for step in alone]
   assert len({float(mean) for mean, _ in draws}) == len(draws)
   for mean, square in draws:
     assert square - mean**2 > 1e-4  # each group has a key of its own
 
 
-def test_the_state_of_a_method_is_built_from_the_mean_gradient(stateful):
-  (first, *_) = _run(32, 8, method='ema')
+def test_the_memory_of_a_method_is_built_from_the_mean_gradient():
+  (first, *_) = _run(32, 8, method=_AverageMethod())
   plain = {'momentum': 0.0, 'nesterov': False}
   (sgd, *_) = _run(8, 2, method='sgd', optimizer_options=plain)
   assert sgd.metrics['gradient_norm'] < 5  # nothing is clipped
@@ -370,8 +364,8 @@ def test_the_state_of_a_method_is_built_from_the_mean_gradient(stateful):
     _variables()['params'],
     sgd.state.params,
   )
-  from_state = jax.tree.map(
-    lambda average: average / 0.1, first.state.method_state.average
+  from_memory = jax.tree.map(
+    lambda average: average / 0.1, first.state.method_state.memory.average
   )
   # Differences of float32 parameters of order 1, times 10.
-  assert steps.largest_difference(from_state, gradient) < 1e-5
+  assert steps.largest_difference(from_memory, gradient) < 1e-5

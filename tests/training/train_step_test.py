@@ -482,8 +482,11 @@ def test_the_average_is_of_what_the_method_is_evaluated_with():
   stepper = steps.make(
     _apply, variables['params'], EXAMPLES, rho=RHO, ema_decay=0.5
   )
-  shifted = stepper.fns.method._replace(
-    eval_params=lambda state, params: jax.tree.map(lambda p: p + 7, params)
+  shifted = dataclasses.replace(stepper.fns.method)
+  object.__setattr__(
+    shifted,
+    'eval_params',
+    lambda state, params: jax.tree.map(lambda p: p + 7, params),
   )
   fns = dataclasses.replace(stepper.fns, method=shifted)
   start = train_step.init_state(variables, fns)

@@ -1,0 +1,131 @@
+"""LookSAM: what the perturbation adds to the gradient is used for k steps."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from sam_jax import perturbations, tree, types
+from sam_jax.methods import base, radius, registry
+
+
+@registry.register('looksam')
+def looksam(
+  rho: float = 0.1,
+  every: int = 5,
+  alpha: float = 0.7,
+  rho_schedule: str = 'constant',
+  rho_min: float | None = None,
+) -> base.Method:
+  r"""Returns LookSAM, SAM at little more than the cost of SGD.
+
+  In every k-th step, the first one included, with the gradient g at w,
+
+  .. math::
+    \tilde g = g_s = \nabla L(w + \rho\, g / \|g\|_2), \qquad
+    g_v = g_s - \frac{\langle g_s, g\rangle}{\|g\|^2}\, g
+
+  and in the k - 1 steps that follow, with the last g_v,
+
+  .. math:: \tilde g = g + \alpha\, \frac{\|g\|}{\|g_v\|}\, g_v
+
+  All gradients, norms and projections are those of the whole batch: of what the
+  groups return, averaged. One gradient, and in every k-th step another one. The
+  state is a tree like the parameters. With every = 1 it is SAM.
+
+  Args:
+    rho: radius of the perturbation, in units of the parameters.
+    every: k, the steps from one perturbation to the next, at least 1. The
+      authors have 5, and 10.
+    alpha: length of the part that is kept, in units of the gradient's, >= 0.
+    rho_schedule: see `radius.create`.
+    rho_min: see `radius.create`.
+
+  Raises:
+    ValueError: a value is out of range.
+
+  Source: Liu et al. 2022, algorithm 1. Public re-implementations take the norms
+  tensor by tensor, which is another method.
+  """
+  if not isinstance(every, int) or every < 1:
+    raise ValueError(f'every is {every!r}; it must be a whole number >= 1')
+  if not 0 <= alpha < math.inf:
+    raise ValueError(f'alpha is {alpha}; it must be a number >= 0')
+  radius_fn = radius.create(rho, rho_schedule, rho_min)
+  return _LookSam(
+    base.Perturbed(lambda ctx: perturbations.l2(radius_fn(ctx))), every, alpha
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _LookSam(base.Method):
+  """See `looksam`."""
+
+  sam: base.Perturbed
+  every: int
+  alpha: float
+
+  @property
+  def gradient_evaluations(self) -> float:
+    """One, and another one in every k-th step."""
+    return 1 + 1 / self.every
+
+  def memory(self, params: types.Params) -> types.PyTree:
+    """Returns the g_v of before the first step, zeros."""
+    return jax.tree.map(jnp.zeros_like, params)
+
+  def gradient(
+    self,
+    problem: base.Problem,
+    state: base.State,
+    params: types.Params,
+    ctx: base.Context,
+  ) -> base.GroupResult:
+    """Returns SAM's gradient or the plain one; stats is the ascent gradient."""
+
+    def perturbed() -> base.GroupResult:
+      result, info = self.sam.perturb(problem, params, ctx)
+      return result._replace(stats=info.ascent_grads)
+
+    plain = super().gradient
+    return base.either(
+      self._looks(ctx),
+      perturbed,
+      lambda: plain(problem, state, params, ctx),
+    )
+
+  def conclude(
+    self, memory: types.PyTree, result: base.GroupResult, ctx: base.Context
+  ) -> tuple[types.Grads, types.PyTree]:
+    """Makes g_v anew, or adds the last one."""
+    return jax.lax.cond(self._looks(ctx), _look, self._reuse, result, memory)
+
+  def _looks(self, ctx: base.Context) -> jax.Array:
+    """Whether the step perturbs."""
+    return ctx.step % self.every == 0
+
+  def _reuse(
+    self, result: base.GroupResult, memory: types.PyTree
+  ) -> tuple[types.Grads, types.PyTree]:
+    """Returns g + alpha (|g| / |g_v|) g_v."""
+    grads = result.grads
+    factor = self.alpha * tree.norm(grads) * tree.inverse_norm(memory)
+    added = jax.tree.map(
+      lambda g, v: (g + factor * v).astype(g.dtype), grads, memory
+    )
+    return added, memory
+
+
+def _look(
+  result: base.GroupResult, memory: types.PyTree
+) -> tuple[types.Grads, types.PyTree]:
+  """Returns g_s, and its part that is orthogonal to g."""
+  share = tree.projection(result.grads, result.stats)
+  orthogonal = jax.tree.map(
+    lambda s, g, v: (s - share * g).astype(v.dtype),
+    result.grads,
+    result.stats,
+    memory,
+  )
+  return result.grads, orthogonal

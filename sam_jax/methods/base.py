@@ -1,0 +1,248 @@
+"""What a method is: how the gradient of a step is obtained.
+
+A method has two halves. `gradient` makes the gradient of one group, the m
+examples that share one perturbation; a device may make those of several groups
+in turn. `finish` runs once in a step, on what the groups returned, averaged
+over all groups and devices. Whatever is not linear in the gradients and belongs
+to the whole batch, such as a norm or a projection of the averaged gradient, is
+made in `finish`, and so is everything that is remembered from step to step.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sam_jax import sam, tree, types
+
+Diagnostics = Mapping[str, jax.Array]
+
+
+class Context(NamedTuple):
+  """What a method may depend on besides its state and the examples.
+
+  In a user's own loop all but the step may be None; `get` refuses these.
+
+  Attributes:
+    step: number of steps made before, an int32 scalar.
+    num_steps: length of the run.
+    key: PRNG key of the step and, in `gradient`, of the group: the same
+      wherever the group runs.
+    learning_rate: of the step, a scalar.
+    peak_learning_rate: the largest one of the run.
+  """
+
+  step: jax.Array
+  num_steps: int | None = None
+  key: jax.Array | None = None
+  learning_rate: types.Scalar | None = None
+  peak_learning_rate: types.Scalar | None = None
+
+  def get(self, name: str) -> Any:
+    """Returns a field that has to be there.
+
+    Raises:
+      ValueError: it is None; the message names it.
+    """
+    value = getattr(self, name)
+    if value is None:
+      raise ValueError(
+        f'the method needs {name}; give {name}=... to its value_and_grad'
+      )
+    return value
+
+
+class Problem(NamedTuple):
+  """What a method may ask of a group; each is a mean over the whole group.
+
+  Attributes:
+    descend: `params -> (out, grads)` of the loss that is trained; `out` is
+      `(value, aux)`.
+    ascend: the same for the loss from which a perturbation is made: without a
+      penalty that belongs to the descent alone, with the true gradient of
+      random branches.
+    diagnose: `(params, out, info) -> scalars by name`, what is logged of a
+      perturbation; `out` is that of the first pass.
+  """
+
+  descend: types.GradientFn
+  ascend: types.GradientFn
+  diagnose: Callable[[types.Params, Any, sam.SamInfo], Diagnostics]
+
+
+class GroupResult(NamedTuple):
+  """What a group returns; averaged over all groups before `finish`.
+
+  Attributes:
+    out: `(value, aux)` at the unperturbed parameters.
+    grads: the gradient.
+    stats: whatever `finish` needs besides, a tree of floating-point arrays.
+    perturbed: 1 if the group was perturbed, else 0; a float32 scalar. Its mean
+      is the share of the groups that were.
+    diagnostics: of the perturbation, and zeros without one. A mean over the
+      perturbed groups is a mean over all, divided by that of `perturbed`.
+  """
+
+  out: Any
+  grads: types.Grads
+  stats: types.PyTree
+  perturbed: jax.Array
+  diagnostics: Diagnostics
+
+
+class State(NamedTuple):
+  """What is kept from step to step, the same on every device.
+
+  Attributes:
+    step: number of steps made, an int32 scalar.
+    memory: of the method, a tree of arrays; `()` for most.
+  """
+
+  step: jax.Array
+  memory: types.PyTree
+
+
+class Method:
+  """How the gradient of a step is obtained; all functions are pure.
+
+  A method of one's own overrides `gradient`, and of the others what differs.
+
+  Attributes:
+    gradient_evaluations: what a step costs: examples that go through a forward
+      and a backward pass, in units of the batch size. A mean, if steps differ.
+  """
+
+  gradient_evaluations: float = 1.0
+
+  def init(self, params: types.Params) -> State:
+    """Returns the state before the first step."""
+    return State(jnp.int32(0), self.memory(params))
+
+  def memory(self, params: types.Params) -> types.PyTree:
+    """Returns what is remembered before the first step."""
+    del params
+    return ()
+
+  def gradient(
+    self, problem: Problem, state: State, params: types.Params, ctx: Context
+  ) -> GroupResult:
+    """Returns the gradient of one group, and what `finish` needs of it."""
+    del state, ctx
+    out, grads = problem.descend(params)
+    return GroupResult(out, grads, (), jnp.float32(0), {})
+
+  def finish(
+    self, state: State, result: GroupResult, ctx: Context
+  ) -> tuple[types.Grads, State]:
+    """Returns the gradient for the optimizer, and the state after the step.
+
+    Args:
+      state: before the step.
+      result: of the groups, averaged over all of them and all devices.
+      ctx: as in `gradient`, with a key that is that of no group.
+    """
+    grads, memory = self.conclude(state.memory, result, ctx)
+    return grads, State(state.step + 1, memory)
+
+  def conclude(
+    self, memory: types.PyTree, result: GroupResult, ctx: Context
+  ) -> tuple[types.Grads, types.PyTree]:
+    """Returns the gradient for the optimizer, and what is remembered."""
+    del ctx
+    return result.grads, memory
+
+  def eval_params(self, state: State, params: types.Params) -> types.Params:
+    """Returns the parameters to evaluate with."""
+    del state
+    return params
+
+  def value_and_grad(
+    self, fun: Callable[..., Any], **options: Any
+  ) -> Callable[..., Any]:
+    """Returns what a training loop of one's own calls; see `own_loop`."""
+    from sam_jax.methods import own_loop  # it needs this module
+
+    return own_loop.value_and_grad(self, fun, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Perturbed(Method):
+  """A perturbation in every step, and nothing that is remembered.
+
+  Attributes:
+    perturbation_fn: `ctx -> perturbation` of a group.
+    gradient_evaluations: see `Method`.
+    ascent_steps: see `sam_jax.value_and_grad`.
+    second_order: see `sam_jax.value_and_grad`.
+    combine: see `sam_jax.value_and_grad`; of the gradients of a group.
+  """
+
+  perturbation_fn: Callable[[Context], types.Perturbation]
+  gradient_evaluations: float = 2.0
+  ascent_steps: int = 1
+  second_order: bool = False
+  combine: Callable[[types.Grads, types.Grads], types.Grads] = sam.descent
+
+  def gradient(
+    self, problem: Problem, state: State, params: types.Params, ctx: Context
+  ) -> GroupResult:
+    """Returns the gradient at the perturbed parameters."""
+    del state
+    return self.perturb(problem, params, ctx)[0]
+
+  def perturb(
+    self, problem: Problem, params: types.Params, ctx: Context
+  ) -> tuple[GroupResult, sam.SamInfo]:
+    """Returns the same, and what was found on the way."""
+    out, grads, info = sam.perturbed_gradient(
+      problem.descend,
+      problem.ascend,
+      self.perturbation_fn(ctx),
+      params,
+      ascent_steps=self.ascent_steps,
+      second_order=self.second_order,
+      combine=self.combine,
+    )
+    diagnostics = problem.diagnose(params, out, info)
+    return GroupResult(out, grads, (), jnp.float32(1), diagnostics), info
+
+
+def either(
+  is_perturbed: jax.Array,
+  perturbed: Callable[[], GroupResult],
+  unperturbed: Callable[[], GroupResult],
+) -> GroupResult:
+  """Runs one of two branches, and only that one.
+
+  Args:
+    is_perturbed: a bool scalar, the same for all groups of a step.
+    perturbed: returns a result with stats and diagnostics.
+    unperturbed: returns one without; these are zeros then.
+
+  Returns:
+    The result of the branch that ran, in the structure of the first.
+  """
+  shapes = jax.eval_shape(perturbed)
+
+  def filled() -> GroupResult:
+    return unperturbed()._replace(
+      stats=jax.tree.map(tree.zeros, shapes.stats),
+      diagnostics=jax.tree.map(tree.zeros, shapes.diagnostics),
+    )
+
+  # Within shard_map both have to vary over the same mesh axes.
+  others = jax.eval_shape(filled)
+
+  def alike(result: GroupResult) -> GroupResult:
+    return jax.tree.map(_vary_like_both, result, shapes, others)
+
+  return jax.lax.cond(
+    is_perturbed, lambda: alike(perturbed()), lambda: alike(filled())
+  )
+
+
+def _vary_like_both(x: jax.Array, a: Any, b: Any) -> jax.Array:
+  """Returns x as an array that may differ over the mesh axes of a and b."""
+  return tree.vary_like(tree.vary_like(x, a), b)

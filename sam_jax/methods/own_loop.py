@@ -1,0 +1,118 @@
+"""A method in a training loop of one's own."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from sam_jax import types
+from sam_jax.methods import base
+
+
+def _identity(values: types.PyTree) -> types.PyTree:
+  """Averages over nothing."""
+  return values
+
+
+def value_and_grad(
+  method: base.Method,
+  fun: Callable[..., Any],
+  *,
+  has_aux: bool = False,
+  ascent_fun: Callable[..., Any] | None = None,
+  differentiate: Callable[..., Callable[..., Any]] = jax.value_and_grad,
+  reduce: Callable[[types.PyTree], types.PyTree] = _identity,
+  key: jax.Array | None = None,
+  num_steps: int | None = None,
+  learning_rate: types.Scalar | Callable[[jax.Array], Any] | None = None,
+  peak_learning_rate: types.Scalar | None = None,
+) -> Callable[..., Any]:
+  """Returns a function for the value and the method's gradient of fun.
+
+  The examples of a call are one group: they share one perturbation.
+
+  Args:
+    method: whose gradient is wanted.
+    fun: scalar function, differentiated with respect to its first argument, a
+      tree of parameters; the method may call it several times, with the same
+      further arguments.
+    has_aux: whether `fun` returns `(value, aux)`.
+    ascent_fun: what the perturbation is made from, as in
+      `sam_jax.value_and_grad`.
+    differentiate: what differentiates, as in `sam_jax.value_and_grad`.
+    reduce: average over the devices of a tree, for example `lambda t:
+      jax.lax.pmean(t, 'data')`: each device has a group of its own, and what
+      the method remembers is made of the averages. Value and aux stay those of
+      the device.
+    key: PRNG key of the run, for methods that draw; the step is folded in.
+    num_steps: length of the run, for a radius that follows it.
+    learning_rate: of the optimizer, a number or a schedule of the step, for a
+      radius that is tied to it.
+    peak_learning_rate: the largest one of the run; if it is not given, a
+      number that is the learning rate.
+
+  Returns:
+    A function `(state, params, *args, **kwargs) -> (out, grads, state)`; `out`
+    is the value, or `(value, aux)` with `has_aux`; the first state is
+    `method.init(params)`.
+
+  Raises:
+    ValueError: when called, if the method needs one of the last four and it was
+      not given; the message names it.
+
+  Example:
+    >>> import jax.numpy as jnp, sam_jax
+    >>> method = sam_jax.methods.looksam(rho=0.5, every=2)
+    >>> params = jnp.array([3.0, 4.0])
+    >>> state = method.init(params)
+    >>> grad_fn = method.value_and_grad(lambda w: w @ w / 2)
+    >>> value, grads, state = grad_fn(state, params)
+    >>> print(value, grads, state.step)
+    12.5 [3.3 4.4] 1
+  """
+  descend = differentiate(_with_aux(fun, has_aux), has_aux=True)
+  ascend = descend
+  if ascent_fun is not None:
+    ascend = differentiate(_with_aux(ascent_fun, has_aux), has_aux=True)
+  rate_fn = learning_rate if callable(learning_rate) else None
+  if rate_fn is None and peak_learning_rate is None:
+    peak_learning_rate = learning_rate
+
+  @functools.wraps(fun)
+  def method_value_and_grad(
+    state: base.State, params: types.Params, /, *args: Any, **kwargs: Any
+  ) -> tuple[Any, types.Grads, base.State]:
+    ctx = base.Context(
+      state.step,
+      num_steps,
+      None if key is None else jax.random.fold_in(key, state.step),
+      learning_rate if rate_fn is None else rate_fn(state.step),
+      peak_learning_rate,
+    )
+    problem = base.Problem(
+      lambda p: descend(p, *args, **kwargs),
+      lambda p: ascend(p, *args, **kwargs),
+      lambda params, out, info: {},
+    )
+    result = method.gradient(problem, state, params, ctx)
+    averages = reduce((result.grads, result.stats, result.perturbed))
+    grads, stats, perturbed = averages
+    result = result._replace(grads=grads, stats=stats, perturbed=perturbed)
+    out = result.out if has_aux else result.out[0]
+    grads, state = method.finish(state, result, ctx)
+    return out, grads, state
+
+  return method_value_and_grad
+
+
+def _with_aux(fun: Callable[..., Any], has_aux: bool) -> Callable[..., Any]:
+  """Returns a function that has an aux, the empty one if it has none."""
+  if has_aux:
+    return fun
+
+  @functools.wraps(fun)
+  def with_aux(*args: Any, **kwargs: Any) -> tuple[Any, None]:
+    return fun(*args, **kwargs), None
+
+  return with_aux

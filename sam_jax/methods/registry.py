@@ -1,0 +1,92 @@
+"""The names of the methods, and the fields that each of them takes."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sam_jax import lookup
+from sam_jax.methods import base
+
+_Factory = TypeVar('_Factory', bound=Callable[..., base.Method])
+_METHODS: dict[str, Callable[..., base.Method]] = {}
+
+
+def register(name: str) -> Callable[[_Factory], _Factory]:
+  """Makes a method known to `create`; a decorator.
+
+  Args:
+    name: what a config calls it.
+
+  Returns:
+    A decorator for a factory that takes fields by keyword and returns a
+    `Method`. Every field has a default.
+
+  Raises:
+    ValueError: the name is taken.
+
+  Example:
+    >>> from sam_jax import methods
+    >>> @methods.register('doctest_scaled')
+    ... class Scaled(methods.Method):
+    ...   def __init__(self, factor: float = 2.0):
+    ...     self.factor = factor
+    ...   def conclude(self, memory, result, ctx):
+    ...     return jax.tree.map(lambda g: self.factor * g, result.grads), memory
+    >>> methods.create('doctest_scaled', factor=3.0).factor
+    3.0
+  """
+
+  def add(factory: _Factory) -> _Factory:
+    if name in _METHODS:
+      raise ValueError(f'method {name!r} is registered already; choose another')
+    _METHODS[name] = factory
+    return factory
+
+  return add
+
+
+def names() -> list[str]:
+  """Returns the names that `create` knows, sorted."""
+  return sorted(_METHODS)
+
+
+def options(name: str) -> list[str]:
+  """Returns the fields that a method takes.
+
+  Raises:
+    ValueError: the name is unknown.
+  """
+  lookup.check('method', name, names())
+  return list(inspect.signature(_METHODS[name]).parameters)
+
+
+def create(name: str, **fields: Any) -> base.Method:
+  """Returns the method of that name.
+
+  Args:
+    name: one of `names()`.
+    **fields: what the method takes; None is its own default.
+
+  Raises:
+    ValueError: the name is unknown, the method takes no such field, or a value
+      is out of range. A field is never ignored: another method's value under a
+      new name would be a silent error.
+  """
+  accepted = options(name)
+  given = {key: value for key, value in fields.items() if value is not None}
+  for field, value in given.items():
+    if field not in accepted:
+      raise _refused(name, field, value)
+  return _METHODS[name](**given)
+
+
+def _refused(name: str, field: str, value: Any) -> ValueError:
+  """Returns the error for a field that the method does not take."""
+  takers = [other for other in names() if field in options(other)]
+  if not takers:
+    known = sorted({option for other in names() for option in options(other)})
+    return lookup.unknown('field of a method', field, known)
+  return ValueError(
+    f'method {name!r} takes no {field}, and {field} is {value!r}; set it to '
+    f'None, or choose a method that takes it: {", ".join(takers)}'
+  )

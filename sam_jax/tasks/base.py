@@ -1,0 +1,187 @@
+"""What a task is: what a batch, a loss and a score are."""
+
+import abc
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import flax
+import jax
+import numpy as np
+
+from sam_jax import datasets, models
+
+Batch = Mapping[str, Any]
+Examples = Any  # of a task's data set; only the task looks inside
+ApplyFn = Callable[..., Any]
+
+
+class Score(NamedTuple):
+  """The number by which the best checkpoint is kept and rho is chosen.
+
+  Lower is better.
+
+  Attributes:
+    metric: name of the metric of an evaluation that it is.
+    label: what tables and axes call it.
+    unit: of the numbers that people read, such as '%'.
+    scale: by which the metric is multiplied for people.
+  """
+
+  metric: str
+  label: str
+  unit: str = ''
+  scale: float = 1.0
+
+  def text(self, value: float) -> str:
+    """Returns a value as people read it.
+
+    Example:
+      >>> from sam_jax import tasks
+      >>> print(tasks.Score('error_rate', 'error', '%', 100).text(0.0321))
+      3.21 %
+    """
+    digits = '.2f' if self.unit else '.4g'
+    return f'{self.scale * value:{digits}} {self.unit}'.rstrip()
+
+
+class Task(abc.ABC):
+  """What a batch, a loss and a score are, for one data set and model.
+
+  The functions of batches and outputs are pure: they run on the device, inside
+  the compiled step. A batch is a dict of arrays with the examples in front; all
+  have `position`, int32, the place of each example in the global batch.
+
+  Attributes:
+    score: what runs are compared by.
+    examples: the word for several examples, in rates such as images/s.
+    shown: metrics that a progress line has, besides the score.
+    model: Flax module that takes `inputs(batch)`, `train` and `true_gradient`.
+    info: what it takes to use the model without its data set, JSON.
+  """
+
+  score: ClassVar[Score]
+  examples: ClassVar[str] = 'examples'
+  shown: ClassVar[tuple[str, ...]] = ('loss',)
+
+  def __init__(self, model: flax.linen.Module, info: Mapping[str, Any]) -> None:
+    """Takes the model, and what is known of the data set."""
+    self.model = model
+    self.info = info
+
+  # --- The data set and the model, on the host ---
+
+  @classmethod
+  def load_data(cls, **options: Any) -> datasets.Dataset:
+    """Returns the data set of a config's section `data`.
+
+    Raises:
+      ValueError: a value is not allowed.
+      FileNotFoundError: the files are missing.
+    """
+    return datasets.create(**options)
+
+  @classmethod
+  def create_model(
+    cls, info: Mapping[str, Any], **options: Any
+  ) -> flax.linen.Module:
+    """Returns the model of a config's section `model`.
+
+    Args:
+      info: of the data set.
+      **options: `name`, and arguments of the model of that name.
+    """
+    return models.create(num_classes=info['num_classes'], **options)
+
+  def count(self, examples: Examples) -> int:
+    """Returns how many examples there are."""
+    return len(examples.labels)
+
+  def train_batches(
+    self, examples: Examples, batch_size: int, **options: Any
+  ) -> Generator[dict[str, np.ndarray], None, None]:
+    """Yields training batches without end, see `datasets.train_batches`."""
+    return datasets.train_batches(examples, batch_size, **options)
+
+  def eval_batches(
+    self, examples: Examples, batch_size: int, **options: Any
+  ) -> Generator[dict[str, np.ndarray], None, None]:
+    """Yields every example once, see `datasets.eval_batches`."""
+    return datasets.eval_batches(examples, batch_size, **options)
+
+  @abc.abstractmethod
+  def batch_shapes(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a training batch."""
+
+  @abc.abstractmethod
+  def init_inputs(self) -> Any:
+    """Returns inputs of one example, for the model's `init`."""
+
+  # --- On the device ---
+
+  @abc.abstractmethod
+  def preprocess(self, batch: Batch) -> Batch:
+    """Returns a batch as the model is evaluated on it."""
+
+  def augment(self, key: jax.Array, batch: Batch) -> Batch:
+    """Returns a group's examples as the model is trained on them.
+
+    Args:
+      key: of the step, the same on every device.
+      batch: this device's part of a group.
+    """
+    del key
+    return self.preprocess(batch)
+
+  def mix(self, key: jax.Array, batch: Batch) -> Batch:
+    """Returns a microbatch whose examples are mixed with each other.
+
+    Args:
+      key: of the step, the same for all microbatches.
+      batch: a microbatch, augmented.
+    """
+    del key
+    return batch
+
+  @abc.abstractmethod
+  def inputs(self, batch: Batch) -> Any:
+    """Returns what of a prepared batch the model takes."""
+
+  def apply(self, variables: Any, inputs: Any, **options: Any) -> Any:
+    """Returns the model's outputs, as its `apply` does."""
+    return self.model.apply(variables, inputs, **options)
+
+  @abc.abstractmethod
+  def example_losses(self, outputs: Any, batch: Batch) -> jax.Array:
+    """Returns the loss of each example, whose mean is trained, `[rows]`."""
+
+  def train_metrics(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
+    """Returns means over a microbatch to log besides the loss, scalars."""
+    del outputs, batch
+    return {}
+
+  @abc.abstractmethod
+  def example_metrics(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
+    """Returns the metrics of an evaluation of each example, `[rows]` each.
+
+    They have the loss, without what belongs to training alone, and the metric
+    of the score.
+    """
+
+  # --- What comes out ---
+
+  def predicted_labels(self, outputs: np.ndarray) -> np.ndarray:
+    """Returns the labels that outputs stand for, to train another model on.
+
+    Raises:
+      ValueError: the task has no labels that could be predicted.
+    """
+    raise ValueError(
+      f'labels_from needs a task that predicts labels, and '
+      f'{type(self).__name__} does not; leave it out'
+    )
+
+  def predictions(
+    self, outputs: np.ndarray, labels: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """Returns the columns of a table of predictions, `[n]` each."""
+    return {'label': labels, 'prediction': outputs}

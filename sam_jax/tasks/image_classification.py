@@ -1,0 +1,197 @@
+"""Images and their classes, and what any task on images shares."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.special
+
+from sam_jax import augmentation as augmentation_lib
+from sam_jax.augmentation import mixing as mixing_lib
+from sam_jax.tasks import base, losses, registry
+
+_TOP_K = 5
+
+
+class ImageTask(base.Task):
+  """A task on uint8 images `[height, width, channels]` with one label each.
+
+  Batches have `image` and `label`. Subclasses say what is lost and measured.
+  """
+
+  examples: ClassVar[str] = 'images'
+
+  def __init__(
+    self,
+    model: flax.linen.Module,
+    info: Mapping[str, Any],
+    *,
+    augmentation: Mapping[str, Any] | None = None,
+  ) -> None:
+    """Takes the model, and what is known of the data set.
+
+    Args:
+      model: takes normalised images, and may say by `resolution` to which side
+        they are to be resized.
+      info: num_classes, image_shape, and mean and std of each channel.
+      augmentation: of `augmentation.create`; None augments nothing.
+
+    Raises:
+      ValueError: the augmentation is unknown, or a number of it out of range.
+    """
+    super().__init__(model, info)
+    self._augment = augmentation_lib.create(
+      mean=info['mean'],
+      std=info['std'],
+      **(augmentation or {'name': 'none'}),
+    )
+
+  @property
+  def _resolution(self) -> int | None:
+    return getattr(self.model, 'resolution', None)
+
+  @property
+  def input_shape(self) -> tuple[int, ...]:
+    """Height, width and channels of what the model takes."""
+    height, width, channels = self.info['image_shape']
+    side = self._resolution
+    return (side or height, side or width, channels)
+
+  def batch_shapes(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a training batch."""
+    return {
+      'image': jax.ShapeDtypeStruct(
+        (rows, *self.info['image_shape']), jnp.uint8
+      ),
+      'label': jax.ShapeDtypeStruct((rows,), jnp.int32),
+      'position': jax.ShapeDtypeStruct((rows,), jnp.int32),
+    }
+
+  def init_inputs(self) -> jax.Array:
+    """Returns an input of one example, for the model's `init`."""
+    return jnp.zeros((1, *self.input_shape), jnp.float32)
+
+  def preprocess(self, batch: base.Batch) -> base.Batch:
+    """Returns the batch with normalised images."""
+    images = augmentation_lib.normalize(
+      batch['image'], self.info['mean'], self.info['std']
+    )
+    return {**batch, 'image': images}
+
+  def augment(self, key: jax.Array, batch: base.Batch) -> base.Batch:
+    """Returns the batch with augmented and normalised images."""
+    images = self._augment(key, batch['image'], batch['position'])
+    return {**batch, 'image': images}
+
+  def inputs(self, batch: base.Batch) -> jax.Array:
+    """Returns the images."""
+    return batch['image']
+
+  def apply(self, variables: Any, inputs: jax.Array, **options: Any) -> Any:
+    """Returns the model's outputs for images of any size.
+
+    Those of a microbatch are resized, not all that a device has.
+    """
+    images = augmentation_lib.resize(inputs, self._resolution)
+    return self.model.apply(variables, images, **options)
+
+
+@registry.register('image_classification')
+class ImageClassification(ImageTask):
+  """One class for each image; the loss is the cross entropy."""
+
+  score = base.Score('error_rate', 'error', '%', 100.0)
+
+  def __init__(
+    self,
+    model: flax.linen.Module,
+    info: Mapping[str, Any],
+    *,
+    augmentation: Mapping[str, Any] | None = None,
+    mixing: Mapping[str, Any] | None = None,
+    label_smoothing: float = 0.0,
+  ) -> None:
+    """Takes the model, and what is known of the data set.
+
+    Args:
+      model: see `ImageTask`; its outputs are logits.
+      info: see `ImageTask`.
+      augmentation: see `ImageTask`.
+      mixing: of `mixing.create`; None mixes nothing.
+      label_smoothing: see `losses.cross_entropy`; of training alone.
+
+    Raises:
+      ValueError: a name is unknown, or a number out of range.
+    """
+    super().__init__(model, info, augmentation=augmentation)
+    self._mix = mixing_lib.create(
+      num_classes=info['num_classes'],
+      **(mixing or {'name': 'none', 'alpha': 1.0, 'probability': 1.0}),
+    )
+    self._label_smoothing = label_smoothing
+
+  def mix(self, key: jax.Array, batch: base.Batch) -> base.Batch:
+    """Returns the microbatch with mixed images and labels, if they are."""
+    images, labels = self._mix(key, batch['image'], batch['label'])
+    return {**batch, 'image': images, 'label': labels}
+
+  def example_losses(self, outputs: jax.Array, batch: base.Batch) -> jax.Array:
+    """Returns the smoothed cross entropy of each example, in nats."""
+    return losses.cross_entropy(outputs, batch['label'], self._label_smoothing)
+
+  def train_metrics(
+    self, outputs: jax.Array, batch: base.Batch
+  ) -> dict[str, jax.Array]:
+    """Returns the error rate; of a mixed image, against its largest class."""
+    labels = batch['label']
+    classes = labels if labels.ndim == 1 else jnp.argmax(labels, axis=-1)
+    return {'error_rate': jnp.mean(jnp.argmax(outputs, axis=-1) != classes)}
+
+  def example_metrics(
+    self, outputs: jax.Array, batch: base.Batch
+  ) -> dict[str, jax.Array]:
+    """Returns the metrics of each example.
+
+    Args:
+      outputs: logits, `[rows, num_classes]`.
+      batch: with the integer labels, `[rows]`.
+
+    Returns:
+      Float arrays `[rows]`: loss (cross entropy in nats, no smoothing),
+      error_rate (1 where the largest logit is another class), and for more than
+      five classes top5_error_rate (1 where five classes have a larger logit).
+
+    Differs from the official release: its top-k error broadcasts `[n, 1]`
+    against `[n]` and can be negative; its evaluation loss is smoothed like the
+    training loss.
+    """
+    labels = batch['label']
+    own = jnp.take_along_axis(outputs, labels[:, None], axis=-1)
+    # A NaN compares as neither larger nor smaller: count it as an error.
+    is_finite = jnp.isfinite(own[:, 0])
+    is_right = (jnp.argmax(outputs, axis=-1) == labels) & is_finite
+    metrics = {
+      'loss': losses.cross_entropy(outputs, labels),
+      'error_rate': 1 - is_right.astype(jnp.float32),
+    }
+    if outputs.shape[-1] > _TOP_K:
+      is_near = (jnp.sum(outputs > own, axis=-1) < _TOP_K) & is_finite
+      metrics['top5_error_rate'] = 1 - is_near.astype(jnp.float32)
+    return metrics
+
+  def predicted_labels(self, outputs: np.ndarray) -> np.ndarray:
+    """Returns the class of the largest logit."""
+    return np.argmax(outputs, axis=-1)
+
+  def predictions(
+    self, outputs: np.ndarray, labels: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """Returns label, prediction, and the prediction's probability."""
+    return {
+      'label': labels,
+      'prediction': self.predicted_labels(outputs),
+      'probability': np.max(scipy.special.softmax(outputs, axis=-1), axis=-1),
+    }

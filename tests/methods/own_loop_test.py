@@ -1,0 +1,137 @@
+"""A method in a loop that knows nothing of ours: jax and numpy alone."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sam_jax
+from sam_jax import methods
+
+W = np.array([1.0, -2.0], np.float32)
+SCALES = np.array([[3.0, 1.0], [1.0, 2.0], [0.5, 4.0], [2.0, 2.0]], np.float32)
+
+
+def _loss(w, scale):
+  return 0.5 * jnp.sum(scale * w**2) + w[0]
+
+
+def test_sam_is_the_primitive():
+  method = methods.sam(rho=0.3)
+  value, grads, state = method.value_and_grad(_loss)(
+    method.init(W), W, SCALES[0]
+  )
+  expected = sam_jax.value_and_grad(_loss, sam_jax.l2(0.3))(W, SCALES[0])
+  np.testing.assert_array_equal(value, expected[0])
+  np.testing.assert_array_equal(grads, expected[1])
+  assert state.step == 1
+
+
+def test_aux_is_that_of_the_unperturbed_parameters():
+  method = methods.looksam(rho=0.3)
+  fun = lambda w, scale: (_loss(w, scale), {'w': w})
+  grad_fn = method.value_and_grad(fun, has_aux=True)
+  (value, aux), _, _ = grad_fn(method.init(W), W, SCALES[0])
+  np.testing.assert_array_equal(aux['w'], W)
+  np.testing.assert_array_equal(value, _loss(W, SCALES[0]))
+
+
+def test_the_perturbation_is_made_from_the_ascent_function():
+  method = methods.sam(rho=0.3)
+  ascent = lambda w, scale: w[1]
+  grad_fn = method.value_and_grad(_loss, ascent_fun=ascent)
+  _, grads, _ = grad_fn(method.init(W), W, SCALES[0])
+  moved = W + np.float32([0, 0.3])
+  np.testing.assert_allclose(grads, SCALES[0] * moved + [1, 0], rtol=1e-6)
+
+
+def test_keywords_of_the_loss_do_not_meet_ours():
+  method = methods.sgd()
+  fun = lambda w, *, state, params, key: state * jnp.sum(w) + params + key
+  value, grads, _ = method.value_and_grad(fun)(
+    method.init(W), W, state=2.0, params=1.0, key=3.0
+  )
+  np.testing.assert_allclose(value, 2 * W.sum() + 4)
+  np.testing.assert_allclose(grads, [2, 2])
+
+
+def test_a_random_direction_needs_a_key_and_changes_with_the_step():
+  method = methods.random(rho=0.3)
+  with pytest.raises(ValueError, match='needs key; give key=...'):
+    method.value_and_grad(_loss)(method.init(W), W, SCALES[0])
+  grad_fn = method.value_and_grad(_loss, key=jax.random.key(0))
+  state, found = method.init(W), []
+  for _ in range(3):
+    _, grads, state = grad_fn(state, W, SCALES[0])
+    epsilon = (np.asarray(grads) - [1, 0]) / SCALES[0] - W
+    np.testing.assert_allclose(np.linalg.norm(epsilon), 0.3, rtol=1e-4)
+    found.append(tuple(np.asarray(epsilon)))
+  assert len(set(found)) == 3
+
+
+def test_the_learning_rate_may_be_a_number_or_a_schedule():
+  method = methods.gsam(rho=0.3, alpha=0.0)
+  full, half = (
+    method.value_and_grad(_loss, learning_rate=rate, peak_learning_rate=peak)(
+      method.init(W), W, SCALES[0]
+    )[1]
+    for rate, peak in ((0.1, None), (lambda step: 0.05 * (1 + step), 0.1))
+  )
+  for rho, grads in ((0.3, full), (0.15, half)):
+    expected = sam_jax.grad(_loss, sam_jax.l2(rho))(W, SCALES[0])
+    np.testing.assert_allclose(grads, expected, rtol=1e-6)
+
+
+def _walk(grad_fn, state, scales):
+  w, path = jnp.asarray(W), []
+  for _ in range(4):
+    _, grads, state = grad_fn(state, w, scales)
+    w = w - 0.1 * grads
+    path.append(np.asarray(w))
+  return path
+
+
+@pytest.mark.parametrize('name', ['sam', 'looksam'])
+def test_devices_with_a_group_each_average_by_reduce(name):
+  """As the mean over the groups, computed one after the other."""
+  method = methods.create(name, rho=0.3)
+  mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ('data',))
+  spec = jax.sharding.PartitionSpec
+  mean = functools.partial(jax.lax.pmean, axis_name='data')
+  step = method.value_and_grad(lambda w, s: _loss(w, s[0]), reduce=mean)
+
+  def on_devices(state, w, scales):
+    w = jax.lax.pcast(w, 'data', to='varying')
+    value, grads, state = step(state, w, scales)
+    return mean(value), grads, state
+
+  spread = jax.jit(
+    jax.shard_map(
+      on_devices,
+      mesh=mesh,
+      in_specs=(spec(), spec(), spec('data')),
+      out_specs=spec(),
+    )
+  )
+
+  def in_turn(state, w, scales):
+    ctx = methods.Context(state.step)
+    results = []
+    for scale in scales:
+      grad_fn = jax.value_and_grad(
+        lambda w, s=scale: (_loss(w, s), ()), has_aux=True
+      )
+      problem = methods.Problem(grad_fn, grad_fn, lambda *_: {})
+      results.append(method.gradient(problem, state, w, ctx))
+    result = jax.tree.map(lambda *x: sum(x) / len(x), *results)
+    return result.out[0], *method.finish(state, result, ctx)
+
+  expected = _walk(in_turn, method.init(W), jnp.asarray(SCALES))
+  actual = _walk(spread, method.init(W), jnp.asarray(SCALES))
+  np.testing.assert_allclose(actual, expected, rtol=1e-5)
+  # One group of all examples is another run.
+  whole = lambda w, s: jnp.mean(jax.vmap(_loss, (None, 0))(w, s))
+  other = _walk(method.value_and_grad(whole), method.init(W), SCALES)
+  assert np.abs(np.asarray(other) - expected).max() > 1e-3
