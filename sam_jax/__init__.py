@@ -9,7 +9,7 @@ from sam_jax.sam import SamInfo, grad, value_and_grad
 
 __version__ = '0.1.0'
 __all__ = [
-  'Run',
+  'LoadedModel',
   'SamInfo',
   '__version__',
   'asam',
@@ -23,7 +23,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
   """Imports what needs the training stack only when it is asked for."""
-  if name in ('load', 'Run'):
+  if name in ('load', 'LoadedModel'):
     from sam_jax.runs import loading
 
     return getattr(loading, name)

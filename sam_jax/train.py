@@ -3,11 +3,12 @@ r"""Trains a model: the command line.
     python -m sam_jax.train --config=configs/digits.py --workdir=runs/a \
         --config.method.rho=0.1
 
-The same command goes on with a run that was interrupted. Exit status: 0 done,
+The same command resumes a run that was interrupted. Exit status: 0 done,
 1 the training failed, 2 something is wrong with the config, data set or
 workdir (nothing was written), 128 + the signal if one stopped it.
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import jax
+import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -64,31 +66,41 @@ def _run(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     _exit(2, f'unknown arguments: {" ".join(argv[1:])}')
   from sam_jax import datasets
-  from sam_jax.runs import dry_run, interrupts, preparation, train_loop
+  from sam_jax.runs import interrupts, loop, preparation
 
   if not flags.FLAGS['verbosity'].present:  # the libraries' chatter
     logging.set_verbosity(logging.WARNING)
   config = _CONFIG.value
   _configure_jax(config.deterministic)
   _join_processes()
-  workdir = pathlib.Path(_WORKDIR.value)
+  if _DRY_RUN.value:
+    return _make_dry_run(config)
+  with contextlib.ExitStack() as stack:
+    try:
+      begun = stack.enter_context(preparation.begin(config, _WORKDIR.value))
+    except (ValueError, OSError) as error:
+      _exit(2, error)
+    except KeyboardInterrupt:
+      _exit(128 + signal.SIGINT, 'stopped before the first step')
+    # From here on a ValueError is a fault of the program, and shows where.
+    try:
+      loop.train(begun)
+    except (loop.TrainingFailed, datasets.UndecodableError) as error:
+      _exit(1, error)
+    except interrupts.Interrupted as error:  # all processes have agreed on it
+      _print(error)
+      sys.exit(128 + error.signum)
+  return None
+
+
+def _make_dry_run(config: ml_collections.ConfigDict) -> None:
+  """Prints what a run would be."""
+  from sam_jax.runs import dry_run
+
   try:
-    if _DRY_RUN.value:
-      return dry_run.run(config, workdir)
-    prepared = preparation.prepare(config, workdir)
+    dry_run.run(config, _WORKDIR.value)
   except (ValueError, OSError) as error:
     _exit(2, error)
-  except KeyboardInterrupt:
-    _exit(128 + signal.SIGINT, 'stopped before the first step')
-  # From here on a ValueError is a fault of the program, and shows where.
-  try:
-    train_loop.train(prepared)
-  except (train_loop.TrainingFailed, datasets.UndecodableError) as error:
-    _exit(1, error)
-  except interrupts.Interrupted as error:  # all processes have agreed on it
-    _print(error)
-    sys.exit(128 + error.signum)
-  return None
 
 
 def _configure_jax(deterministic: bool) -> None:

@@ -10,10 +10,20 @@ import jax
 import numpy as np
 
 from sam_jax.configs import default
-from sam_jax.runs import checkpoints, metrics_log, train_loop
+from sam_jax.runs import build, checkpoints, loop, metrics_log
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS_PER_EPOCH = 5
+# The fields of a run whose programs compile in seconds: nothing is random, and
+# on one device a batch is a single microbatch.
+PLAIN = {
+  'm': 16,
+  'microbatch_size': 16,
+  'model.norm': 'none',
+  'model.dropout_rate': 0.0,
+  'augmentation.name': 'none',
+  'augmentation.cutout_length': 0,
+}
 
 
 def config(**fields):
@@ -57,7 +67,7 @@ def config(**fields):
 
 def train(workdir, **fields):
   """Trains to the end; returns the result."""
-  return train_loop.train_and_evaluate(config(**fields), workdir)
+  return loop.train_and_evaluate(config(**fields), workdir)
 
 
 def config_file(directory, **fields):
@@ -104,6 +114,60 @@ def use_devices(monkeypatch, count):
   monkeypatch.setattr(jax, 'device_count', lambda: count)
 
 
+class Crash(Exception):
+  """Stands in for whatever ends a process between two steps."""
+
+
+def before_step(monkeypatch, act):
+  """Calls `act(step)` before each step is dispatched, counted from 1."""
+  original = build.Experiment.compile_train_step
+
+  def compile_train_step(self):
+    train_step = original(self)
+
+    def step(state, batch):
+      act(int(state.step) + 1)
+      return train_step(state, batch)
+
+    return step
+
+  monkeypatch.setattr(
+    build.Experiment, 'compile_train_step', compile_train_step
+  )
+
+
+def crash_at(monkeypatch, directory, step, **fields):
+  """Trains until `step` steps are dispatched."""
+
+  def act(next_step):
+    if next_step == step + 1:
+      raise Crash
+
+  with monkeypatch.context() as patch:
+    before_step(patch, act)
+    try:
+      train(directory, **fields)
+    except Crash:
+      return
+  raise AssertionError(f'the run ended before step {step + 1}')
+
+
+def share_programs(monkeypatch, compiled):
+  """Compiles a step only if the dict `compiled` does not hold it.
+
+  For runs of one config on the same devices.
+  """
+  for name in ('compile_train_step', 'compile_eval_step'):
+    original = getattr(build.Experiment, name)
+
+    def shared(self, name=name, original=original):
+      if name not in compiled:
+        compiled[name] = original(self)
+      return compiled[name]
+
+    monkeypatch.setattr(build.Experiment, name, shared)
+
+
 def tree(directory):
   """Returns {relative path: content}, None for a directory."""
   return {
@@ -139,7 +203,7 @@ def steps(workdir):
 def log(workdir):
   """Returns the lines of metrics.jsonl, without what the clock says."""
   return [
-    {k: v for k, v in line.items() if k != 'images_per_second'}
+    {k: v for k, v in line.items() if k != 'examples_per_second'}
     for line in metrics_log.read(pathlib.Path(workdir))
   ]
 

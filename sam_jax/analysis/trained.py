@@ -1,8 +1,9 @@
 """A trained model as something to measure: its loss, its examples.
 
-The loss is the mean cross entropy in nats, without label smoothing and weight
-penalty, of images as the model is evaluated on: not augmented, nothing dropped
-out or shaken. How BatchNorm normalises is said explicitly.
+The loss is the mean of the task's loss as in an evaluation, without label
+smoothing and weight penalty, of examples as the model is evaluated on: not
+augmented, nothing dropped out or shaken. How BatchNorm normalises is said
+explicitly.
 """
 
 import dataclasses
@@ -18,11 +19,10 @@ import ml_collections
 import numpy as np
 from flax import linen as nn
 
-from sam_jax import datasets, lookup, types
+from sam_jax import datasets, lookup, tasks, types
 from sam_jax.analysis import objective as objective_lib
 from sam_jax.models import batch_norm
 from sam_jax.runs import bootstrap, loading
-from sam_jax.tasks import losses
 
 SPLITS = ('train', 'validation', 'test')
 # What BatchNorm normalises by: its running statistics, as in evaluation, or
@@ -36,22 +36,24 @@ class Trained:
   """A checkpoint of a run, and the examples to measure its loss on.
 
   Attributes:
+    task: of the run; it prepares examples and measures the loss.
     config: of the run.
     step: of the checkpoint.
     variables: params and batch_stats that the run is evaluated with.
     examples: what the loss is the mean over.
     batch_norm: one of `BATCH_NORMS`.
     microbatch_size: examples per forward pass of a device.
-    apply_fn: `(variables, images) -> logits`, of uint8 images.
+    apply_fn: `(variables, inputs) -> outputs` of the model.
   """
 
+  task: tasks.Task
   config: ml_collections.ConfigDict
   step: int
   variables: dict[str, types.PyTree]
   examples: datasets.Examples
   batch_norm: str
   microbatch_size: int
-  apply_fn: Callable[..., jax.Array]
+  apply_fn: Callable[..., Any]
 
   @property
   def params(self) -> types.Params:
@@ -66,8 +68,11 @@ class Trained:
     Beyond the ends of a line between two networks BatchNorm's variances may
     come out negative; they count as 0.
     """
-    logits = self.apply_fn(_without_negative(variables), batch['image'])
-    return losses.cross_entropy(logits, batch['label'])
+    prepared = self.task.preprocess(batch)
+    outputs = self.apply_fn(
+      _without_negative(variables), self.task.inputs(prepared)
+    )
+    return self.task.example_metrics(outputs, prepared)['loss']
 
   def params_loss(
     self, params: types.Params, batch: objective_lib.Batch
@@ -146,8 +151,8 @@ class Trained:
   def _batches(
     self, examples: datasets.Examples
   ) -> Iterator[objective_lib.Batch]:
-    """Yields image and label of all examples, nothing filled up."""
-    for batch in datasets.eval_batches(examples, self._rows):
+    """Yields batches of all examples, nothing filled up."""
+    for batch in self.task.eval_batches(examples, self._rows):
       rows = int(batch.pop('mask').sum())
       yield {name: values[:rows] for name, values in batch.items()}
 
@@ -184,8 +189,8 @@ def load(
   """
   lookup.check('split', split, SPLITS)
   lookup.check('batch_norm', batch_norm, BATCH_NORMS)
-  run, info = loading.load_with_info(workdir, checkpoint)
-  _check_finite(run.variables, f'{workdir}, checkpoint {info["step"]}')
+  run = loading.restore(workdir, checkpoint)
+  _check_finite(run.variables, f'{workdir}, checkpoint {run.step}')
   examples = _bounded(
     bootstrap.examples(run.config, pathlib.Path(workdir), split), num_examples
   )
@@ -201,13 +206,14 @@ def load(
   if batch_norm == 'batch':
     examples = _pick(examples, np.arange(count // size * size))
   return Trained(
+    task=run.task,
     config=run.config,
-    step=info['step'],
+    step=run.step,
     variables=dict(run.variables),
     examples=examples,
     batch_norm=batch_norm,
     microbatch_size=size,
-    apply_fn=_apply_fn(run, info, batch_norm),
+    apply_fn=_apply_fn(run, batch_norm),
   )
 
 
@@ -251,21 +257,19 @@ def _without_negative(variables: dict[str, Any]) -> dict[str, Any]:
   return {**variables, 'batch_stats': stats}
 
 
-def _apply_fn(
-  run: loading.Run, info: dict[str, Any], mode: str
-) -> Callable[..., jax.Array]:
-  """Returns the logits of uint8 images."""
-  preprocess, apply_fn = loading.evaluation_fns(run, info)
+def _apply_fn(run: loading.Restored, mode: str) -> Callable[..., Any]:
+  """Returns the outputs of a model whose BatchNorm is in that mode."""
+  apply_fn = run.apply_fn
   is_frozen = run.config.model.get('norm') == 'frozen'
 
-  def apply(variables: dict[str, Any], images: jax.Array) -> jax.Array:
+  def apply(variables: dict[str, Any], inputs: Any) -> Any:
     if mode == 'running' or is_frozen:
-      return apply_fn(variables, preprocess(images), train=False)
+      return apply_fn(variables, inputs, train=False)
     with nn.intercept_methods(_normalise_by_batch):
-      logits, _ = apply_fn(
-        variables, preprocess(images), train=False, mutable=['batch_stats']
+      outputs, _ = apply_fn(
+        variables, inputs, train=False, mutable=['batch_stats']
       )
-    return logits
+    return outputs
 
   return apply
 

@@ -5,23 +5,22 @@ labels, and another one is then trained from scratch on what the first predicts
 for the training images. There is no special loss.
 
 The labels are predicted once, by the last checkpoint of the finished first run
-in evaluation mode, and kept in the directory of the second: it goes on with
-the same labels anywhere, whatever becomes of the first.
+in evaluation mode, and kept in the directory of the second run. The second run
+is resumed with the same labels anywhere, whatever becomes of the first.
 """
 
 import dataclasses
-import os
 import pathlib
 
 import ml_collections
 import numpy as np
 
 from sam_jax import datasets
-from sam_jax.runs import experiment, loading, workdir as workdir_lib
+from sam_jax.runs import factories, files, loading, workdir as workdir_lib
 from sam_jax.training import parallel
 
 _FILE = 'labels.npy'
-# Of config.data: does not say which images are trained on, nor their labels.
+# Fields that say neither which images are trained on, nor their labels.
 _FREE = ('data.image_size',)
 
 
@@ -62,7 +61,7 @@ def _data_fields(config: ml_collections.ConfigDict) -> dict[str, object]:
   return {
     name: value
     for name, value in workdir_lib.flatten(config).items()
-    if name.startswith('data.')
+    if name.startswith(('data.', 'task.name'))
     and name not in _FREE
     and not workdir_lib.is_operational(name)
   }
@@ -78,18 +77,19 @@ def relabel(
   Args:
     dataset: of the config.
     config: of the run.
-    workdir: of the run; whose labels these are, once it has begun.
+    workdir: of the run; once the run has begun, it holds the labels.
 
   Returns:
     The data set as it is unless `config.labels_from` is set.
 
   Raises:
-    ValueError: see `check`, or the labels in the directory are damaged.
+    ValueError: see `check`, the labels in the directory are damaged, or the
+      task has no labels that can be predicted.
   """
   if not config.labels_from:
     return dataset
   if workdir_lib.has_begun(workdir):
-    labels = _read(workdir / _FILE, len(dataset.train.labels))
+    labels = _read(workdir / _FILE, dataset.train.labels)
   else:
     check(config)
     labels = _predict(config.labels_from, dataset)
@@ -118,37 +118,39 @@ def examples(
       'the run was trained on the validation examples too (its data.split is '
       f'{config.data.split!r}); use split train or test'
     )
-  data = experiment.factory_kwargs(config.data)
   if split == 'train':
-    return relabel(datasets.create(**data), config, workdir).train
-  return datasets.create(**data | {'split': split}).evaluation
+    return relabel(factories.load_data(config), config, workdir).train
+  return factories.load_data(config, split=split).evaluation
 
 
 def _predict(source: str, dataset: datasets.Dataset) -> np.ndarray:
-  """Returns the class that a run predicts for each training image."""
+  """Returns the label that a run predicts for each training example."""
   labels = np.zeros_like(dataset.train.labels)
-  # All load: Orbax waits for every process.
-  run, info = loading.load_with_info(source)
+  # Every process loads the run, because Orbax waits for all of them.
+  first = loading.restore(source)
   if parallel.is_first_process():
-    parts = loading.predict(run, info, dataset.train)
-    labels[:] = np.concatenate([np.argmax(part, axis=-1) for part in parts])
+    parts = [
+      first.task.predicted_labels(part.outputs)
+      for part in first.predict(dataset.train)
+    ]
+    labels[:] = np.concatenate(parts)
     changed = np.mean(labels != dataset.train.labels)
-    print(f'labels from {source}, step {info["step"]}: {changed:.2%} changed')
-  # Others might round a tie another way.
+    print(f'labels from {source}, step {first.step}: {changed:.2%} changed')
+  # The other processes might round a tie another way.
   return parallel.from_first_process(labels)
 
 
-def _read(path: pathlib.Path, num_labels: int) -> np.ndarray:
-  """Returns the labels of a run that has begun."""
+def _read(path: pathlib.Path, own: np.ndarray) -> np.ndarray:
+  """Returns the labels of a run that has begun, in place of the data set's."""
   try:
     labels = np.load(path)
   except (OSError, ValueError, EOFError) as error:
     raise ValueError(
       f'{path}, the labels that the run is trained on, cannot be read: {error}'
     ) from error
-  if labels.shape != (num_labels,):
+  if labels.shape != own.shape:
     raise ValueError(
-      f'{path} has {labels.shape} labels for {num_labels} training images; the '
+      f'{path} has {labels.shape} labels for {len(own)} training images; the '
       'data are other ones'
     )
   return labels
@@ -161,9 +163,6 @@ def write(labels: np.ndarray, workdir: pathlib.Path) -> None:
     labels: int32 [n].
     workdir: of the run, which exists.
   """
-  partial = workdir / f'partial_{_FILE}'
-  with partial.open('wb') as stream:
-    np.save(stream, labels)
-    stream.flush()
-    os.fsync(stream.fileno())
-  partial.replace(workdir / _FILE)
+  files.write_atomically(
+    workdir / _FILE, lambda stream: np.save(stream, labels)
+  )

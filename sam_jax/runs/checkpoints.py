@@ -1,12 +1,13 @@
 """Checkpoints of a run: asynchronous, atomic, the newest and the best kept.
 
-Each checkpoint is a point to go on from: the train state, and what the loop
-must remember (`Progress`), so that a resumed run is the uninterrupted one.
+A run can be resumed from each of them. They hold the train state and what the
+journal remembers (`JournalState`), so that a resumed run is the uninterrupted
+one.
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,15 +16,18 @@ from sam_jax import types
 
 
 @dataclasses.dataclass
-class Progress:
-  """What the loop remembers between steps.
+class JournalState:
+  """What the journal of a run remembers between steps.
 
   Attributes:
     step: updates made.
     metric_sums: sums of the training metrics since the epoch began.
     metric_count: over how many steps.
-    final_error_rate: at the last evaluation, None before the first.
-    best_error_rate: lowest so far at an evaluation, None before the first.
+    perturbed_sums: sums of the metrics of perturbations since the epoch began,
+      each step with the share of its groups that were perturbed as its weight.
+    perturbed_weight: sum of these weights.
+    final_score: at the last evaluation, None before the first.
+    best_score: lowest so far at an evaluation, None before the first.
     best_step: where that was.
     elapsed_seconds: of training and evaluation, over all starts.
     starts: what was started, see `provenance.describe`; once for each change.
@@ -32,8 +36,10 @@ class Progress:
   step: int = 0
   metric_sums: dict[str, float] = dataclasses.field(default_factory=dict)
   metric_count: int = 0
-  final_error_rate: float | None = None
-  best_error_rate: float | None = None
+  perturbed_sums: dict[str, float] = dataclasses.field(default_factory=dict)
+  perturbed_weight: float = 0.0
+  final_score: float | None = None
+  best_score: float | None = None
   best_step: int | None = None
   elapsed_seconds: float = 0.0
   starts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -82,7 +88,7 @@ class Checkpoints:
     Args:
       directory: absolute path.
       max_to_keep: how many of the newest to keep.
-      keep_best: whether to keep that of the progress' `best_step` too.
+      keep_best: whether to keep that of the journal's `best_step` too.
       keep_steps: steps that are never deleted.
       read_only: touch nothing, as beside a run that is still training.
     """
@@ -95,7 +101,7 @@ class Checkpoints:
       directory,
       item_handlers={
         'state': ocp.StandardCheckpointHandler(),
-        'progress': ocp.JsonCheckpointHandler(),
+        'journal': ocp.JsonCheckpointHandler(),
       },
       options=ocp.CheckpointManagerOptions(
         preservation_policy=self._kept,
@@ -107,30 +113,30 @@ class Checkpoints:
   def save(
     self,
     state: types.PyTree,
-    progress: Progress,
-    info: dict[str, Any],
+    journal: JournalState,
+    info: Mapping[str, Any],
   ) -> None:
     """Saves in the background; a step that is there already stays as it is.
 
     Args:
       state: tree of arrays, one copy of each.
-      progress: of the loop at this state.
-      info: what it takes to rebuild the model, JSON.
+      journal: what is remembered at this state.
+      info: what it takes to rebuild the task without its data set, JSON.
 
     Raises:
       RuntimeError: the checkpoint was refused.
     """
-    step = progress.step
+    step = journal.step
     if step in self._manager.all_steps():
       return
     if self._keep_best:
-      self._kept.best_step = progress.best_step
-    content = dataclasses.asdict(progress) | {'info': info}
+      self._kept.best_step = journal.best_step
+    content = dataclasses.asdict(journal) | {'info': dict(info)}
     saved = self._manager.save(
       step,
       args=self._args.Composite(
         state=self._args.StandardSave(state),
-        progress=self._args.JsonSave(content),
+        journal=self._args.JsonSave(content),
       ),
       force=True,
     )
@@ -145,14 +151,14 @@ class Checkpoints:
     """Returns the steps that can be restored, ascending."""
     return sorted(self._manager.all_steps())
 
-  def read_progress(self, step: int) -> tuple[Progress, dict[str, Any]]:
-    """Returns what the loop remembered at that step, and the model's info."""
+  def read_journal(self, step: int) -> tuple[JournalState, dict[str, Any]]:
+    """Returns what was remembered at that step, and the info of the task."""
     restored = self._manager.restore(
-      step, args=self._args.Composite(progress=self._args.JsonRestore())
+      step, args=self._args.Composite(journal=self._args.JsonRestore())
     )
-    content = dict(restored.progress)
+    content = dict(restored.journal)
     info = content.pop('info')
-    return Progress(**content), info
+    return JournalState(**content), info
 
   def read_state(
     self, step: int, like: types.PyTree | None = None
@@ -167,7 +173,7 @@ class Checkpoints:
     if like is None:
       like = self._manager.item_metadata(step)['state'].tree
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    # The sharding is said: that of the file may name devices not here.
+    # The file may name devices that are not here: say where to put the arrays.
     shapes = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like
     )

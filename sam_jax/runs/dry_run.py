@@ -13,7 +13,9 @@ import numpy as np
 from sam_jax import lookup
 from sam_jax.runs import (
   bootstrap,
-  experiment as experiment_lib,
+  build,
+  files,
+  initialization,
   preparation,
   progress_line,
   provenance,
@@ -26,7 +28,7 @@ from sam_jax.training import parallel as parallel_lib, train_step
 _EFFICIENCY = 0.4
 
 
-def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> None:
   """Prints the resolved config, layout, size, memory and time of a run.
 
   Args:
@@ -38,31 +40,42 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       another run.
     FileNotFoundError: the data set, or `config.init_from`, is not there.
   """
-  experiment_lib.load_plugins(config)
-  config = preparation.resolve(config, workdir.absolute())
-  experiment = _build(config)
-  preparation.check_init_from(config, experiment, workdir.absolute())
-  if config.labels_from and not workdir_lib.has_begun(workdir):
-    bootstrap.check(config)
-  print(json.dumps(config.to_dict(), indent=2))
-  print(experiment.layout.describe())
-  for name, value in describe(config, experiment).items():
+  lookup.check('parallel', config.parallel, parallel_lib.names())
+  prepared = preparation.prepare(_under_shard_map(config), workdir)
+  _check_sources(prepared.config, prepared.experiment, files.user_path(workdir))
+  shown = prepared.config.to_dict() | {'parallel': config.parallel}
+  print(json.dumps(shown, indent=2))
+  print(prepared.experiment.layout.describe())
+  for name, value in describe(prepared.config, prepared.experiment).items():
     print(f'{name}: {value}')
 
 
-def _build(config: ml_collections.ConfigDict) -> experiment_lib.Experiment:
-  """Builds a run under shard_map: pmap takes no shapes."""
-  lookup.check('parallel', config.parallel, parallel_lib.names())
+def _under_shard_map(
+  config: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  """Returns the config of the same run under shard_map: pmap takes no shapes."""
   config = config.copy_and_resolve_references()
   config.parallel = 'shard_map'
-  return experiment_lib.build(config)
+  return config
+
+
+def _check_sources(
+  config: ml_collections.ConfigDict,
+  experiment: build.Experiment,
+  workdir: pathlib.Path,
+) -> None:
+  """Refuses other runs, from which this one starts, as the run would."""
+  if not preparation.has_checkpoint(workdir):
+    initialization.check_source(experiment, config.init_from)
+  if config.labels_from and not workdir_lib.has_begun(workdir):
+    bootstrap.check(config)
 
 
 def describe(
-  config: ml_collections.ConfigDict, experiment: experiment_lib.Experiment
+  config: ml_collections.ConfigDict, experiment: build.Experiment
 ) -> dict[str, str]:
   """Returns what a person wants to know before starting a run, by name."""
-  dataset = experiment.dataset
+  dataset, count = experiment.dataset, experiment.task.count
   state = experiment.state_shapes()
   compiled = _compile(experiment, state)
   # Of one device's program, and so is the rate.
@@ -70,8 +83,8 @@ def describe(
   seconds = flops / (_EFFICIENCY * matmul_rate()) * experiment.num_steps
   return {
     'data': (
-      f'{dataset.name}, {len(dataset.train.labels):,} training and '
-      f'{len(dataset.evaluation.labels):,} {config.data.split} examples'
+      f'{dataset.name}, {count(dataset.train):,} training and '
+      f'{count(dataset.evaluation):,} {config.data.split} examples'
     ),
     'parameters': f'{provenance.count_parameters(state.params):,}',
     'steps': (
@@ -115,17 +128,9 @@ def count_flops(compiled: Any, fns: train_step.StepFns) -> float:
   return compiled.cost_analysis()['flops'] * repeats
 
 
-def _compile(
-  experiment: experiment_lib.Experiment, state: train_step.TrainState
-) -> Any:
+def _compile(experiment: build.Experiment, state: train_step.TrainState) -> Any:
   """Returns the compiled training step."""
-  batch_size = experiment.layout.batch_size
-  images = experiment.dataset.train.images
-  batch = {
-    'image': jax.ShapeDtypeStruct((batch_size, *images.shape[1:]), jnp.uint8),
-    'label': jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-    'position': jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-  }
+  batch = experiment.task.batch_shapes(experiment.layout.batch_size)
   return experiment.compile_train_step().lower(state, batch).compile()
 
 

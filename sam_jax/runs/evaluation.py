@@ -2,75 +2,55 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sam_jax import types
-from sam_jax.tasks import losses
+from sam_jax import tasks, types
 from sam_jax.training import parallel
 
 Batch = Mapping[str, Any]
-_TOP_K = 5
 
 
-def example_metrics(
-  logits: jax.Array, labels: jax.Array
-) -> dict[str, jax.Array]:
-  """Returns the metrics of each example.
+class Predictions(NamedTuple):
+  """What a model makes of a batch of examples, on the host.
 
-  Args:
-    logits: `[batch, num_classes]`.
-    labels: `[batch]`, integers.
-
-  Returns:
-    Float arrays `[batch]`: loss (cross entropy in nats, no smoothing),
-    error_rate (1 where the largest logit is another class), and for more than
-    five classes top5_error_rate (1 where five classes have a larger logit).
-
-  Differs from the official release: its top-k error broadcasts `[n, 1]`
-  against `[n]` and can be negative; its evaluation loss is smoothed like the
-  training loss.
+  Attributes:
+    outputs: of the model, `[examples, ...]`.
+    metrics: of an evaluation, by name, `[examples]` each.
   """
-  own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-  # A NaN compares as neither larger nor smaller: count it as an error.
-  is_finite = jnp.isfinite(own[:, 0])
-  is_right = (jnp.argmax(logits, axis=-1) == labels) & is_finite
-  metrics = {
-    'loss': losses.cross_entropy(logits, labels),
-    'error_rate': 1 - is_right.astype(jnp.float32),
-  }
-  if logits.shape[-1] > _TOP_K:
-    is_near = (jnp.sum(logits > own, axis=-1) < _TOP_K) & is_finite
-    metrics['top5_error_rate'] = 1 - is_near.astype(jnp.float32)
-  return metrics
+
+  outputs: Any
+  metrics: dict[str, np.ndarray]
 
 
 def eval_step(
   variables: types.PyTree,
   batch: Batch,
   *,
-  apply_fn: Callable[..., jax.Array],
-  preprocess: Callable[[jax.Array], jax.Array],
+  task: tasks.Task,
+  apply_fn: Callable[..., Any],
   collectives: parallel.Collectives,
 ) -> dict[str, jax.Array]:
   """Returns the sums of the metrics over the real examples of a batch.
 
   Args:
     variables: of the model, the same on every device.
-    batch: this device's share: image (uint8), label, and mask, 1 for an
-      example and 0 for padding.
-    apply_fn: the model's `apply`.
-    preprocess: uint8 images to what the model takes.
+    batch: this device's share of an evaluation batch of the task, with mask,
+      1 for an example and 0 for padding.
+    task: prepares the batch and measures.
+    apply_fn: of the task, in the precision of an evaluation.
     collectives: sums over devices.
 
   Returns:
-    Scalars: the sums of `example_metrics` and the `count` of examples.
+    Scalars: the sums of the task's `example_metrics`, and the `count` of
+    examples.
   """
-  logits = apply_fn(variables, preprocess(batch['image']), train=False)
-  metrics = example_metrics(logits, batch['label'])
+  prepared = task.preprocess(batch)
+  outputs = apply_fn(variables, task.inputs(prepared), train=False)
+  metrics = task.example_metrics(outputs, prepared)
   # Not a product with the mask: padding may have given a NaN.
   is_real = batch['mask'] > 0
   sums = {
@@ -117,20 +97,26 @@ def summarize(sums: list[types.Metrics]) -> dict[str, float]:
 
 
 def predict(
-  apply_fn: Callable[..., jax.Array],
+  apply_fn: Callable[..., Any],
   variables: types.PyTree,
-  preprocess: Callable[[jax.Array], jax.Array],
+  task: tasks.Task,
   batches: Iterable[Batch],
-) -> Iterator[np.ndarray]:
-  """Yields the logits of each batch, float32 `[examples, num_classes]`.
+) -> Iterator[Predictions]:
+  """Yields what a model makes of each batch.
 
   Args:
-    apply_fn: the model's `apply`.
+    apply_fn: of the task, in the precision of an evaluation.
     variables: of the model.
-    preprocess: uint8 images to what the model takes.
-    batches: with image and mask; padding is left out of the result.
+    task: prepares the batches and measures.
+    batches: with a mask; padding is left out of the result.
   """
-  logits_fn = jax.jit(functools.partial(apply_fn, train=False))
+  compiled = jax.jit(functools.partial(apply_fn, train=False))
   for batch in batches:
-    logits = logits_fn(variables, preprocess(batch['image']))
-    yield np.asarray(logits)[np.asarray(batch['mask']) > 0]
+    prepared = task.preprocess(batch)
+    outputs = compiled(variables, task.inputs(prepared))
+    metrics = task.example_metrics(outputs, prepared)
+    is_real = np.asarray(batch['mask']) > 0
+    yield jax.tree.map(
+      lambda x, is_real=is_real: np.asarray(x)[is_real],
+      Predictions(outputs, metrics),
+    )

@@ -11,7 +11,7 @@ _STDERR = 2
 
 
 class Interrupted(Exception):  # noqa: N818  (nothing went wrong)
-  """A signal asked the run to stop; it can go on from its checkpoint.
+  """A signal asked the run to stop; it can be resumed from its checkpoint.
 
   Attributes:
     signum: the signal's number.
@@ -21,7 +21,7 @@ class Interrupted(Exception):  # noqa: N818  (nothing went wrong)
     """Says where the run stopped."""
     super().__init__(
       f'stopped at step {step} by {signal.Signals(signum).name}; the same '
-      'command goes on from there'
+      'command resumes it from there'
     )
     self.signum = signum
 

@@ -1,27 +1,27 @@
 """A trained model, ready for use: `sam_jax.load(workdir)`."""
 
-import functools
+import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax
-import jax
 import ml_collections
-import numpy as np
 import tqdm
 
-from sam_jax import augmentation, datasets, types
+from sam_jax import tasks, types
 from sam_jax.runs import (
+  build,
   checkpoints,
   evaluation,
-  experiment,
+  factories,
+  files,
   workdir as workdir_lib,
 )
-from sam_jax.training import precision
 
 
-class Run(NamedTuple):
+class LoadedModel(NamedTuple):
   """A model from a run directory.
 
   Attributes:
@@ -36,12 +36,55 @@ class Run(NamedTuple):
   config: ml_collections.ConfigDict
 
 
-def load(workdir: str | pathlib.Path, checkpoint: str | int = 'last') -> Run:
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  """A checkpoint of a run, with all that it takes to evaluate it.
+
+  Attributes:
+    task: with the model, and what is known of the data set.
+    variables: params and batch_stats that the run is evaluated with.
+    config: of the run.
+    step: of the checkpoint.
+  """
+
+  task: tasks.Task
+  variables: types.PyTree
+  config: ml_collections.ConfigDict
+  step: int
+
+  @property
+  def apply_fn(self) -> Callable[..., Any]:
+    """The task's `apply`, in the precision of an evaluation."""
+    return factories.evaluation_apply(self.task, self.config.matmul_precision)
+
+  def predict(
+    self, examples: Any, batch_size: int = 256
+  ) -> Iterator[evaluation.Predictions]:
+    """Yields outputs and metrics, a batch at a time; a bar shows how far.
+
+    Args:
+      examples: of the task's data set.
+      batch_size: examples at once; the result does not depend on it.
+    """
+    batches = self.task.eval_batches(examples, batch_size)
+    parts = evaluation.predict(
+      self.apply_fn, self.variables, self.task, batches
+    )
+    total, unit = self.task.count(examples), f' {self.task.examples}'
+    with tqdm.tqdm(total=total, unit=unit, disable=None) as bar:
+      for part in parts:
+        yield part
+        bar.update(len(part.metrics['loss']))
+
+
+def load(
+  workdir: str | pathlib.Path, checkpoint: str | int = 'last'
+) -> LoadedModel:
   """Loads a trained model.
 
   Args:
     workdir: run directory of `sam_jax.train`.
-    checkpoint: 'last', 'best' (lowest error rate at an evaluation), or a step.
+    checkpoint: 'last', 'best' (lowest score at an evaluation), or a step.
 
   Returns:
     `(model, variables, config)`.
@@ -53,95 +96,37 @@ def load(workdir: str | pathlib.Path, checkpoint: str | int = 'last') -> Run:
     model, variables, config = sam_jax.load('runs/a', 'best')
     logits = model.apply(variables, images, train=False)
   """
-  run, _ = load_with_info(workdir, checkpoint)
-  return run
+  restored = restore(workdir, checkpoint)
+  return LoadedModel(restored.task.model, restored.variables, restored.config)
 
 
-def load_with_info(
+def restore(
   workdir: str | pathlib.Path, checkpoint: str | int = 'last'
-) -> tuple[Run, dict[str, Any]]:
-  """Loads a trained model and what was saved of its data set.
+) -> Restored:
+  """Loads a checkpoint and its task; the data set need not be there.
 
   Args:
     workdir: see `load`.
     checkpoint: see `load`.
 
-  Returns:
-    The run, and step, num_classes, image_shape, mean and std.
-
   Raises:
     ValueError: there is no such run or checkpoint.
   """
-  directory = pathlib.Path(workdir).absolute()
+  directory = files.user_path(workdir)
   config = workdir_lib.read_config(directory)
   if config is None:
     raise ValueError(
       f'{workdir} is no run directory: it has no config.json; give the '
       '--workdir of a run'
     )
-  experiment.load_plugins(config)
+  build.load_plugins(config)
   saved = checkpoints.Checkpoints(directory / 'checkpoints', read_only=True)
-  try:
+  with contextlib.closing(saved):
     step = _pick(saved, checkpoint, str(workdir))
-    progress, info = saved.read_progress(step)
+    _, info = saved.read_journal(step)
     state = saved.read_state(step)
-  finally:
-    saved.close()
-  model = experiment.create_model(config, info['num_classes'])
-  run = Run(model, _variables(state, config), config)
-  return run, info | {'step': progress.step}
-
-
-def evaluation_fns(
-  run: Run, info: dict[str, Any]
-) -> tuple[Callable[..., jax.Array], Callable[..., Any]]:
-  """Returns how a run evaluates its model.
-
-  Args:
-    run: see `load_with_info`.
-    info: of the same run.
-
-  Returns:
-    A function from uint8 images to what the model takes, and the model's
-    `apply` in the precision of an evaluation.
-  """
-  preprocess = functools.partial(
-    augmentation.preprocess,
-    mean=info['mean'],
-    std=info['std'],
-    resolution=experiment.resolution(run.model),
-  )
-  apply_fn = precision.apply_in(
-    run.model.apply, 'float32', run.config.matmul_precision
-  )
-  return preprocess, apply_fn
-
-
-def predict(
-  run: Run,
-  info: dict[str, Any],
-  examples: datasets.Examples,
-  batch_size: int = 256,
-) -> Iterator[np.ndarray]:
-  """Yields the logits of examples, a batch at a time; a bar shows how far.
-
-  Args:
-    run: see `load_with_info`.
-    info: of the same run.
-    examples: uint8 images, in memory or encoded; labels are not looked at.
-    batch_size: examples at once; the result does not depend on it.
-
-  Returns:
-    An iterator over float32 `[examples, num_classes]`.
-  """
-  preprocess, apply_fn = evaluation_fns(run, info)
-  batches = datasets.eval_batches(examples, batch_size)
-  with tqdm.tqdm(total=len(examples.labels), unit='image', disable=None) as bar:
-    for part in evaluation.predict(
-      apply_fn, run.variables, preprocess, batches
-    ):
-      yield part
-      bar.update(len(part))
+  task = factories.create_task(config, info)
+  return Restored(task, _variables(state, config), config, step)
 
 
 def _variables(
@@ -151,7 +136,7 @@ def _variables(
   if average := state.get('ema'):
     return average
   params = state['params']
-  method = experiment.create_method(config)
+  method = factories.create_method(config)
   method_state = flax.serialization.from_state_dict(
     method.init(params), state.get('method_state', {})
   )
@@ -172,7 +157,7 @@ def _pick(
     return steps[-1]
   step = checkpoint
   if checkpoint == 'best':
-    step = saved.read_progress(steps[-1])[0].best_step
+    step = saved.read_journal(steps[-1])[0].best_step
   if step not in steps:
     raise ValueError(
       f'{workdir} has no checkpoint {checkpoint!r}; it has last'

@@ -7,11 +7,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from sam_jax.runs import files
+
 
 class MetricWriter:
   """Appends metrics to a run directory. Close it when done.
 
-  A run that goes on from a checkpoint repeats the steps after it: what was
+  A run that is resumed from a checkpoint repeats the steps after it: what was
   logged beyond that step is cut, so that each step is there once.
   """
 
@@ -70,10 +72,10 @@ class NoWriter:
 
 
 class _EventFile:
-  """What TensorBoard reads.
+  """A file of events that TensorBoard reads.
 
-  Its records, written here and now: the usual writers hand them to a thread,
-  and what that thread still holds is lost when the process is killed.
+  Each record is written at once. The usual writers hand records to a thread,
+  and what the thread still holds is lost when the process is killed.
   """
 
   def __init__(self, directory: pathlib.Path, start_step: int) -> None:
@@ -129,11 +131,6 @@ def _parse(line: str) -> dict[str, float] | None:
 
 
 def _cut(path: pathlib.Path, step: int) -> None:
-  """Drops lines of later steps, and a line torn by a crash; atomically."""
+  """Drops the lines of later steps, and a line torn by a crash."""
   kept = [line for line in read(path.parent) if line['step'] <= step]
-  partial = path.with_suffix('.partial')
-  with partial.open('w', encoding='utf-8') as stream:
-    stream.writelines(json.dumps(line) + '\n' for line in kept)
-    stream.flush()
-    os.fsync(stream.fileno())
-  partial.replace(path)
+  files.write_text(path, ''.join(json.dumps(line) + '\n' for line in kept))

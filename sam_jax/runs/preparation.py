@@ -1,13 +1,16 @@
 """What precedes the first step: whose run it is, its objects, its first state.
 
-All that can be wrong with a config, a data set or a run directory is found
-here, before anything is written.
+`prepare` reads, and `begin` then takes the directory and writes to it. All that
+can be wrong with a config, a data set or a run directory is found before
+anything is written.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -15,79 +18,147 @@ import ml_collections
 
 from sam_jax.runs import (
   bootstrap,
+  build,
   checkpoints as checkpoints_lib,
-  experiment as experiment_lib,
-  pretrained,
+  files,
+  initialization,
+  lock,
   workdir as workdir_lib,
 )
 from sam_jax.training import parallel, train_step
 
 
 class Prepared(NamedTuple):
-  """A run that can start, or go on.
+  """A run as it would be made.
+
+  Attributes:
+    config: resolved.
+    experiment: its objects.
+    workdir: run directory, absolute; None if there is none.
+  """
+
+  config: ml_collections.ConfigDict
+  experiment: build.Experiment
+  workdir: pathlib.Path | None
+
+
+class Begun(NamedTuple):
+  """A run that can be started or resumed.
 
   Attributes:
     config: resolved.
     experiment: its objects.
     workdir: run directory, absolute; holds config.json.
-    state: before step 0, or only its shapes if there is a checkpoint.
+    state: before step 0, or only its shapes if there is a checkpoint; None if
+      all steps are made.
     result: what result.json holds if all steps are made, else None.
   """
 
   config: ml_collections.ConfigDict
-  experiment: experiment_lib.Experiment
+  experiment: build.Experiment
   workdir: pathlib.Path
   state: train_step.TrainState | None
   result: dict[str, Any] | None
 
 
 def prepare(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
+  config: ml_collections.ConfigDict, workdir: str | pathlib.Path | None = None
 ) -> Prepared:
-  """Builds a run and makes its directory, if there is anything left to do.
+  """Builds the objects of a run; writes nothing.
+
+  Args:
+    config: see configs/default.py.
+    workdir: run directory; if it holds a run, the config has to be that of the
+      run. None is for what looks at a config alone.
+
+  Raises:
+    ValueError: a value of the config is not allowed, or the directory holds
+      another run.
+    FileNotFoundError: the data set is not there.
+  """
+  build.load_plugins(config)
+  config = _with_absolute_paths(config)
+  if workdir is None:
+    config = build.resolve(config, jax.device_count())
+    return Prepared(config, build.build(config), None)
+  directory = files.user_path(workdir)
+  config = _resolve(config, directory)
+  return Prepared(config, build.build(config), directory)
+
+
+@contextlib.contextmanager
+def begin(
+  config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+) -> Iterator[Begun]:
+  """Takes a run directory, and makes all that precedes the first step.
+
+  The directory is this process's until the context is left. Of several
+  processes that train together, the first one takes it for all of them.
 
   Args:
     config: see configs/default.py.
     workdir: run directory, made if it does not exist.
 
   Raises:
-    ValueError: a value of the config is not allowed, `config.labels_from` has
-      other data, or the directory holds another run or cannot be written to.
+    ValueError: the directory is in use, holds another run or cannot be written
+      to, a value of the config is not allowed, or `config.labels_from` has
+      other data.
     FileNotFoundError: the data set, or `config.init_from`, is not there.
   """
-  workdir = workdir.absolute()
-  experiment_lib.load_plugins(config)
-  config = resolve(config, workdir)
-  experiment = experiment_lib.build(config)
-  result = _finished_result(
-    workdir, experiment.num_steps, experiment.steps_per_epoch
-  )
+  with _hold(files.user_path(workdir)):
+    yield _begin(prepare(config, workdir))
+
+
+@contextlib.contextmanager
+def _hold(workdir: pathlib.Path) -> Iterator[None]:
+  """Holds the lock of a run; all processes learn if the first cannot have it."""
+  refusal = None
+  with contextlib.ExitStack() as stack:
+    if parallel.is_first_process():
+      try:
+        stack.enter_context(lock.hold(workdir))
+      except ValueError as error:
+        refusal = error
+    if jax.process_count() > 1 and parallel.any_process(refusal is not None):
+      refusal = refusal or ValueError(
+        f'the first process cannot have the run directory {workdir}; it says '
+        'why'
+      )
+    if refusal is not None:
+      raise refusal
+    yield
+
+
+def _begin(prepared: Prepared) -> Begun:
+  """Returns a run with its first state, after writing what it starts with."""
+  config, experiment, workdir = prepared
+  result = _finished_result(workdir, experiment)
   if result is not None:
-    return Prepared(config, experiment, workdir, None, result)
+    return Begun(config, experiment, workdir, None, result)
   dataset = bootstrap.relabel(experiment.dataset, config, workdir)
   experiment = dataclasses.replace(experiment, dataset=dataset)
-  if _has_checkpoint(workdir):
+  if has_checkpoint(workdir):
     state = experiment.state_shapes()
   else:
-    state = initial_state(config, experiment)
+    state = initialization.initial_state(
+      experiment, seed=config.seed, init_from=config.init_from
+    )
   if parallel.is_first_process():
     workdir_lib.write_config(workdir, config)
     if config.labels_from:
       bootstrap.write(dataset.train.labels, workdir)
-  return Prepared(config, experiment, workdir, state, None)
+  return Begun(config, experiment, workdir, state, None)
 
 
-def _has_checkpoint(workdir: pathlib.Path) -> bool:
-  """Whether there is anything to go on from."""
+def has_checkpoint(workdir: pathlib.Path) -> bool:
+  """Returns whether there is a checkpoint to resume from."""
   saved = checkpoints_lib.Checkpoints(workdir / 'checkpoints', read_only=True)
-  try:
+  with contextlib.closing(saved):
     return saved.latest_step() is not None
-  finally:
-    saved.close()
 
 
 def _finished_result(
-  workdir: pathlib.Path, num_steps: int, steps_per_epoch: int
+  workdir: pathlib.Path, experiment: build.Experiment
 ) -> dict[str, Any] | None:
   """Returns the result of a run that has made all its steps, else None.
 
@@ -99,9 +170,9 @@ def _finished_result(
   if not path.exists():
     return None
   result = json.loads(path.read_text('utf-8'))
-  if result['steps'] >= num_steps:
+  if result['steps'] >= experiment.num_steps:
     return result
-  if result['steps'] % steps_per_epoch:
+  if result['steps'] % experiment.steps_per_epoch:
     raise ValueError(
       f'the run in {workdir} ended within an epoch, at step '
       f'{result["steps"]}; it cannot be made longer, use another workdir'
@@ -109,7 +180,20 @@ def _finished_result(
   return None
 
 
-def resolve(
+def _with_absolute_paths(
+  config: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  """Returns a copy that means the same from any directory."""
+  config = config.copy_and_resolve_references()
+  for name in workdir_lib.SOURCES:
+    if config[name]:
+      config[name] = str(files.user_path(config[name]))
+  if config.data.get('directory'):
+    config.data.directory = str(files.user_path(config.data.directory))
+  return config
+
+
+def _resolve(
   config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> ml_collections.ConfigDict:
   """Returns the config of the run: that in the directory, or a resolved one.
@@ -122,7 +206,7 @@ def resolve(
   saved = workdir_lib.read_config(workdir)
   if saved is not None and workdir_lib.has_begun(workdir):
     return workdir_lib.adopt(config, saved)
-  resolved = experiment_lib.resolve(config, jax.device_count())
+  resolved = build.resolve(config, jax.device_count())
   if config.m is None or config.microbatch_size is None:
     print(
       f'warning: m = {resolved.m} and microbatch_size = '
@@ -132,46 +216,3 @@ def resolve(
       file=sys.stderr,
     )
   return resolved
-
-
-def initial_state(
-  config: ml_collections.ConfigDict, experiment: experiment_lib.Experiment
-) -> train_step.TrainState:
-  """Returns the state before step 0, on the host or one device.
-
-  Raises:
-    ValueError: `config.init_from` does not fit the model.
-    FileNotFoundError: `config.init_from` is not there.
-  """
-  variables = experiment_lib.init_variables(
-    experiment.model, experiment.input_shape, config.seed
-  )
-  if config.init_from:
-    variables = pretrained.load(
-      config.init_from, variables, experiment.dataset.num_classes
-    )
-  return train_step.init_state(variables, experiment.fns)
-
-
-def check_init_from(
-  config: ml_collections.ConfigDict,
-  experiment: experiment_lib.Experiment,
-  workdir: pathlib.Path,
-) -> None:
-  """Refuses an `init_from` that a run would refuse; initialises nothing.
-
-  Args:
-    config: resolved.
-    experiment: its objects.
-    workdir: run directory, absolute; one that holds a checkpoint goes on from
-      there and needs no other weights.
-
-  Raises:
-    ValueError: `config.init_from` does not fit the model.
-    FileNotFoundError: `config.init_from` is not there.
-  """
-  if not config.init_from or _has_checkpoint(workdir):
-    return
-  state = experiment.state_shapes()
-  variables = {'params': state.params, 'batch_stats': state.batch_stats}
-  pretrained.load(config.init_from, variables, experiment.dataset.num_classes)

@@ -33,7 +33,7 @@ def load(
     source: see `read`.
     variables: of the model, freshly initialised; or their shapes, to see
       whether the source fits.
-    num_classes: of the model.
+    num_classes: outputs of the model, for a head that differs in these.
 
   Raises:
     ValueError: there is nothing to load, or it does not fit.

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on.
+"""What a person sees while a run trains.
 
 A bar on a terminal; elsewhere, plain lines now and then.
 """
@@ -9,28 +9,33 @@ from collections.abc import Mapping
 
 import tqdm
 
+from sam_jax import tasks
 
-class Reporter:
+
+class ProgressLine:
   """Shows how far a run is. Close it when done."""
 
   def __init__(
     self,
     *,
+    task: tasks.Task | type[tasks.Task],
     start_step: int,
     num_steps: int,
     batch_size: int,
     seconds: float,
     quiet: bool = False,
   ) -> None:
-    """Starts to report.
+    """Starts to show.
 
     Args:
+      task: knows which metrics are shown, and its words.
       start_step: updates made before.
       num_steps: updates at the end of the run.
       batch_size: examples per update, for the rate.
       seconds: between lines where there is no terminal.
       quiet: whether to show nothing, as the other processes of a run do.
     """
+    self._task = task
     self._quiet = quiet
     self._num_steps = num_steps
     self._batch_size = batch_size
@@ -46,18 +51,18 @@ class Reporter:
     )
 
   def step(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Reports a finished step; shows it if it is time to."""
+    """Takes note of a finished step; shows it if it is time to."""
     # The first step compiles: the rate is counted from its end.
     self._begin = self._begin or _Moment(step)
     rate = self._rate(self._begin, step)
-    loss = f'loss {metrics["loss"]:.4f}, error {metrics["error_rate"]:.2%}'
+    shown = describe(self._task, metrics)
     if not self._bar.disable:
       self._bar.update(step - self._bar.n)
-      self._bar.set_postfix_str(f'{loss}, {rate:.0f} images/s', refresh=False)
+      text = ', '.join([*shown, self._rate_text(rate)])
+      self._bar.set_postfix_str(text, refresh=False)
     elif time.monotonic() - self._last.time >= self._seconds:
-      self.line(
-        f'step {step}/{self._num_steps}: {loss}{self._pace(step, rate)}'
-      )
+      text = ', '.join([*shown, *self._pace(step, rate)])
+      self.line(f'step {step}/{self._num_steps}: {text}')
       self._last = _Moment(step)
 
   def line(self, text: str) -> None:
@@ -71,15 +76,19 @@ class Reporter:
     """Takes the bar away."""
     self._bar.close()
 
-  def _pace(self, step: int, rate: float) -> str:
+  def _pace(self, step: int, rate: float) -> list[str]:
     """Returns rate and time left; nothing before a second step is known."""
     if not rate:
-      return ''
+      return []
     left = (self._num_steps - step) * self._batch_size / rate
-    return f', {rate:.0f} images/s, {duration(left)} left'
+    return [self._rate_text(rate), f'{duration(left)} left']
+
+  def _rate_text(self, rate: float) -> str:
+    """Returns a rate with the task's word for examples."""
+    return f'{rate:.0f} {self._task.examples}/s'
 
   def _rate(self, since: '_Moment', step: int) -> float:
-    """Returns images per second since a moment."""
+    """Returns examples per second since a moment."""
     seconds = max(time.monotonic() - since.time, 1e-9)
     return (step - since.step) * self._batch_size / seconds
 
@@ -90,6 +99,24 @@ class _Moment:
   def __init__(self, step: int) -> None:
     self.step = step
     self.time = time.monotonic()
+
+
+def describe(
+  task: tasks.Task | type[tasks.Task], metrics: Mapping[str, float]
+) -> list[str]:
+  """Returns what a task shows of the metrics of a step, such as 'loss 0.1234'.
+
+  Metrics that the task does not measure in training are left out.
+  """
+  score = task.score
+  parts = [
+    f'{name} {metrics[name]:.4f}'
+    for name in task.shown
+    if name in metrics and name != score.metric
+  ]
+  if score.metric in metrics:
+    parts.append(f'{score.label} {score.text(metrics[score.metric])}')
+  return parts
 
 
 def duration(seconds: float) -> str:

@@ -1,15 +1,16 @@
 """The run directory: whose run it is, and what a run leaves in it."""
 
 import json
-import os
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
 
-# What may change when a run goes on: it does not change the result, or only by
-# the rounding of another order of sums.
+from sam_jax.runs import files
+
+# What may change when a run is resumed: it does not change the result, or only
+# by the rounding of another order of sums.
 _OPERATIONAL = (
   'checkpoint',
   'data.directory',
@@ -23,6 +24,8 @@ _OPERATIONAL = (
   'parallel',
 )
 _LENGTHS = ('num_epochs', 'num_steps')
+# How the radius changes when the length of the run is of no consequence.
+_ENDLESS_RADII = (None, 'constant', 'learning_rate')
 SOURCES = ('labels_from', 'init_from')  # fields that may be other runs
 # Filled in at the first start, if they are not set.
 _RESOLVED = ('data.image_size', 'microbatch_size', 'm')
@@ -64,7 +67,7 @@ def has_begun(workdir: pathlib.Path) -> bool:
 def adopt(
   config: ml_collections.ConfigDict, saved: ml_collections.ConfigDict
 ) -> ml_collections.ConfigDict:
-  """Returns the config with which the run in a directory goes on.
+  """Returns the config with which the run in a directory is resumed.
 
   Args:
     config: that was asked for; what is filled in may be unset.
@@ -81,7 +84,8 @@ def check_finished(
 ) -> None:
   """Refuses a finished run that is not one of this config.
 
-  Unlike one that goes on, it need not know the fields that came after it.
+  Unlike one that is resumed, it need not know the fields that were added to
+  the configs after it.
 
   Raises:
     ValueError: see `adopt`.
@@ -96,9 +100,9 @@ def _adopt(
 ) -> ml_collections.ConfigDict:
   """Returns what `adopt` does, of which these fields are compared."""
   config = config.copy_and_resolve_references()
-  old = flatten(saved)
+  asked, old = flatten(config), flatten(saved)
   for name in _RESOLVED:
-    if flatten(config)[name] is None:
+    if name in asked and asked[name] is None:
       config.update_from_flattened_dict({name: old.get(name)})
   new = flatten(config)
   differing = [
@@ -128,23 +132,12 @@ def write_config(
   """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / 'config.json', config.to_dict())
+    files.write_json(workdir / 'config.json', config.to_dict())
   except OSError as error:
     raise ValueError(
       f'cannot write to workdir {str(workdir)!r}: {error.strerror}; choose '
       'another --workdir'
     ) from error
-
-
-def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-  """Writes a JSON file, whole or not at all."""
-  partial = path.with_suffix('.partial')
-  with partial.open('w', encoding='utf-8') as stream:
-    json.dump(content, stream, indent=2)
-    stream.write('\n')
-    stream.flush()
-    os.fsync(stream.fileno())
-  partial.replace(path)
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -165,18 +158,30 @@ def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def _may_differ(
   name: str, new: Mapping[str, Any], old: Mapping[str, Any]
 ) -> bool:
-  """Whether a field may change when a run goes on."""
+  """Whether a field may change when a run is resumed."""
   if name in SOURCES:
-    # It may have moved, or be mounted elsewhere.
-    paths = [pathlib.Path(c.get(name) or '') for c in (old, new)]
-    return paths[0].name == paths[1].name and not paths[0].exists()
+    return _is_same_source(old.get(name) or '', new.get(name) or '')
   if name in _LENGTHS:
     # Under any other schedule the steps made would have been other steps, and
     # a shorter run may be shorter than what is made already.
     lengths = (old.get(name), new.get(name))
     is_longer = None not in lengths and lengths[0] < lengths[1]
-    return is_longer and new['schedule.name'] == 'constant'
+    return is_longer and _is_endless(new)
   return is_operational(name)
+
+
+def _is_same_source(old: str, new: str) -> bool:
+  """Whether two paths are of one run, which may have been moved."""
+  if not (old and new):
+    return False
+  before, now = files.user_path(old), files.user_path(new)
+  return before == now or (before.name == now.name and not before.exists())
+
+
+def _is_endless(fields: Mapping[str, Any]) -> bool:
+  """Whether the steps of a run do not depend on its length."""
+  is_constant = fields['schedule.name'] == 'constant'
+  return is_constant and fields.get('method.rho_schedule') in _ENDLESS_RADII
 
 
 def is_operational(name: str) -> bool:

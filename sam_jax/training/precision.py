@@ -91,11 +91,12 @@ def apply_in(
 ) -> Callable[..., Any]:
   """Returns a Flax module's `apply` that computes in less than float32.
 
-  Parameters and images are cast on the way in, so gradients come out in the
-  parameters' own dtype; BatchNorm statistics stay as they are.
+  Parameters and floating-point inputs are cast on the way in, so gradients come
+  out in the parameters' own dtype; BatchNorm statistics, and inputs such as
+  tokens, stay as they are.
 
   Args:
-    apply_fn: `(variables, images, **kwargs)`.
+    apply_fn: `(variables, inputs, **kwargs)`.
     compute_dtype: of activations, one of `COMPUTE_DTYPES`.
     matmul_precision: of float32 multiplications, one of `MATMUL_PRECISIONS`.
 
@@ -105,13 +106,16 @@ def apply_in(
   mantissa_bits(compute_dtype, matmul_precision, 'cpu')  # checks the names
   dtype = jnp.dtype(compute_dtype)
 
+  def cast(x: jax.Array) -> jax.Array:
+    return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
   def apply(
-    variables: Mapping[str, types.PyTree], images: jax.Array, **kwargs: Any
+    variables: Mapping[str, types.PyTree], inputs: types.PyTree, **kwargs: Any
   ) -> Any:
-    cast = jax.tree.map(lambda x: x.astype(dtype), variables['params'])
+    params = jax.tree.map(cast, variables['params'])
     with _matmul_precision(matmul_precision):
       return apply_fn(
-        {**variables, 'params': cast}, images.astype(dtype), **kwargs
+        {**variables, 'params': params}, jax.tree.map(cast, inputs), **kwargs
       )
 
   return apply

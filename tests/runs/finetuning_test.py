@@ -12,7 +12,7 @@ import zoo
 
 import sam_jax
 from sam_jax import models
-from sam_jax.runs import preparation, train_loop
+from sam_jax.runs import loop, preparation
 
 # The file knows a thousand classes, the digits are ten.
 OLD_CLASSES, CLASSES = 1000, 10
@@ -99,7 +99,7 @@ def _check_resume(config, workdir, killed):
   shutil.rmtree(killed / 'checkpoints' / '2')
   (killed / 'result.json').unlink()
   assert tiny.steps(killed) == [1]
-  train_loop.train_and_evaluate(config, killed)
+  loop.train_and_evaluate(config, killed)
   tiny.assert_same_run(killed, workdir)
 
 
@@ -109,12 +109,12 @@ def test_an_official_file_is_fine_tuned(monkeypatch, tmp_path, capsys):
   source, workdir = tmp_path / 'official', tmp_path / 'run'
   loaded = _write_file(source)
   config = _config(source)
-  prepared = preparation.prepare(config, workdir)
-  assert (
-    f'is new: {OLD_CLASSES} -> {CLASSES} classes' in capsys.readouterr().out
-  )
-  start = jax.tree.map(np.asarray, _check_start(prepared.state, loaded))
-  train_loop.train(prepared)
+  with preparation.begin(config, workdir) as begun:
+    assert (
+      f'is new: {OLD_CLASSES} -> {CLASSES} classes' in capsys.readouterr().out
+    )
+    start = jax.tree.map(np.asarray, _check_start(begun.state, loaded))
+    loop.train(begun)
   _check_end(workdir, start, loaded)
   _check_use(workdir)
   source.unlink()

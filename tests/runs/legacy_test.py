@@ -12,7 +12,7 @@ import reference
 from flax import serialization
 
 from sam_jax import models
-from sam_jax.runs import experiment, legacy
+from sam_jax.runs import initialization, legacy
 
 # Of the official file, which does not say them.
 _SALT, _GAIN = 20201, 1.5
@@ -54,7 +54,9 @@ def test_the_official_file_has_the_values_it_was_filled_with():
 def test_the_official_names_are_those_of_our_model():
   model = models.create('WideResnet_mini', num_classes=10)
   shapes = jax.eval_shape(
-    lambda: experiment.init_variables(model, (32, 32, 3), 0)
+    lambda: initialization.init_variables(
+      model, np.zeros((1, 32, 32, 3), np.float32), 0
+    )
   )
   found = jax.tree.map(lambda x: x.shape, _official())
   assert found == jax.tree.map(lambda x: x.shape, dict(shapes))

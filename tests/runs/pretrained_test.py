@@ -12,7 +12,7 @@ import reference
 import tiny
 
 from sam_jax import models
-from sam_jax.runs import experiment, legacy, loading, pretrained
+from sam_jax.runs import initialization, legacy, loading, pretrained
 
 CLASSES = 4
 
@@ -212,7 +212,9 @@ def test_the_official_file_fits_our_model_and_no_other():
   def fit(name, num_classes):
     model = models.create(name, num_classes=num_classes)
     shapes = jax.eval_shape(
-      lambda: experiment.init_variables(model, (32, 32, 3), 0)
+      lambda: initialization.init_variables(
+        model, np.zeros((1, 32, 32, 3), np.float32), 0
+      )
     )
     return pretrained.fit(
       shapes, loaded, source=source, num_classes=num_classes

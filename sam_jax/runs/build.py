@@ -1,0 +1,277 @@
+"""From a config to the objects of a run. Configs go no further down.
+
+Everything that can be wrong with a config is found here, before a run directory
+is touched.
+"""
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+
+from sam_jax import datasets, tasks, types
+from sam_jax.runs import evaluation, factories, validation
+from sam_jax.training import (
+  ema,
+  layout as layout_lib,
+  microbatches,
+  optimizers,
+  parallel as parallel_lib,
+  precision,
+  schedules,
+  train_step,
+)
+
+_IMAGE_SIZE = 224
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """The objects of a run.
+
+  Attributes:
+    dataset: of the task; it has `train` and `evaluation`.
+    task: what a batch, a loss and a score are; it holds the model.
+    outputs: of the model for one example, as shapes.
+    variables: of the model, as shapes.
+    layout: how a batch is cut.
+    parallel: how a step runs on the devices.
+    fns: what the training step is made of.
+    num_steps: updates of the whole run.
+    steps_per_epoch: updates per pass over the training data.
+    eval_batch_size: examples per evaluation step, a multiple of the devices.
+    matmul_precision: of an evaluation, see `precision.apply_in`.
+  """
+
+  dataset: datasets.Dataset
+  task: tasks.Task
+  outputs: types.PyTree
+  variables: Mapping[str, types.PyTree]
+  layout: layout_lib.Layout
+  parallel: parallel_lib.Parallel
+  fns: train_step.StepFns
+  num_steps: int
+  steps_per_epoch: int
+  eval_batch_size: int
+  matmul_precision: str | None
+
+  def compile_train_step(self) -> Callable[..., Any]:
+    """Returns `(state, batch) -> (state, metrics)`; the state is donated."""
+    step = functools.partial(train_step.train_step, fns=self.fns)
+    return self.parallel.compile(step, num_replicated=1, num_donated=1)
+
+  def compile_eval_step(self) -> Callable[..., Any]:
+    """Returns `(variables, batch) -> sums`."""
+    step = functools.partial(
+      evaluation.eval_step,
+      task=self.task,
+      apply_fn=factories.evaluation_apply(self.task, self.matmul_precision),
+      collectives=self.fns.collectives,
+    )
+    return self.parallel.compile(step, num_replicated=1, num_donated=0)
+
+  def state_shapes(self) -> train_step.TrainState:
+    """Returns the shapes and dtypes of a train state."""
+    init = functools.partial(train_step.init_state, fns=self.fns)
+    return jax.eval_shape(init, self.variables)
+
+  def eval_variables(self, state: train_step.TrainState) -> types.PyTree:
+    """Returns what the model is evaluated with."""
+    return train_step.eval_variables(state, self.fns)
+
+
+def load_plugins(config: ml_collections.ConfigDict) -> None:
+  """Imports the modules that register a user's tasks, models, data sets, ...
+
+  Raises:
+    ValueError: a module cannot be imported.
+  """
+  for name in config.plugins:
+    try:
+      importlib.import_module(name)
+    except ImportError as error:
+      raise ValueError(
+        f'config.plugins names {name!r}, which cannot be imported: {error}'
+      ) from error
+
+
+def resolve(
+  config: ml_collections.ConfigDict, num_devices: int
+) -> ml_collections.ConfigDict:
+  """Returns a copy with m, microbatch_size and image_size filled in.
+
+  They become part of the run, so that it can be resumed anywhere. Encoded
+  images are decoded to the size that the model is meant for, else to 224
+  pixels.
+
+  Args:
+    config: of a run.
+    num_devices: that the run starts on.
+
+  Raises:
+    ValueError: the batch cannot be cut that way, or the task, the data set or
+      the model is not known.
+  """
+  layout = layout_lib.create(
+    config.batch_size, num_devices, config.m, config.microbatch_size
+  )
+  resolved = config.copy_and_resolve_references()
+  resolved.m = layout.m
+  resolved.microbatch_size = layout.microbatch_size
+  if _is_sized(config) and config.data.image_size is None:
+    resolved.data.image_size = _image_size(config)
+  return resolved
+
+
+def _is_sized(config: ml_collections.ConfigDict) -> bool:
+  """Whether the images of a run are decoded to a size that can be chosen."""
+  if not issubclass(tasks.get(config.task.name), tasks.ImageTask):
+    return False
+  return 'image_size' in (datasets.options(config.data.name) or ())
+
+
+def _image_size(config: ml_collections.ConfigDict) -> int:
+  """Returns the side of the images that the model is meant for."""
+  info = {'num_classes': 1, 'image_shape': [_IMAGE_SIZE, _IMAGE_SIZE, 3]}
+  side = getattr(factories.create_model(config, info), 'resolution', None)
+  return side or _IMAGE_SIZE
+
+
+def init_shapes(task: tasks.Task) -> tuple[Any, Mapping[str, types.PyTree]]:
+  """Returns the shapes of a model's outputs for one example, and variables."""
+  init = functools.partial(task.model.init_with_output, train=False)
+  return jax.eval_shape(init, jax.random.key(0), task.init_inputs())
+
+
+def build(config: ml_collections.ConfigDict) -> Experiment:
+  """Returns the objects of a run on all devices.
+
+  Args:
+    config: resolved, see `resolve`.
+
+  Raises:
+    ValueError: a value of the config is not allowed.
+    FileNotFoundError: the data set is not there.
+  """
+  validation.check_ranges(config)
+  layout = layout_lib.create(
+    config.batch_size, jax.device_count(), config.m, config.microbatch_size
+  )
+  parallel = parallel_lib.create(config.parallel, layout)
+  validation.check_norm(config, layout)
+  validation.check_mixing(config)
+  dataset = factories.load_data(config)
+  task = factories.create_task(config, dataset.info, parallel.collectives.axes)
+  steps_per_epoch = datasets.steps_per_epoch(
+    task.count(dataset.train), config.batch_size
+  )
+  num_steps = _num_steps(config, steps_per_epoch)
+  outputs, variables = init_shapes(task)
+  fns = _step_fns(
+    config,
+    task=task,
+    params=variables['params'],
+    layout=layout,
+    collectives=parallel.collectives,
+    schedule=_schedule(config, num_steps, steps_per_epoch),
+    num_steps=num_steps,
+  )
+  # What does not fit is found here, not in the step.
+  validation.check_task(task, outputs)
+  return Experiment(
+    dataset=dataset,
+    task=task,
+    outputs=outputs,
+    variables=variables,
+    layout=layout,
+    parallel=parallel,
+    fns=fns,
+    num_steps=num_steps,
+    steps_per_epoch=steps_per_epoch,
+    eval_batch_size=_eval_batch_size(config, layout.num_devices),
+    matmul_precision=config.matmul_precision,
+  )
+
+
+def _num_steps(config: ml_collections.ConfigDict, steps_per_epoch: int) -> int:
+  """Returns the length of the run."""
+  given = config.num_steps
+  num_steps = config.num_epochs * steps_per_epoch if given is None else given
+  validation.check_num_steps(num_steps)
+  return num_steps
+
+
+def _eval_batch_size(
+  config: ml_collections.ConfigDict, num_devices: int
+) -> int:
+  """Returns the evaluation batch, rounded up to a multiple of the devices."""
+  return -(-config.eval_batch_size // num_devices) * num_devices
+
+
+def _schedule(
+  config: ml_collections.ConfigDict, num_steps: int, steps_per_epoch: int
+) -> optax.Schedule:
+  """Returns the learning-rate schedule."""
+  options = factories.fields(config.schedule)
+  warmup_epochs = options.pop('warmup_epochs')
+  return schedules.create(
+    learning_rate=config.learning_rate,
+    num_steps=num_steps,
+    warmup_steps=round(warmup_epochs * steps_per_epoch),
+    **options,
+  )
+
+
+def _optimizer(
+  config: ml_collections.ConfigDict,
+  params: types.Params,
+  schedule: optax.Schedule,
+) -> optimizers.Optimizer:
+  """Returns what makes an update of a gradient."""
+  options, decay = factories.fields(config.optimizer), config.weight_decay
+  return optimizers.create(
+    options.pop('name'),
+    params,
+    learning_rate=schedule,
+    gradient_clipping=config.gradient_clipping,
+    weight_decay=decay.rate,
+    weight_decay_place=decay.place,
+    weight_decay_exclude=decay.exclude,
+    **options,
+  )
+
+
+def _step_fns(
+  config: ml_collections.ConfigDict,
+  *,
+  task: tasks.Task,
+  params: types.Params,
+  layout: layout_lib.Layout,
+  collectives: parallel_lib.Collectives,
+  schedule: optax.Schedule,
+  num_steps: int,
+) -> train_step.StepFns:
+  """Returns what the training step is made of."""
+  platform = jax.default_backend()
+  num_pieces = layout.device_groups * layout.device_microbatches
+  rounding = (config.compute_dtype, config.matmul_precision)
+  return train_step.StepFns(
+    task=task,
+    apply_fn=precision.apply_in(task.apply, *rounding),
+    method=factories.create_method(config),
+    optimizer=_optimizer(config, params, schedule),
+    ema_fn=ema.create(**config.ema),
+    learning_rate_fn=schedule,
+    peak_learning_rate=config.learning_rate,
+    num_steps=num_steps,
+    layout=layout,
+    loop=microbatches.resolve(config.microbatch_loop, platform, num_pieces),
+    collectives=collectives,
+    mantissa_bits=precision.mantissa_bits(*rounding, platform),
+    seed=config.seed,
+  )

@@ -1,0 +1,75 @@
+"""The variables that a run starts from: random ones, or pretrained ones."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax
+
+from sam_jax import types
+from sam_jax.runs import build, pretrained
+from sam_jax.training import train_step
+
+
+def init_variables(
+  model: flax.linen.Module, inputs: Any, seed: int
+) -> Mapping[str, types.PyTree]:
+  """Returns freshly initialised variables of a model, float32.
+
+  Args:
+    model: of a task.
+    inputs: that it takes, of any number of examples; only shapes count.
+    seed: of the initialisation.
+  """
+  init = jax.jit(functools.partial(model.init, train=False))
+  # Half the compile time of partitionable threefry, which is of no use here:
+  # every device initialises the same values.
+  with jax.threefry_partitionable(False):
+    return init(jax.random.key(seed), inputs)
+
+
+def initial_state(
+  experiment: build.Experiment, *, seed: int, init_from: str = ''
+) -> train_step.TrainState:
+  """Returns the state before step 0, on the host or one device.
+
+  Args:
+    experiment: objects of the run.
+    seed: of the initialisation.
+    init_from: what to start from, see `pretrained.read`; '' is random.
+
+  Raises:
+    ValueError: `init_from` does not fit the model.
+    FileNotFoundError: `init_from` is not there.
+  """
+  task = experiment.task
+  variables = init_variables(task.model, task.init_inputs(), seed)
+  if init_from:
+    variables = _pretrained(experiment, init_from, variables)
+  return train_step.init_state(variables, experiment.fns)
+
+
+def check_source(experiment: build.Experiment, init_from: str) -> None:
+  """Refuses pretrained weights that a run would refuse; initialises nothing.
+
+  Args:
+    experiment: objects of the run.
+    init_from: see `initial_state`.
+
+  Raises:
+    ValueError: it does not fit the model.
+    FileNotFoundError: it is not there.
+  """
+  if init_from:
+    _pretrained(experiment, init_from, experiment.variables)
+
+
+def _pretrained(
+  experiment: build.Experiment,
+  init_from: str,
+  variables: Mapping[str, types.PyTree],
+) -> types.PyTree:
+  """Returns pretrained variables in place of a model's own, or their shapes."""
+  (outputs,) = jax.tree.leaves(experiment.outputs)
+  return pretrained.load(init_from, variables, outputs.shape[-1])

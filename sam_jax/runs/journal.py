@@ -1,0 +1,265 @@
+"""The journal of a run: what is remembered from step to step, and written.
+
+Means over epochs, the best score, warnings, the lines that people read, and in
+the end result.json. What is remembered is part of every checkpoint.
+"""
+
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from sam_jax import tasks
+from sam_jax.runs import (
+  build,
+  checkpoints,
+  files,
+  metrics_log,
+  progress_line,
+  provenance,
+)
+from sam_jax.training import diagnostics, parallel
+
+# Below, rounding adds more to the perturbation than is left of it: sqrt(1/2).
+_POOR_COSINE = 0.7
+
+
+class Journal:
+  """Remembers and writes what happens in a run. Close it when done.
+
+  Attributes:
+    state: what is remembered, for checkpoints.
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    experiment: build.Experiment,
+    workdir: pathlib.Path,
+    state: checkpoints.JournalState,
+  ) -> None:
+    """Opens what the run writes to, from the step on where it is resumed.
+
+    Args:
+      config: of the run.
+      experiment: its objects.
+      workdir: run directory.
+      state: of the checkpoint that the run is resumed from, else a new one.
+    """
+    self.state = state
+    self._config = config
+    self._experiment = experiment
+    self._workdir = workdir
+    self._started = self._epoch_started = time.monotonic()
+    self._logged_step = state.step
+    self._has_warned = False
+    self._writer = _open_writer(config, workdir, state.step)
+    self._line = progress_line.ProgressLine(
+      task=experiment.task,
+      start_step=state.step,
+      num_steps=experiment.num_steps,
+      batch_size=config.batch_size,
+      seconds=config.log.progress_seconds,
+      quiet=not parallel.is_first_process(),
+    )
+    # Now: by the end of the run the checkout may be another one.
+    this_start = provenance.describe()
+    if state.starts[-1:] != [this_start]:
+      state.starts.append(this_start)
+
+  def announce(self, num_parameters: int) -> None:
+    """Prints what is about to run."""
+    config, experiment = self._config, self._experiment
+    self._line.line(
+      f'{config.method.name} on {config.data.name}: '
+      f'{config.model.name} with {num_parameters:,} parameters, '
+      f'{experiment.num_steps} steps of which {self.state.step} are made'
+    )
+    self._line.line(experiment.layout.describe())
+
+  def add_step(self, step: int, metrics: diagnostics.Metrics) -> None:
+    """Takes note of a step; its metrics are numbers, see `numbers`."""
+    state = self.state
+    _add(state.metric_sums, metrics.step, 1.0)
+    state.metric_count += 1
+    _add(state.perturbed_sums, metrics.perturbed, metrics.share)
+    state.perturbed_weight += metrics.share
+    values = {**metrics.step, **metrics.perturbed}
+    self._warn_of_rounding(values)
+    self._line.step(step, values)
+    every = self._config.log.every_steps
+    if every and step % every == 0:
+      line = {f'step/{name}': value for name, value in values.items()}
+      self._writer.write(step, self._epoch(step), line)
+
+  def add_epoch(
+    self, step: int, means: Mapping[str, Mapping[str, float]]
+  ) -> bool:
+    """Logs an epoch that ends with a step.
+
+    Args:
+      step: its last step.
+      means: metrics of the evaluations by split; empty without an evaluation.
+
+    Returns:
+      Whether the score is better than any before.
+    """
+    line = self._train_means()
+    for split, values in means.items():
+      line |= {f'{split}/{name}': value for name, value in values.items()}
+    line['examples_per_second'] = self._rate(step)
+    self._writer.write(step, self._epoch(step), line)
+    self._line.line(self._epoch_line(step, line))
+    if not means:
+      return False
+    metric = self._experiment.task.score.metric
+    return self._is_best(step, means[self._config.data.split][metric])
+
+  def sync(self, step: int) -> None:
+    """Returns when all is on disk that precedes the checkpoint of a step."""
+    self.state.step = step
+    self._count_time()
+    self._writer.sync()
+
+  def finish(self, num_parameters: int) -> dict[str, Any]:
+    """Writes result.json, and returns what it holds."""
+    self._count_time()
+    state, experiment = self.state, self._experiment
+    per_step = experiment.fns.method.gradient_evaluations
+    result = {
+      'steps': experiment.num_steps,
+      'epochs': self._epoch(experiment.num_steps),
+      'split': self._config.data.split,
+      'score': experiment.task.score._asdict(),
+      'final_score': state.final_score,
+      'best_score': state.best_score,
+      'best_step': state.best_step,
+      'wall_seconds': state.elapsed_seconds,
+      # Examples put through a forward and backward pass, per batch size.
+      'gradient_evaluations': per_step * experiment.num_steps,
+      'parameters': num_parameters,
+      **state.starts[-1],
+      'starts': state.starts,
+    }
+    if parallel.is_first_process():
+      files.write_json(self._workdir / 'result.json', result)
+    self._line.line(f'finished: {summary(result)}')
+    return result
+
+  def close(self) -> None:
+    """Closes the files, and takes the progress line away."""
+    self._writer.close()
+    self._line.close()
+
+  def _train_means(self) -> dict[str, float]:
+    """Returns the means since the epoch began, and begins another one."""
+    state = self.state
+    means = _divide(state.metric_sums, state.metric_count)
+    means |= _divide(state.perturbed_sums, state.perturbed_weight)
+    state.metric_sums, state.metric_count = {}, 0
+    state.perturbed_sums, state.perturbed_weight = {}, 0.0
+    return {f'train/{name}': value for name, value in means.items()}
+
+  def _rate(self, step: int) -> float:
+    """Returns examples per second since the last epoch, or this start."""
+    now = time.monotonic()
+    # Not metric_count: some of the epoch's steps may be of an earlier start.
+    examples = (step - self._logged_step) * self._config.batch_size
+    seconds = now - self._epoch_started
+    self._epoch_started, self._logged_step = now, step
+    return examples / seconds
+
+  def _epoch(self, step: int) -> float:
+    """Returns the epochs that are over after a step."""
+    return step / self._experiment.steps_per_epoch
+
+  def _epoch_line(self, step: int, line: Mapping[str, float]) -> str:
+    """Returns what a person wants to know of an epoch."""
+    task, split = self._experiment.task, self._config.data.split
+    score = task.score
+    shown = [f'train/{name}' for name in (*task.shown, 'sharpness')]
+    shown += [f'train/{score.metric}']
+    shown += [f'{split}/{name}' for name in (*task.shown, score.metric)]
+    parts = [
+      f'{name} {score.text(line[name])}'
+      if name.endswith(f'/{score.metric}')
+      else f'{name} {line[name]:.4f}'
+      for name in dict.fromkeys(shown)
+      if name in line
+    ]
+    return f'epoch {self._epoch(step):g}: ' + ', '.join(parts)
+
+  def _is_best(self, step: int, score: float) -> bool:
+    """Takes note of a score; returns whether it is the best so far."""
+    state = self.state
+    state.final_score = score
+    if state.best_score is not None and score >= state.best_score:
+      return False
+    state.best_score, state.best_step = score, step
+    return True
+
+  def _warn_of_rounding(self, values: Mapping[str, float]) -> None:
+    """Says once per start that precision leaves little of the perturbation."""
+    cosine = values.get('effective_perturbation_cosine', 1.0)
+    if self._has_warned or cosine >= _POOR_COSINE:
+      return
+    self._has_warned = True
+    ratio = values['effective_perturbation_ratio']
+    self._line.line(
+      'warning: rounding changes the perturbation: multiplications see one '
+      f'{ratio:.2f} times as long, at a cosine of {cosine:.2f}; use '
+      'compute_dtype=float32 and matmul_precision=float32, or a larger rho'
+    )
+
+  def _count_time(self) -> None:
+    """Adds the time since it was last counted."""
+    now = time.monotonic()
+    self.state.elapsed_seconds += now - self._started
+    self._started = now
+
+
+def numbers(metrics: diagnostics.Metrics) -> diagnostics.Metrics:
+  """Returns the metrics of a step as numbers.
+
+  Those of the perturbation are left out if no group was perturbed.
+  """
+  values = jax.tree.map(float, metrics)
+  return values if values.share > 0 else values._replace(perturbed={})
+
+
+def summary(result: Mapping[str, Any]) -> str:
+  """Returns what result.json holds in one line."""
+  score = tasks.Score(**result['score'])
+  return (
+    f'{result["split"]} {score.label} {score.text(result["final_score"])} at '
+    f'the end, {score.text(result["best_score"])} at best (step '
+    f'{result["best_step"]}), {result["steps"]} steps in '
+    f'{result["wall_seconds"]:.0f} s'
+  )
+
+
+def _open_writer(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, start_step: int
+) -> metrics_log.MetricWriter | metrics_log.NoWriter:
+  """Returns where metrics go; of several processes the first one writes."""
+  if not parallel.is_first_process():
+    return metrics_log.NoWriter()
+  return metrics_log.MetricWriter(
+    workdir, start_step=start_step, tensorboard=config.log.tensorboard
+  )
+
+
+def _add(
+  sums: dict[str, float], values: Mapping[str, float], weight: float
+) -> None:
+  """Adds values to sums."""
+  for name, value in values.items():
+    sums[name] = sums.get(name, 0.0) + weight * value
+
+
+def _divide(sums: Mapping[str, float], weight: float) -> dict[str, float]:
+  """Returns means; none of nothing."""
+  return {name: total / weight for name, total in sums.items()}

@@ -1,0 +1,296 @@
+"""The loop: makes steps, evaluates, saves checkpoints, stops at a signal.
+
+The loop never waits for the device in order to log: it dispatches step t + 1
+before it reads the metrics of step t, and what an evaluation found is read
+while training continues.
+"""
+
+import collections
+import contextlib
+import math
+import pathlib
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from sam_jax import types
+from sam_jax.runs import (
+  build,
+  checkpoints as checkpoints_lib,
+  evaluation,
+  interrupts,
+  journal as journal_lib,
+  preparation,
+  provenance,
+)
+from sam_jax.training import diagnostics, parallel, train_step
+
+# Steps that may be under way before the metrics of the oldest are read.
+_MAX_PENDING = 2
+# Steps after which processes ask each other whether to stop; they wait for it.
+_AGREE_EVERY = 20
+
+
+class TrainingFailed(RuntimeError):
+  """The loss or the gradient is not finite."""
+
+
+def train_and_evaluate(
+  config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+) -> dict[str, Any]:
+  """Trains a model, or resumes its training, and returns the result.
+
+  Args:
+    config: see configs/default.py.
+    workdir: run directory, made if it does not exist.
+
+  Returns:
+    What result.json holds: final and best score, steps, wall time and more,
+    see `Journal.finish`.
+
+  Raises:
+    ValueError: a value of the config is not allowed, or the directory is in use
+      or holds another run; nothing was written.
+    FileNotFoundError: the data set is not there.
+    TrainingFailed: the loss is not finite; the last checkpoint is kept.
+    interrupts.Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
+  """
+  with preparation.begin(config, workdir) as begun:
+    return train(begun)
+
+
+def train(begun: preparation.Begun) -> dict[str, Any]:
+  """Makes the steps of a run that are left, see `train_and_evaluate`.
+
+  Args:
+    begun: the run, by `preparation.begin`, whose context is still open.
+  """
+  config, experiment, workdir, state, result = begun
+  if result is not None:
+    print(f'{workdir} is finished: {journal_lib.summary(result)}')
+    return result
+  with contextlib.ExitStack() as stack:
+    saved = _open_checkpoints(config, experiment, workdir)
+    stack.enter_context(contextlib.closing(saved))
+    state, remembered = _restore(saved, state)
+    journal = journal_lib.Journal(config, experiment, workdir, remembered)
+    stack.enter_context(contextlib.closing(journal))
+    return _Loop(config, experiment, saved, journal).run(state)
+
+
+def _open_checkpoints(
+  config: ml_collections.ConfigDict,
+  experiment: build.Experiment,
+  workdir: pathlib.Path,
+) -> checkpoints_lib.Checkpoints:
+  """Opens the checkpoints of a run."""
+  per_epoch = experiment.steps_per_epoch
+  return checkpoints_lib.Checkpoints(
+    workdir / 'checkpoints',
+    max_to_keep=config.checkpoint.max_to_keep,
+    keep_best=config.checkpoint.keep_best,
+    keep_steps=tuple(per_epoch * e for e in config.checkpoint.at_epochs),
+  )
+
+
+def _restore(
+  saved: checkpoints_lib.Checkpoints, state: train_step.TrainState
+) -> tuple[train_step.TrainState, checkpoints_lib.JournalState]:
+  """Returns what the newest checkpoint holds, else `state` and a new journal.
+
+  With a checkpoint, the shapes of a state are enough.
+  """
+  step = saved.latest_step()
+  if step is None:
+    return state, checkpoints_lib.JournalState()
+  remembered, _ = saved.read_journal(step)
+  return saved.read_state(step, state), remembered
+
+
+class _Pending:
+  """Values on their way from the devices, each with what is done with them."""
+
+  def __init__(self, unreplicate: Callable[[types.PyTree], types.PyTree]):
+    self._unreplicate = unreplicate
+    self._queue: collections.deque[tuple[Any, ...]] = collections.deque()
+
+  def add(
+    self,
+    callback: Callable[..., None],
+    step: int,
+    values: types.PyTree,
+    *args: Any,
+  ) -> None:
+    """Queues values for a callback; handles what has become old."""
+    jax.tree.map(lambda x: x.copy_to_host_async(), values)
+    self._queue.append((callback, step, values, args))
+    while len(self._queue) > _MAX_PENDING:
+      self._read_one()
+
+  def read_all(self) -> None:
+    """Handles all that has been queued."""
+    while self._queue:
+      self._read_one()
+
+  def _read_one(self) -> None:
+    """Waits for the oldest values and hands them to their callback."""
+    callback, step, values, args = self._queue.popleft()
+    callback(step, self._unreplicate(jax.device_get(values)), *args)
+
+
+class _Loop:
+  """One run on its way: the mutable part, around pure steps."""
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    experiment: build.Experiment,
+    checkpoints: checkpoints_lib.Checkpoints,
+    journal: journal_lib.Journal,
+  ) -> None:
+    self._config = config
+    self._experiment = experiment
+    self._checkpoints = checkpoints
+    self._journal = journal
+    self._parallel = experiment.parallel
+    self._eval_step = experiment.compile_eval_step()
+    # Copies are taken where a step is about to overwrite what it donates.
+    self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+    self._pending = _Pending(self._parallel.unreplicate)
+
+  def run(self, state: train_step.TrainState) -> dict[str, Any]:
+    """Makes all steps that are left, and returns the result."""
+    num_parameters = provenance.count_parameters(state.params)
+    self._journal.announce(num_parameters)
+    state = self._parallel.replicate(state)
+    with (
+      contextlib.closing(self._batches()) as batches,
+      interrupts.Listener() as listener,
+    ):
+      self._train(state, batches, listener)
+      # The result is written when everything else is on disk.
+      self._checkpoints.wait()
+      return self._journal.finish(num_parameters)
+
+  def _train(
+    self,
+    state: train_step.TrainState,
+    batches: Iterator[Any],
+    listener: interrupts.Listener,
+  ) -> None:
+    """Makes all steps that are left."""
+    train_step_fn = self._experiment.compile_train_step()
+    num_steps = self._experiment.num_steps
+    for step in range(self._journal.state.step + 1, num_steps + 1):
+      batch = self._parallel.shard(next(batches))
+      state, metrics = train_step_fn(state, batch)
+      self._pending.add(self._on_step, step, metrics)
+      if step % self._experiment.steps_per_epoch == 0 or step == num_steps:
+        self._end_epoch(step, state)
+      stops = step < num_steps and _is_stopped(listener, step)
+      if stops or self._is_checkpoint_due(step):
+        self._pending.read_all()
+        self._write_checkpoint(step, state)
+      if stops:
+        raise interrupts.Interrupted(listener.signum or signal.SIGTERM, step)
+
+  def _batches(self) -> Any:
+    """Yields the batches that are left, this process's rows of them."""
+    return self._experiment.task.train_batches(
+      self._experiment.dataset.train,
+      self._config.batch_size,
+      seed=self._config.seed,
+      start_step=self._journal.state.step,
+      shard=parallel.process_rows(self._config.batch_size),
+    )
+
+  def _is_checkpoint_due(self, step: int) -> bool:
+    """Whether to save after this step."""
+    config = self._config.checkpoint
+    per_epoch = self._experiment.steps_per_epoch
+    every = config.every_steps or config.every_epochs * per_epoch
+    if step in [e * per_epoch for e in config.at_epochs]:
+      return True
+    return (every and step % every == 0) or step == self._experiment.num_steps
+
+  def _on_step(self, step: int, metrics: diagnostics.Metrics) -> None:
+    """Takes note of a step's metrics."""
+    values = journal_lib.numbers(metrics)
+    self._check_finite(step, {**values.step, **values.perturbed})
+    self._journal.add_step(step, values)
+
+  def _check_finite(self, step: int, values: Mapping[str, float]) -> None:
+    """Ends a run that has diverged; nothing of this step is kept."""
+    broken = [n for n, value in values.items() if not math.isfinite(value)]
+    if broken:
+      last = self._checkpoints.latest_step()
+      kept = 'none was saved' if last is None else f'the last is of step {last}'
+      raise TrainingFailed(
+        f'step {step}: {", ".join(broken)} not finite; checkpoints: {kept}. '
+        'Try a smaller learning rate or rho'
+      )
+
+  def _end_epoch(self, step: int, state: train_step.TrainState) -> None:
+    """Starts what is due at the end of an epoch."""
+    epoch = round(step / self._experiment.steps_per_epoch)
+    sums, snapshot = {}, None
+    is_last = step == self._experiment.num_steps
+    if is_last or epoch % self._config.eval_every_epochs == 0:
+      sums = self._evaluate(state)
+      if self._config.checkpoint.keep_best:
+        snapshot = self._copy(state)
+    self._pending.add(self._on_epoch, step, sums, snapshot)
+
+  def _evaluate(
+    self, state: train_step.TrainState
+  ) -> dict[str, list[types.Metrics]]:
+    """Starts the evaluations; returns their sums by split."""
+    experiment = self._experiment
+    splits = {self._config.data.split: experiment.dataset.evaluation}
+    if self._config.eval_train:
+      splits['train_eval'] = experiment.dataset.train
+    variables = experiment.eval_variables(state)
+    batch_size = experiment.eval_batch_size
+    rows = parallel.process_rows(batch_size)
+    return {
+      name: evaluation.run(
+        self._eval_step,
+        variables,
+        experiment.task.eval_batches(examples, batch_size, shard=rows),
+        self._parallel.shard,
+      )
+      for name, examples in splits.items()
+    }
+
+  def _on_epoch(
+    self,
+    step: int,
+    sums: Mapping[str, list[types.Metrics]],
+    snapshot: train_step.TrainState | None,
+  ) -> None:
+    """Takes note of an epoch, and keeps its state if it is the best so far."""
+    means = {split: evaluation.summarize(x) for split, x in sums.items()}
+    is_best = self._journal.add_epoch(step, means)
+    if is_best and snapshot is not None:
+      self._write_checkpoint(step, snapshot)
+
+  def _write_checkpoint(self, step: int, state: train_step.TrainState) -> None:
+    """Saves a state whose metrics have all been read."""
+    self._journal.sync(step)
+    self._checkpoints.save(
+      self._parallel.unreplicate(state),
+      self._journal.state,
+      self._experiment.task.info,
+    )
+
+
+def _is_stopped(listener: interrupts.Listener, step: int) -> bool:
+  """Returns whether a signal came, to any process: all stop at one step."""
+  has_come = listener.signum is not None
+  if jax.process_count() == 1:
+    return has_come
+  return step % _AGREE_EVERY == 0 and parallel.any_process(has_come)

@@ -1,0 +1,61 @@
+import json
+import os
+import pathlib
+
+import pytest
+
+from sam_jax.runs import files
+
+
+def test_content_is_written_and_replaced(tmp_path):
+  path = tmp_path / 'a.json'
+  files.write_json(path, {'seed': 1})
+  assert json.loads(path.read_text()) == {'seed': 1}
+  files.write_text(path, 'é')
+  assert path.read_text('utf-8') == 'é'
+  assert os.listdir(tmp_path) == ['a.json']
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+  path = tmp_path / 'a'
+  files.write_text(path, 'old')
+
+  def write(stream):
+    stream.write(b'half')
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    files.write_atomically(path, write)
+  assert path.read_text() == 'old'
+  assert os.listdir(tmp_path) == ['a']
+
+
+def test_content_is_on_disk_before_the_name_and_the_name_before_the_return(
+  monkeypatch, tmp_path
+):
+  synced = []
+
+  def fsync(descriptor):
+    names = sorted(path.name for path in tmp_path.iterdir())
+    synced.append((os.path.isdir(f'/proc/self/fd/{descriptor}'), names))
+
+  monkeypatch.setattr(os, 'fsync', fsync)
+  files.write_text(tmp_path / 'a', 'x')
+  assert synced == [(False, ['a.partial']), (True, ['a'])]
+
+
+def test_a_path_of_a_user_is_absolute(monkeypatch, tmp_path):
+  monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+  monkeypatch.chdir(tmp_path)
+  assert files.user_path('~/runs') == tmp_path / 'home' / 'runs'
+  assert files.user_path('runs/a') == tmp_path / 'runs' / 'a'
+  assert files.user_path(pathlib.Path('a')) == tmp_path / 'a'
+
+
+@pytest.mark.parametrize(
+  'text', ['gs://bucket/runs', pathlib.Path('s3://a/b'), '', '~no_such_user_/a']
+)
+def test_what_is_no_path_here_is_one_line(text):
+  with pytest.raises(ValueError, match='path|cannot be used') as raised:
+    files.user_path(text)
+  assert '\n' not in str(raised.value)

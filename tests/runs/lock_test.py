@@ -1,0 +1,105 @@
+"""Who works in a directory holds its lock."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import pytest
+import tiny
+
+from sam_jax.runs import lock, preparation
+from sam_jax.training import parallel
+
+_HOLD = """
+import pathlib, sys
+from sam_jax.runs import lock
+with lock.hold(pathlib.Path(sys.argv[1])):
+  print('held', flush=True)
+  sys.stdin.read()
+"""
+
+
+def test_a_lock_leaves_no_trace(tmp_path):
+  new = tmp_path / 'a' / 'b'
+  with lock.hold(new):
+    assert new.is_dir()
+  assert tiny.tree(tmp_path) == {}
+  with lock.hold(new):
+    (new / 'config.json').touch()
+  assert list(tiny.tree(tmp_path)) == ['a', 'a/b', 'a/b/config.json']
+
+
+def test_a_second_owner_is_refused_in_one_line_and_touches_nothing(tmp_path):
+  with lock.hold(tmp_path, 'sweep'):
+    before = tiny.tree(tmp_path)
+    with (
+      pytest.raises(ValueError, match='sweep directory .* is in use') as raised,
+      lock.hold(tmp_path, 'sweep'),
+    ):
+      pytest.fail('it was not refused')
+    assert tiny.tree(tmp_path) == before
+  message = str(raised.value)
+  assert f'process {os.getpid()} on {socket.gethostname()}' in message
+  assert '\n' not in message
+  with lock.hold(tmp_path):
+    pass
+
+
+def test_an_error_while_it_is_held_gives_the_lock_back(tmp_path):
+  with pytest.raises(ZeroDivisionError), lock.hold(tmp_path):
+    raise ZeroDivisionError
+  assert tiny.tree(tmp_path) == {}
+
+
+def test_the_lock_of_a_dead_owner_is_free(tmp_path):
+  owner = subprocess.Popen(
+    [sys.executable, '-c', _HOLD, str(tmp_path)],
+    cwd=tiny.ROOT,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+  )
+  with owner:
+    assert owner.stdout.readline() == b'held\n'
+    with pytest.raises(ValueError, match=f'process {owner.pid} on '):
+      lock.hold(tmp_path).__enter__()
+    owner.kill()
+  with lock.hold(tmp_path):
+    assert (tmp_path / lock.FILE).exists()
+  assert tiny.tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize('name', ['x' * 300, 'file/below'])
+def test_a_directory_that_cannot_be_made_is_one_line(tmp_path, name):
+  (tmp_path / 'file').touch()
+  with pytest.raises(ValueError, match='choose another --workdir') as raised:
+    lock.hold(tmp_path / name).__enter__()
+  assert '\n' not in str(raised.value)
+  assert list(tiny.tree(tmp_path)) == ['file']
+
+
+def test_a_second_run_in_a_directory_is_refused_before_anything_is_read(
+  tmp_path,
+):
+  (tmp_path / 'config.json').write_text('{"half')
+  with lock.hold(tmp_path):
+    before = tiny.tree(tmp_path)
+    with pytest.raises(ValueError, match='run directory .* is in use'):
+      tiny.train(tmp_path)
+    assert tiny.tree(tmp_path) == before
+
+
+def test_of_several_processes_the_first_has_the_lock_and_the_others_learn(
+  monkeypatch, tmp_path
+):
+  asked = []
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(
+    parallel, 'any_process', lambda refused: asked.append(refused) or True
+  )
+  for index, message in ((0, 'is in use'), (1, 'the first process')):
+    monkeypatch.setattr(jax, 'process_index', lambda index=index: index)
+    with lock.hold(tmp_path), pytest.raises(ValueError, match=message):
+      preparation.begin(tiny.config(), tmp_path).__enter__()
+  assert asked == [True, False]
