@@ -99,6 +99,7 @@ def test_sub_policies_are_equally_likely(use_policy):
   assert np.abs(counts - 4000).max() < 228
 
 
+@pytest.mark.slow
 def test_signs_are_equally_likely_and_where_they_belong(use_policy):
   use_policy((('TranslateX', 1.0, 5),))
   images = jnp.broadcast_to(

@@ -26,7 +26,7 @@ TABLES = {
   **dict.fromkeys(('efficientnet-b0', 'efficientnet-l2-475'), (10, 100, 1000)),
 }
 # What is traced, or compiled, within a second or two.
-FAST = (*MINIS, 'WideResnet28x10', 'Resnet50', 'efficientnet-b0')
+FAST = (*MINIS, 'WideResnet28x10', 'Resnet50')
 
 
 def _slow_but(fast, names):
@@ -114,11 +114,16 @@ def test_minis_give_the_official_eval_logits(name, skip):
   ('name', 'skip', 'case'),
   [
     (MINIS[0], False, 'train'),
-    (MINIS[0], True, 'train'),
-    (MINIS[1], False, 'train_tg0'),
-    (MINIS[1], False, 'train_tg1'),
-    (MINIS[2], False, 'train_tg0'),
-    (MINIS[2], False, 'train_tg1'),
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in (
+        (MINIS[0], True, 'train'),
+        (MINIS[1], False, 'train_tg0'),
+        (MINIS[1], False, 'train_tg1'),
+        (MINIS[2], False, 'train_tg0'),
+        (MINIS[2], False, 'train_tg1'),
+      )
+    ),
   ],
 )
 def test_minis_train_as_the_official_ones(name, skip, case, monkeypatch):
@@ -238,7 +243,7 @@ def test_full_size_models_train_as_the_official_ones(
   assert next(masks, None) is None
 
 
-@pytest.mark.parametrize('name', MINIS)
+@pytest.mark.parametrize('name', _slow_but(MINIS[:1], MINIS))
 def test_minis_are_initialised_with_the_official_statistics(name):
   expected = reference.load(f'model_{name}.npz')
   model = models.create(name, num_classes=10)
@@ -290,6 +295,7 @@ def _expected_std(name, shape):
   return variance**0.5, 2 * variance**0.5 / 0.87962566103423978
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['resnet', 'efficientnet'])
 def test_imagenet_models_are_initialised_as_the_official_ones(name):
   # Blocks of every kind, and wide: the more values, the closer the statistics.
@@ -318,6 +324,7 @@ def test_imagenet_models_are_initialised_as_the_official_ones(name):
 
 
 # Not of the release: He et al. 2015, as its CIFAR models have it.
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'kwargs'),
   [

@@ -31,7 +31,7 @@ def test_a_run_stopped_within_an_epoch_sees_the_same_images(
   shutil.copytree(whole, stopped)
   shutil.rmtree(stopped / 'checkpoints' / '6')
   (stopped / 'result.json').unlink()
-  assert tiny.steps(stopped) == [2, 4]
+  assert max(tiny.steps(stopped)) == 4  # within the second epoch
   tiny.train(stopped, **fields)
   tiny.assert_same_run(stopped, whole)
   # All twelve test images, and each once.
