@@ -1,7 +1,8 @@
 """Settings of all tests, made before JAX starts.
 
-8 virtual CPU devices, a compilation cache that outlives the run, and an error
-instead of silent broadcasting. What is in the environment already goes first.
+8 virtual CPU devices, a compilation cache that outlives the run, compilation
+without most optimisations, and an error instead of silent broadcasting. What is
+in the environment already goes first.
 """
 
 import os
@@ -21,6 +22,10 @@ def _set_environment():
     'JAX_COMPILATION_CACHE_DIR': str(_ROOT / '.cache' / 'jax'),
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0',
+    # The tests run each program once or twice, and what they wait for is the
+    # compiler: this halves its time (XLA's own optimisations stay, LLVM's go).
+    # The official numbers are met within the same tolerances.
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
   }
   for name, value in defaults.items():
     os.environ.setdefault(name, value)

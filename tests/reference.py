@@ -5,6 +5,7 @@ next to the repository. A test that needs a file that is missing is skipped;
 with SAM_JAX_REQUIRE_REFERENCE=1 it fails instead.
 """
 
+import functools
 import gzip
 import json
 import os
@@ -39,14 +40,16 @@ def load(name):
     return dict(arrays)
 
 
+@functools.cache
 def load_json(name):
-  """Returns the content of a .json or .json.gz file."""
+  """Returns the content of a .json or .json.gz file; do not change it."""
   file = path(name)
   opened = gzip.open(file, 'rt') if file.suffix == '.gz' else file.open()
   with opened as stream:
     return json.load(stream)
 
 
+@functools.cache
 def names_shapes():
   """Returns {'<model>/<classes>': {'params': [[name, shape], ...], ...}}.
 

@@ -8,7 +8,7 @@ import numpy as np
 import reference
 
 from sam_jax import models
-from sam_jax.models import shake
+from sam_jax.models import efficientnet, shake
 
 # Every architecture, reduced in depth and width: (name, arguments, image size).
 TINY = {
@@ -41,9 +41,16 @@ TINY = {
     },
     8,
   ),
+  # Three blocks: without expansion, with strides, with a residual to drop.
   'efficientnet': (
     'efficientnet',
-    {'width': 0.25, 'depth': 0.3, 'resolution': 16, 'dropout_rate': 0.1},
+    {
+      'width': 0.25,
+      'depth': 1.0,
+      'resolution': 16,
+      'dropout_rate': 0.1,
+      'stages': efficientnet.STAGES[:2],
+    },
     16,
   ),
 }
@@ -55,14 +62,24 @@ def tiny(architecture, num_classes=3, **kwargs):
   return models.create(name, num_classes=num_classes, **settings | kwargs), size
 
 
+def abstract_variables(model, image_shape, dtype=jnp.float32):
+  """Returns the shapes and dtypes of the variables, computing nothing."""
+  init = functools.partial(model.init, train=False)
+  images = jax.ShapeDtypeStruct(image_shape, dtype)
+  return jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), images)
+
+
 def shapes(model, image_shape=(1, 32, 32, 3)):
   """Returns {collection: {name: shape}} without computing anything."""
-  init = functools.partial(model.init, train=False)
-  images = jax.ShapeDtypeStruct(image_shape, jnp.float32)
-  variables = jax.eval_shape(init, jax.random.key(0), images)
+  # Tracing a large model takes seconds: once for all batch sizes.
+  return _shapes(model, (1, *image_shape[1:]))
+
+
+@functools.cache
+def _shapes(model, image_shape):
   return {
     collection: {k: v.shape for k, v in reference.flatten(tree).items()}
-    for collection, tree in variables.items()
+    for collection, tree in abstract_variables(model, image_shape).items()
   }
 
 

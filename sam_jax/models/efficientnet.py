@@ -29,7 +29,7 @@ _kernel_init = jax.nn.initializers.variance_scaling(
 _conv = functools.partial(layers.conv, kernel_init=_kernel_init)
 
 
-class _Stage(NamedTuple):
+class Stage(NamedTuple):
   """A row of the paper's table 1, for b0.
 
   Attributes:
@@ -47,14 +47,14 @@ class _Stage(NamedTuple):
   strides: int
 
 
-_STAGES = (
-  _Stage(16, 3, 1, 1, 1),
-  _Stage(24, 3, 2, 6, 2),
-  _Stage(40, 5, 2, 6, 2),
-  _Stage(80, 3, 3, 6, 2),
-  _Stage(112, 5, 3, 6, 1),
-  _Stage(192, 5, 4, 6, 2),
-  _Stage(320, 3, 1, 6, 1),
+STAGES = (
+  Stage(16, 3, 1, 1, 1),
+  Stage(24, 3, 2, 6, 2),
+  Stage(40, 5, 2, 6, 2),
+  Stage(80, 3, 3, 6, 2),
+  Stage(112, 5, 3, 6, 1),
+  Stage(192, 5, 4, 6, 2),
+  Stage(320, 3, 1, 6, 1),
 )
 
 
@@ -178,6 +178,7 @@ class EfficientNet(layers.Classifier):
       for fine-tuning.
     norm_axes: see `layers.Classifier`.
     remat: whether to recompute the blocks in the backward pass.
+    stages: what b0 is made of; fewer give a smaller network.
 
   Source: official efficientnet/efficientnet.py. Differs from the official
   release: images of another size than the resolution are computed, not refused;
@@ -197,6 +198,7 @@ class EfficientNet(layers.Classifier):
   dropout_rate: float
   drop_connect_rate: float = 0.2
   remat: bool = False
+  stages: tuple[Stage, ...] = STAGES
 
   def __post_init__(self) -> None:
     """Checks the fields."""
@@ -232,9 +234,9 @@ class EfficientNet(layers.Classifier):
     block = layers.maybe_remat(_Block, self.remat)
     x = jnp.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
     x = _Stem(self._scale(_STEM_CHANNELS), norm, name='Stem_0')(x)
-    counts = [math.ceil(self.depth * stage.num_blocks) for stage in _STAGES]
+    counts = [math.ceil(self.depth * stage.num_blocks) for stage in self.stages]
     index, num_blocks = 0, sum(counts)
-    for stage, count in zip(_STAGES, counts, strict=True):
+    for stage, count in zip(self.stages, counts, strict=True):
       for i in range(count):
         x = block(
           self._scale(stage.channels),

@@ -58,18 +58,16 @@ def test_policies_are_the_official_ones():
 # The share of images of which nothing is left was computed from the official
 # policy tables and hyper-parameters: a translation by 50 pixels or more, or a
 # cutout of 60 or more, on 32.
-@pytest.mark.parametrize(
-  ('policy', 'share'), [('cifar', 0.123), ('svhn', 0.116)]
-)
-def test_official_constants_leave_nothing_of_some_small_images(policy, share):
-  images = _images(4000)
-  for constants, expected in (('official', share), ('cifar', 0)):
-    augmented = _autoaugment(images, policy, constants)
+@pytest.mark.slow
+def test_official_constants_leave_nothing_of_some_small_images():
+  images = _images(1500)
+  for constants, expected in (('official', 0.123), ('cifar', 0)):
+    augmented = _autoaugment(images, 'cifar', constants)
     # Later operations turn the constant into another one.
-    is_blank = np.ptp(augmented.reshape(4000, -1, 3), axis=1).max(axis=1) == 0
-    # Binomial: standard deviation .005, three of them; three cutouts in four
+    is_blank = np.ptp(augmented.reshape(1500, -1, 3), axis=1).max(axis=1) == 0
+    # Binomial: standard deviation .0085, three of them; three cutouts in four
     # of level 2 leave a rim.
-    assert abs(is_blank.mean() - expected) < 0.016
+    assert abs(is_blank.mean() - expected) < 0.026
 
 
 def test_operations_are_done_with_their_probabilities(use_policy):
@@ -82,12 +80,11 @@ def test_operations_are_done_with_their_probabilities(use_policy):
   assert abs(is_changed.mean() - expected) < 0.014
 
 
-@pytest.mark.parametrize(('probability', 'share'), [(0.0, 0), (1.0, 1)])
-def test_never_and_always_are_meant(use_policy, probability, share):
-  use_policy((('Invert', probability, 0),))
-  images = _images(5000, 1)
-  is_changed = (_autoaugment(images) != images).any(axis=(1, 2, 3))
-  assert is_changed.mean() == share
+def test_never_and_always_are_meant(use_policy):
+  # Solarizing at level 0 inverts as well, and would undo it.
+  use_policy((('Invert', 1.0, 0), ('Solarize', 0.0, 0)))
+  images = _images(5000, 2)
+  np.testing.assert_array_equal(_autoaugment(images), 255 - images)
 
 
 def test_sub_policies_are_equally_likely(use_policy):
@@ -102,6 +99,7 @@ def test_sub_policies_are_equally_likely(use_policy):
   assert np.abs(counts - 4000).max() < 228
 
 
+@pytest.mark.slow
 def test_signs_are_equally_likely_and_where_they_belong(use_policy):
   use_policy((('TranslateX', 1.0, 5),))
   images = jnp.broadcast_to(
@@ -125,8 +123,9 @@ def test_cutouts_fall_everywhere(use_policy):
   assert corners == {(y, x) for y in range(8) for x in range(8)}
 
 
+@pytest.mark.slow
 def test_randaugment_draws_all_operations_alike():
-  images = _images(3200, 16)
+  images = _images(1600, 16)
   augmented = _randaugment(images, num_layers=1)
   is_result = {}
   for name in operations.NAMES:
@@ -143,8 +142,8 @@ def test_randaugment_draws_all_operations_alike():
   # A cutout of 72 pixels leaves nothing, and so do the translations.
   blanks = ('Cutout', 'TranslateX', 'TranslateY')
   for name, found in is_result.items():
-    # Binomial: standard deviations 14 and 22, four of them.
-    expected, slack = (600, 88) if name in blanks else (200, 56)
+    # Binomial: standard deviations 10 and 16, four of them.
+    expected, slack = (300, 64) if name in blanks else (100, 40)
     assert abs(found.sum() - expected) < slack, name
 
 
@@ -159,6 +158,7 @@ def _single(images, name, argument):
   return np.asarray(jax.jit(operations.apply)(images, instructions, centers))
 
 
+@pytest.mark.slow
 def test_randaugment_does_its_layers_one_after_the_other(monkeypatch):
   # Every operation inverts, so an even number of layers changes nothing.
   monkeypatch.setattr(auto, 'RANDAUGMENT', ('Invert', 'Equalize'))
@@ -171,9 +171,8 @@ def test_randaugment_does_its_layers_one_after_the_other(monkeypatch):
   assert shares == pytest.approx([0.5, 0.5], abs=0.04)
 
 
-@pytest.mark.parametrize('magnitude', [0, 10, 30])
-def test_randaugment_takes_any_magnitude(magnitude):
+def test_randaugment_takes_magnitudes_beyond_ten():
   images = _images(64, 16)
-  augmented = _randaugment(images, 2, magnitude, 'cifar')
+  augmented = _randaugment(images, 2, 30, 'cifar')
   assert augmented.dtype == np.uint8
   assert (augmented != images).any()

@@ -67,7 +67,7 @@ def test_flip_and_crop_is_the_official_weak_augmentation():
   np.testing.assert_array_equal(ours, np.stack(list(outputs.values())))
 
 
-@pytest.mark.parametrize('padding', [0, 2, 4])
+@pytest.mark.parametrize('padding', [0, 2])
 def test_flip_and_crop_equals_numpy_on_a_rectangle(padding):
   images = np.asarray(_images(9, 12))[:, :, :8]
   rng = np.random.default_rng(1)
@@ -79,12 +79,8 @@ def test_flip_and_crop_equals_numpy_on_a_rectangle(padding):
     pads = ((padding, padding), (padding, padding), (0, 0))
     padded = np.pad(image, pads, 'reflect')
     expected.append(padded[row : row + 12, column : column + 8])
-  ours = augmentation.flip_and_crop(
-    jnp.asarray(images),
-    jnp.asarray(flips),
-    jnp.asarray(offsets),
-    padding=padding,
-  )
+  flip_and_crop = jax.jit(augmentation.flip_and_crop, static_argnames='padding')
+  ours = flip_and_crop(images, flips, offsets, padding=padding)
   np.testing.assert_array_equal(ours, np.stack(expected))
 
 
@@ -153,8 +149,7 @@ def test_resize_leaves_images_that_have_the_size(resolution):
   assert augmentation.resize(images, resolution) is images
 
 
-@pytest.mark.parametrize('channels', [1, 3])
-@pytest.mark.parametrize('size', [5, 12, 31])
+@pytest.mark.parametrize(('size', 'channels'), [(5, 3), (31, 1)])
 def test_resize_makes_squares_of_constant_rectangles(size, channels):
   """Each image and channel keeps its own value, up to the border."""
   values = jnp.arange(1.0, 1 + 2 * channels).reshape(2, 1, 1, channels)
@@ -215,9 +210,9 @@ def test_every_flip_and_offset_occurs_as_often_as_it_should():
   num, size = 20000, 16
   place = np.arange(size * size, dtype=np.uint8).reshape(1, size, size, 1)
   images = jnp.asarray(np.broadcast_to(place, (num, size, size, 1)))
-  augment = augmentation.create('basic', mean=(0.0,), std=(1.0,))
-  out = augment(_KEY, images, jnp.arange(num))[..., 0]
-  middle = np.asarray(jnp.round(out * 255)).astype(int)[:, 8, 7:9]
+  augment = jax.jit(augmentation.create('basic', mean=(0.0,), std=(1.0,)))
+  out = np.asarray(augment(_KEY, images, jnp.arange(num)))[..., 0]
+  middle = np.round(out * 255).astype(int)[:, 8, 7:9]
   flipped = middle[:, 0] > middle[:, 1]
   # 16 x 16 places, so 16 to a row; the pixel at (8, 8) is (8, 8) unmoved.
   rows, columns = np.divmod(middle[:, 1], size)
@@ -231,26 +226,27 @@ def test_every_flip_and_offset_occurs_as_often_as_it_should():
   assert np.abs(counts - num / 162).max() < 61
 
 
-@pytest.mark.parametrize('cutout_per', ['batch', 'example'])
-@pytest.mark.parametrize('name', augmentation.names())
+@pytest.mark.parametrize(
+  ('name', 'cutout_per'),
+  [
+    ('basic', 'batch'),
+    ('basic', 'example'),
+    pytest.param('autoaugment', 'batch', marks=pytest.mark.slow),
+    pytest.param('randaugment', 'example', marks=pytest.mark.slow),
+  ],
+)
 def test_the_result_does_not_depend_on_how_the_batch_is_cut(name, cutout_per):
   augment = _create(name, cutout_length=16, cutout_per=cutout_per)
   images = _images()
   whole = augment(_KEY, images, _POSITIONS)
-  pieces = [
-    augment(_KEY, images[i : i + 3], _POSITIONS[i : i + 3])
-    for i in range(0, _NUM, 3)
-  ]
-  np.testing.assert_array_equal(np.concatenate(pieces), whole)
-  mapped = jax.jit(jax.vmap(augment, in_axes=(None, 0, 0)))(
+  pieces = jax.jit(jax.vmap(augment, in_axes=(None, 0, 0)))(
     _KEY, images.reshape(3, 8, 32, 32, 3), _POSITIONS.reshape(3, 8)
   )
-  np.testing.assert_array_equal(mapped.reshape(whole.shape), whole)
+  np.testing.assert_array_equal(pieces.reshape(whole.shape), whole)
 
 
-@pytest.mark.parametrize('cutout_per', ['batch', 'example'])
-def test_the_result_is_the_same_under_shard_map(cutout_per):
-  augment = _create(cutout_length=16, cutout_per=cutout_per)
+def test_the_result_is_the_same_under_shard_map():
+  augment = _create(cutout_length=16, cutout_per='example')
   mesh = jax.make_mesh(
     (8,), ('device',), axis_types=(jax.sharding.AxisType.Auto,)
   )

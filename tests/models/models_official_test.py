@@ -18,34 +18,58 @@ CIFAR = ('WideResnet28x10', 'WideResnet28x6_ShakeShake', 'Pyramid_ShakeDrop')
 EFFICIENTNETS = tuple(f'efficientnet-{k}' for k in ('l2', 'l2-475')) + tuple(
   f'efficientnet-b{k}' for k in range(9)
 )
-# All models and numbers of classes that the release's tables hold.
-TABLES = (
-  *[f'{name}/{n}' for name in MINIS + CIFAR for n in (10, 100)],
-  *[f'Resnet{n}/{k}' for n in (50, 101, 152) for k in (10, 100, 1000)],
-  *[f'{name}/1000' for name in EFFICIENTNETS],
-  *[f'efficientnet-{v}/{n}' for v in ('b0', 'l2-475') for n in (10, 100)],
-)
+# The numbers of classes with which the release's tables hold each model.
+TABLES = {
+  **dict.fromkeys(MINIS + CIFAR, (10, 100)),
+  **dict.fromkeys(('Resnet50', 'Resnet101', 'Resnet152'), (10, 100, 1000)),
+  **dict.fromkeys(EFFICIENTNETS, (1000,)),
+  **dict.fromkeys(('efficientnet-b0', 'efficientnet-l2-475'), (10, 100, 1000)),
+}
+# What is traced, or compiled, within a second or two.
+FAST = (*MINIS, 'WideResnet28x10', 'Resnet50')
+
+
+def _slow_but(fast, names):
+  return [
+    name if name in fast else pytest.param(name, marks=pytest.mark.slow)
+    for name in names
+  ]
 
 
 def test_all_models_of_the_official_tables_are_compared():
-  assert set(TABLES) == set(reference.load_json('param_counts.json'))
+  keys = {f'{name}/{n}' for name, classes in TABLES.items() for n in classes}
+  assert keys == set(reference.load_json('param_counts.json'))
 
 
-@pytest.mark.parametrize('key', TABLES)
-def test_names_shapes_and_counts_are_the_official_ones(key):
-  name, num_classes = key.split('/')
-  counts = reference.load_json('param_counts.json')[key]
-  image_size = counts['image_size']
-  model = models.create(name, num_classes=int(num_classes))
-  shapes = zoo.shapes(model, (1, image_size, image_size, 3))
-  expected = reference.names_shapes()[key]
-  assert shapes['params'] == {k: tuple(s) for k, s in expected['params']}
-  assert shapes['batch_stats'] == {
-    k: tuple(s) for k, s in expected['batch_stats_in_call_order']
+@pytest.mark.parametrize('name', _slow_but(FAST, TABLES))
+def test_names_shapes_and_counts_are_the_official_ones(name):
+  # Tracing is what takes time; other classes change the classifier alone.
+  traced = None
+  for num_classes in TABLES[name]:
+    key = f'{name}/{num_classes}'
+    counts = reference.load_json('param_counts.json')[key]
+    size = counts['image_size']
+    model = models.create(name, num_classes=num_classes)
+    assert getattr(model, 'resolution', size) == size
+    traced = traced or zoo.shapes(model, (1, size, size, 3))
+    params = _with_classes(traced['params'], num_classes)
+    expected = reference.names_shapes()[key]
+    assert params == {k: tuple(shape) for k, shape in expected['params']}
+    assert traced['batch_stats'] == {
+      k: tuple(shape) for k, shape in expected['batch_stats_in_call_order']
+    }
+    assert zoo.size(params) == counts['total']
+    assert zoo.size(traced['batch_stats']) == counts['batch_stats_total']
+
+
+def _with_classes(shapes, num_classes):
+  """Returns the shapes with a classifier for so many classes."""
+  heads = {name for name in shapes if 'dense' in name.lower()}
+  assert len(heads) == 2  # kernel and bias
+  return {
+    name: (*shape[:-1], num_classes) if name in heads else shape
+    for name, shape in shapes.items()
   }
-  assert zoo.size(shapes['params']) == counts['total']
-  assert zoo.size(shapes['batch_stats']) == counts['batch_stats_total']
-  assert getattr(model, 'resolution', image_size) == image_size
 
 
 def test_additional_skip_connections_have_no_parameters():
@@ -90,11 +114,16 @@ def test_minis_give_the_official_eval_logits(name, skip):
   ('name', 'skip', 'case'),
   [
     (MINIS[0], False, 'train'),
-    (MINIS[0], True, 'train'),
-    (MINIS[1], False, 'train_tg0'),
-    (MINIS[1], False, 'train_tg1'),
-    (MINIS[2], False, 'train_tg0'),
-    (MINIS[2], False, 'train_tg1'),
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in (
+        (MINIS[0], True, 'train'),
+        (MINIS[1], False, 'train_tg0'),
+        (MINIS[1], False, 'train_tg1'),
+        (MINIS[2], False, 'train_tg0'),
+        (MINIS[2], False, 'train_tg1'),
+      )
+    ),
   ],
 )
 def test_minis_train_as_the_official_ones(name, skip, case, monkeypatch):
@@ -171,13 +200,7 @@ def test_pyramidnet_sees_fashion_mnist_where_the_official_one_is_blind():
 
 @pytest.mark.parametrize(
   'name',
-  [
-    'WideResnet28x10',
-    pytest.param('WideResnet28x6_ShakeShake', marks=pytest.mark.slow),
-    pytest.param('Pyramid_ShakeDrop', marks=pytest.mark.slow),
-    pytest.param('Resnet50', marks=pytest.mark.slow),
-    'efficientnet-b0',
-  ],
+  _slow_but(('WideResnet28x10',), (*CIFAR, 'Resnet50', 'efficientnet-b0')),
 )
 def test_full_size_models_give_the_official_eval_logits(name):
   arrays = reference.load(f'big_{name}.npz')
@@ -220,7 +243,7 @@ def test_full_size_models_train_as_the_official_ones(
   assert next(masks, None) is None
 
 
-@pytest.mark.parametrize('name', MINIS)
+@pytest.mark.parametrize('name', _slow_but(MINIS[:1], MINIS))
 def test_minis_are_initialised_with_the_official_statistics(name):
   expected = reference.load(f'model_{name}.npz')
   model = models.create(name, num_classes=10)
@@ -272,18 +295,17 @@ def _expected_std(name, shape):
   return variance**0.5, 2 * variance**0.5 / 0.87962566103423978
 
 
-@pytest.mark.parametrize(
-  ('name', 'kwargs'),
-  [
-    ('resnet', {'stage_sizes': (1, 1, 1, 1)}),
-    (
-      'efficientnet',
-      {'width': 1, 'depth': 0.2, 'resolution': 224, 'dropout_rate': 0.2},
-    ),
-  ],
-)
-def test_imagenet_models_are_initialised_as_the_official_ones(name, kwargs):
-  # One block of every kind, at full width.
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['resnet', 'efficientnet'])
+def test_imagenet_models_are_initialised_as_the_official_ones(name):
+  # Blocks of every kind, and wide: the more values, the closer the statistics.
+  kwargs = (
+    dict(zoo.TINY[name][1])
+    | {
+      'resnet': {'width': 64},
+      'efficientnet': {'width': 4},
+    }[name]
+  )
   model = models.create(name, num_classes=10, **kwargs)
   variables = zoo.initialise(model, jnp.zeros((1, 32, 32, 3)))
   for parameter, value in reference.flatten(variables['params']).items():
@@ -302,6 +324,7 @@ def test_imagenet_models_are_initialised_as_the_official_ones(name, kwargs):
 
 
 # Not of the release: He et al. 2015, as its CIFAR models have it.
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'kwargs'),
   [

@@ -1,15 +1,12 @@
 """The summary of a model: its rows, its totals, and its command line."""
 
 import logging
-import subprocess
-import sys
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 import reference
-import tiny
 import zoo
 
 from sam_jax import models
@@ -31,10 +28,10 @@ def _by_path(table):
   'key',
   [
     'WideResnet28x10/10',
-    'WideResnet28x6_ShakeShake/10',
+    pytest.param('WideResnet28x6_ShakeShake/10', marks=pytest.mark.slow),
     'Pyramid_ShakeDrop_mini/10',
-    'Resnet50/1000',
-    'efficientnet-b0/1000',
+    pytest.param('Resnet50/1000', marks=pytest.mark.slow),
+    pytest.param('efficientnet-b0/1000', marks=pytest.mark.slow),
   ],
 )
 def test_rows_hold_what_the_official_modules_hold(key):
@@ -72,7 +69,7 @@ def _taps_on_pixels(size, stride):
   return (3 * (size // stride) - (2 if stride == 1 else 1)) ** 2
 
 
-@pytest.mark.parametrize(('depth', 'width'), [(10, 1), (16, 4), (28, 10)])
+@pytest.mark.parametrize(('depth', 'width'), [(10, 1), (16, 4)])
 def test_flops_of_wide_resnets_equal_the_closed_form(depth, width):
   table = _summarize(f'WideResnet{depth}x{width}')
   expected = _wide_resnet_flops(depth, width, 32, 10, _all_taps)
@@ -80,8 +77,8 @@ def test_flops_of_wide_resnets_equal_the_closed_form(depth, width):
 
 
 def test_xla_counts_the_closed_form_without_padding_and_with_the_rest():
-  table = _summarize('WideResnet28x10')
-  convolutions = _wide_resnet_flops(28, 10, 32, 10, _taps_on_pixels)
+  table = _summarize('WideResnet16x10')
+  convolutions = _wide_resnet_flops(16, 10, 32, 10, _taps_on_pixels)
   # BatchNorm, ReLU and additions are a few operations per activation, each of
   # which took at least 2 * 9 * 160 in its convolution.
   assert convolutions < table.xla_flops < 1.01 * convolutions
@@ -114,7 +111,7 @@ def test_flops_are_twice_the_published_multiply_adds(
   assert table.flops / 2e9 == pytest.approx(giga_multiply_adds, rel=0.02)
 
 
-@pytest.mark.parametrize('architecture', zoo.TINY)
+@pytest.mark.parametrize('architecture', ['cnn', 'shake_drop', 'efficientnet'])
 def test_rows_add_up_to_the_totals_at_every_depth(architecture):
   model, size = zoo.tiny(architecture)
   shapes = zoo.shapes(model, (1, size, size, 3))
@@ -257,9 +254,7 @@ def test_flags_reach_the_model_and_the_images(capsys):
   assert '\n  ShakeShakeBlock_0 ' in deep
 
 
-@pytest.mark.parametrize(
-  'name', ['Pyramid_ShakeDrop_mini', 'efficientnet-b0', 'ShakeShake26_2x96d']
-)
+@pytest.mark.parametrize('name', ['Pyramid_ShakeDrop_mini', 'efficientnet-b0'])
 def test_the_table_is_readable_at_100_columns(capsys, name):
   _, output, _ = _run(capsys, name, '--depth', '2')
   lines = output.splitlines()
@@ -296,15 +291,3 @@ def test_what_is_wrong_is_one_line_and_status_2(capsys, arguments, message):
 def test_the_library_refuses_a_depth_of_zero():
   with pytest.raises(ValueError, match='depth is 0; it must be at least 1'):
     _summarize('WideResnet10x1', depth=0)
-
-
-def test_the_module_runs_as_a_command(capsys):
-  done = subprocess.run(
-    [sys.executable, '-m', 'sam_jax.models', 'WideResnet10x1'],
-    cwd=tiny.ROOT,
-    capture_output=True,
-    text=True,
-    check=True,
-  )
-  _, output, _ = _run(capsys, 'WideResnet10x1')
-  assert (done.stdout, done.stderr) == (output, '')

@@ -1,9 +1,6 @@
 """Fine-tuning end to end: an official file, a run, and what is left of it."""
 
-import json
 import shutil
-import subprocess
-import sys
 
 import jax
 import legacy_files
@@ -17,39 +14,26 @@ import sam_jax
 from sam_jax import models
 from sam_jax.runs import loop, preparation
 
-# One-channel images of ten classes; the file knows a thousand.
+# The file knows a thousand classes, the digits are ten.
 OLD_CLASSES, CLASSES = 1000, 10
-SMALL = {
-  'model.name': 'cnn',
-  'model.features': (4,),
-  'model.hidden': 8,
-  'model.activation': 'relu',
-}
-B0 = dict.fromkeys(SMALL) | {
-  'model.name': 'efficientnet-b0',
-  'model.resolution': 32,
-}
+MODEL = {'name': 'cnn', 'features': (4,), 'hidden': 8}
 
 
-def _write_file(path, fields, size):
+def _write_file(path):
   """Writes a hash-filled official file; returns what is in it."""
-  kwargs = {
-    name.removeprefix('model.'): value
-    for name, value in fields.items()
-    if value is not None
-  }
-  model = models.create(num_classes=OLD_CLASSES, norm='frozen', **kwargs)
-  variables = zoo.hash_filled(model, (1, size, size, 1), salt=7, gain=1.0)
+  model = models.create(num_classes=OLD_CLASSES, norm='frozen', **MODEL)
+  variables = zoo.hash_filled(model, (1, 8, 8, 1), salt=7, gain=1.0)
   path.write_bytes(legacy_files.pack(legacy_files.pair(variables)))
   return variables
 
 
-def _config(source, fields):
+def _config(source):
   """One epoch of two steps of SAM."""
   return tiny.config(
     **{
       'init_from': str(source),
       'model.norm': 'frozen',
+      'model.activation': 'relu',
       'model.dropout_rate': None,
       'data.train_size': 16,
       'batch_size': 8,
@@ -60,7 +44,6 @@ def _config(source, fields):
       'augmentation.cutout_length': 0,
       'checkpoint.every_steps': 1,
     }
-    | fields
   )
 
 
@@ -102,24 +85,12 @@ def _check_end(workdir, start, loaded):
 
 
 def _check_use(workdir):
-  """The run is loaded and evaluated like any other."""
+  """The run is loaded like any other."""
   model, variables, config = sam_jax.load(str(workdir))
   assert (model.num_classes, config.model.norm) == (CLASSES, 'frozen')
   state = tiny.state(workdir)
   for name, tree in variables.items():
     jax.tree.map(np.testing.assert_array_equal, tree, state[name])
-  script = tiny.ROOT / 'scripts' / 'evaluate.py'
-  done = subprocess.run(
-    [sys.executable, str(script), f'--workdir={workdir}'],
-    env=tiny.environment(1),
-    capture_output=True,
-    text=True,
-    timeout=240,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
-  found = json.loads(done.stdout)['error_rate']
-  assert found == pytest.approx(tiny.result(workdir)['final_score'])
 
 
 def _check_resume(config, workdir, killed):
@@ -132,20 +103,12 @@ def _check_resume(config, workdir, killed):
   tiny.assert_same_run(killed, workdir)
 
 
-@pytest.mark.parametrize(
-  ('fields', 'size'),
-  [
-    pytest.param(SMALL, 8, id='cnn'),
-    pytest.param(B0, 32, id='efficientnet-b0', marks=pytest.mark.slow),
-  ],
-)
-def test_an_official_file_is_fine_tuned(
-  monkeypatch, tmp_path, capsys, fields, size
-):
+@pytest.mark.slow
+def test_an_official_file_is_fine_tuned(monkeypatch, tmp_path, capsys):
   tiny.use_devices(monkeypatch, 1)
   source, workdir = tmp_path / 'official', tmp_path / 'run'
-  loaded = _write_file(source, fields, size)
-  config = _config(source, fields)
+  loaded = _write_file(source)
+  config = _config(source)
   with preparation.begin(config, workdir) as begun:
     assert (
       f'is new: {OLD_CLASSES} -> {CLASSES} classes' in capsys.readouterr().out
