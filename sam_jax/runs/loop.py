@@ -114,7 +114,9 @@ def _restore(
 class _Pending:
   """Values on their way from the devices, each with what is done with them."""
 
-  def __init__(self, unreplicate: Callable[[types.PyTree], types.PyTree]):
+  def __init__(
+    self, unreplicate: Callable[[types.PyTree], types.PyTree]
+  ) -> None:
     self._unreplicate = unreplicate
     self._queue: collections.deque[tuple[Any, ...]] = collections.deque()
 

@@ -111,7 +111,7 @@ def begin(
 
 @contextlib.contextmanager
 def _hold(workdir: pathlib.Path) -> Iterator[None]:
-  """Holds the lock of a run; all processes learn if the first cannot have it."""
+  """Holds the lock of a run; all processes learn if the first lacks it."""
   refusal = None
   with contextlib.ExitStack() as stack:
     if parallel.is_first_process():

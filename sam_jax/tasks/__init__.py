@@ -1,7 +1,7 @@
 """Tasks: what a batch, a loss and a score are.
 
-The step, the loop, checkpoints and reports know a task only as `Task`. A task of
-one's own is a subclass of it, or of `ImageTask`, under a name for configs.
+The step, the loop, checkpoints and reports know a task only as `Task`. A task
+of one's own is a subclass of it, or of `ImageTask`, under a name for configs.
 """
 
 from sam_jax.tasks.base import Batch, Score, Task
