@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import Any
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _STDERR = 2
@@ -36,7 +37,7 @@ class Listener:
   def __init__(self) -> None:
     """Listens to nothing yet."""
     self.signum: int | None = None
-    self._previous: dict[int, object] = {}
+    self._previous: dict[int, Any] = {}
 
   def __enter__(self) -> 'Listener':
     """Starts to listen; in another thread than the main one it cannot."""

@@ -221,8 +221,8 @@ class _Loop:
 
   def _on_step(self, step: int, metrics: diagnostics.Metrics) -> None:
     """Takes note of a step's metrics."""
-    values = journal_lib.numbers(metrics)
-    self._check_finite(step, {**values.step, **values.perturbed})
+    values = journal_lib.StepValues.of(metrics)
+    self._check_finite(step, values.all)
     self._journal.add_step(step, values)
 
   def _check_finite(self, step: int, values: Mapping[str, float]) -> None:

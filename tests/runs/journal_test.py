@@ -43,7 +43,7 @@ def open_journal(experiment, tmp_path):
 def _step(loss, share=1.0, **perturbed):
   """Returns the metrics of a step, as the loop hands them over."""
   step = {'loss': loss, 'error_rate': 0.5}
-  return journal.numbers(
+  return journal.StepValues.of(
     diagnostics.Metrics(
       {name: np.float32(x) for name, x in step.items()},
       {name: np.float32(x) for name, x in perturbed.items()},

@@ -502,15 +502,15 @@ def test_a_constant_schedule_is_made_longer(monkeypatch, tmp_path):
 
 def _explode_at(monkeypatch, broken):
   """Makes the perturbed loss of a step infinite, as the loop reads it."""
-  original, count = journal.numbers, itertools.count(1)
+  original, count = journal.StepValues.of, itertools.count(1)
 
-  def numbers(metrics):
+  def of(metrics):
     values = original(metrics)
     if next(count) < broken:
       return values
     return values._replace(perturbed={'perturbed_loss': math.inf}, share=1.0)
 
-  monkeypatch.setattr(journal, 'numbers', numbers)
+  monkeypatch.setattr(journal.StepValues, 'of', of)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,6 @@ def test_a_finished_run_comes_with_its_result(tmp_path):
   )
   begun = _begin(tiny.config(), tmp_path)
   assert begun.result == {'steps': 10}
-  assert begun.state is None
 
 
 # --- Weights to start from ---------------------------------------------------
