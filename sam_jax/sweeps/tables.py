@@ -123,7 +123,7 @@ def _beside_paper(
   if meant:
     row[_with_unit(f'{prefix}paper', score)] = str(meant[0])
     difference = score.scale * found.mean - meant[0].number
-    row[f'{prefix}difference'] = f'{difference:+.2f}'
+    row[f'{prefix}difference'] = format(difference, f'+{_digits(score)}')
   return row
 
 
@@ -139,11 +139,15 @@ def _with_unit(text: str, score: tasks.Score) -> str:
 
 def interval(found: statistics.Estimate, score: tasks.Score) -> str:
   """Returns a mean with its interval, in the unit of a score."""
-  digits = '.2f' if score.unit == '%' else '.4g'
-  mean = format(score.scale * found.mean, digits)
+  mean = format(score.scale * found.mean, _digits(score))
   if math.isnan(found.half_width):
     return mean
-  return f'{mean} ± {format(score.scale * found.half_width, digits)}'
+  return f'{mean} ± {format(score.scale * found.half_width, _digits(score))}'
+
+
+def _digits(score: tasks.Score) -> str:
+  """Returns how many digits of a score are shown, as a format."""
+  return '.2f' if score.unit == '%' else '.4g'
 
 
 def _show(value: object) -> str:

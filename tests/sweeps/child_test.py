@@ -1,4 +1,4 @@
-"""A run does not outlive its sweep."""
+"""A run does not outlive its sweep, however that ends."""
 
 import os
 import pathlib
@@ -9,41 +9,76 @@ import time
 
 import pytest
 
-# Starts a child as a sweep does, which says that it runs and waits for ever.
-_PARENT = """
-import os, pathlib, time
-from sam_jax.sweeps import child
-here = pathlib.Path({directory!r})
-program = 'import os, time; print(os.getpid(), flush=True); time.sleep(300)'
-child.Child(['-c', program], here, here / 'log', os.environ)
-while True:
+from sam_jax.sweeps import execution
+
+pytestmark = pytest.mark.skipif(
+  sys.platform != 'linux', reason='asks the kernel of Linux'
+)
+
+_CELL = {'config': 'c.py'}
+# A sweep of one cell, which says who it is, and when it is asked to stop.
+_SWEEP = f"""
+import pathlib, sys
+from sam_jax.sweeps import execution, pool
+program = '''
+import os, signal, time
+signal.signal(signal.SIGTERM, lambda *args: print('asked', flush=True))
+print(os.getpid(), flush=True)
+deadline = time.monotonic() + 300
+while time.monotonic() < deadline:
   time.sleep(1)
+'''
+directory = pathlib.Path(sys.argv[1])
+place = pool.Pool(directory, command=lambda *args: ['-c', program])
+execution.execute([{_CELL}], directory, place)
 """
 
 
-@pytest.mark.skipif(sys.platform != 'linux', reason='asks the kernel of Linux')
-def test_a_run_dies_with_its_sweep(tmp_path):
-  log = tmp_path / 'log'
-  parent = subprocess.Popen(
-    [sys.executable, '-c', _PARENT.format(directory=str(tmp_path))]
-  )
-  while not (log.exists() and log.read_text().endswith('\n')):
-    assert parent.poll() is None
-    time.sleep(0.01)
-  pid = int(log.read_text())
-  os.kill(pid, 0)
-  parent.send_signal(signal.SIGKILL)
-  parent.wait()
-  deadline = time.monotonic() + 120  # it takes no time
-  while _runs(pid):
+def _start(directory):
+  """Starts a sweep; returns its process and the number of its run's."""
+  sweep = subprocess.Popen([sys.executable, '-c', _SWEEP, str(directory)])
+  log = execution.log_path(_CELL, directory)
+  _wait(lambda: log.exists() and log.read_text().endswith('\n'), sweep)
+  return sweep, int(log.read_text())
+
+
+def _wait(condition, sweep):
+  """Waits for something that takes no time, while a sweep runs."""
+  deadline = time.monotonic() + 240
+  while not condition():
+    assert sweep.poll() is None
     assert time.monotonic() < deadline
     time.sleep(0.01)
 
 
-def _runs(pid):
-  """Whether there is a process of that number that is not a zombie."""
-  try:
-    stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
-  except (FileNotFoundError, ProcessLookupError):
-    return False
-  return stat.rpartition(')')[2].split()[0] != 'Z'
+def _is_gone(pid):
+  """Returns whether a process ends, which it does at once."""
+  deadline = time.monotonic() + 240
+  while time.monotonic() < deadline:
+    try:
+      stat = pathlib.Path(f'/proc/{pid}/stat').read_text()
+    except (FileNotFoundError, ProcessLookupError):
+      return True
+    if stat.rpartition(')')[2].split()[0] == 'Z':
+      return True
+    time.sleep(0.01)
+  return False
+
+
+def test_a_run_dies_with_its_sweep(tmp_path):
+  sweep, pid = _start(tmp_path)
+  os.kill(pid, 0)
+  sweep.kill()
+  assert sweep.wait() == -signal.SIGKILL
+  assert _is_gone(pid)
+
+
+def test_the_second_signal_waits_for_no_checkpoint(tmp_path):
+  sweep, pid = _start(tmp_path)
+  sweep.terminate()
+  log = execution.log_path(_CELL, tmp_path)
+  _wait(lambda: log.read_text().endswith('asked\n'), sweep)
+  os.kill(pid, 0)  # it takes its time
+  sweep.terminate()
+  assert sweep.wait() == -signal.SIGTERM
+  assert _is_gone(pid)

@@ -33,7 +33,8 @@ def stop(signum, frame):
 signal.signal(signal.SIGTERM, stop)
 deadline = time.monotonic() + 300
 with open(workdir / 'starts', 'a') as stream:
-  stream.write(os.environ['MACHINE'] + ' ' + str(os.getpid()) + '\\n')
+  print(os.environ['MACHINE'], os.getpid(), file=stream)
+print('GPU', os.environ.get('CUDA_VISIBLE_DEVICES'))
 while not (workdir.parent / 'go').exists():
   time.sleep(0.05)
   if time.monotonic() > deadline:
@@ -71,12 +72,15 @@ def head():
 
 @pytest.fixture
 def machines(head):
-  """Two machines of the cluster, each with room for one cell, by name."""
+  """Two machines of the cluster, each with one GPU, hence one cell, by name."""
   import ray
 
   made = {
     name: head.add_node(
-      num_cpus=1, node_ip_address='127.0.0.1', env_vars={'MACHINE': name}
+      num_cpus=2,
+      num_gpus=1,
+      node_ip_address='127.0.0.1',
+      env_vars={'MACHINE': name},
     )
     for name in ('a', 'b')
   }
@@ -148,6 +152,8 @@ def test_every_cell_finishes_once_though_a_machine_dies(
     workdir = cells_lib.workdir(cell, tmp_path)
     assert (workdir / 'metrics.jsonl').read_text() == 'end\n'
     assert json.loads((workdir / 'result.json').read_text()) == _RESULT
+    log = execution.log_path(cell, tmp_path).read_text()
+    assert set(log.splitlines()) == {'GPU 0'}
   assert not (tmp_path / 'failed').exists()
 
 

@@ -17,8 +17,10 @@ def test_intervals_are_students():
   assert (alone.mean, alone.n) == (5.0, 1)
   assert math.isnan(alone.half_width)
 
+
+def test_intervals_hold_the_mean_as_often_as_they_say():
   draws = np.random.default_rng(0).normal(7, 3, (4000, 5))
   found = [statistics.estimate(row) for row in draws]
   share = np.mean([abs(e.mean - 7) < e.half_width for e in found])
-  # Binomial: standard deviation .0034, four of them.
+  # Binomial: standard deviation 0.0034, four of them.
   assert abs(share - 0.95) < 0.014

@@ -61,8 +61,10 @@ def test_another_task_has_its_own_words(tmp_path):
   for seed, value in enumerate((0.3, 0.5)):
     fields = {'seed': seed, 'task.name': 'image_classification', 'm': 8}
     made_up.write_run(tmp_path, f'b{seed}', [value], **fields)
-  # A number of an error rate is not compared with a squared error.
-  _write(tmp_path, [Paper({}, 12.0)])
+  # A number of an error rate is not compared with a squared error, nor is one
+  # that stands beside it in the paper, though the runs have its metric.
+  paper = [Paper({}, 12.0), Paper({}, 3.0, metric='second_metric')]
+  _write(tmp_path, paper)
   loss, error = _rows(tmp_path)
   # t = 12.706, the error of the mean is 1/16.
   assert loss['squared error, m2'] == '0.1875 ± 0.7941'
@@ -71,7 +73,14 @@ def test_another_task_has_its_own_words(tmp_path):
     '40.00 ± 127.06',
     '',
   )
-  assert error['difference'] == '+28.00'
+  assert (error['difference'], error['second metric, %']) == (
+    '+28.00',
+    '8.00 ± 25.41',
+  )
+  assert (loss['difference'], loss['second metric, %']) == ('', '')
+  assert 'second metric, m2' not in loss
+  _write(tmp_path, [Paper({}, 0.1, metric='mse')])
+  assert [row['difference'] for row in _rows(tmp_path)] == ['+0.0875', '']
 
 
 def test_a_score_without_a_unit_is_its_label(tmp_path):
