@@ -22,8 +22,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-import sam_jax
-from sam_jax import configs, extras
+from sam_jax import __version__, configs, extras
 
 try:
   with extras.required():
@@ -126,7 +125,7 @@ def _parse(main: Main, flags: Flags) -> list[str]:
     print(_help(main, flags))
     sys.exit(0)
   if 'version' in asked:
-    print(f'sam_jax {sam_jax.__version__}')
+    print(f'sam_jax {__version__}')
     sys.exit(0)
   argv = list(sys.argv)
   for take in flags.filters:

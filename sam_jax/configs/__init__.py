@@ -5,6 +5,7 @@ A config, or a sweep, is found by name from any directory: 'cifar10',
 argument, as in 'cifar10:1800'. A file of one's own is given by its path.
 """
 
+import os
 import pathlib
 
 from sam_jax import lookup
@@ -24,7 +25,7 @@ def find(name: str) -> str:
 
   Example:
     >>> from sam_jax import configs
-    >>> configs.find('digits:noisy').endswith('/sam_jax/configs/digits.py:noisy')
+    >>> configs.find('digits:noisy').endswith('/configs/digits.py:noisy')
     True
   """
   path, colon, argument = name.partition(':')
@@ -45,7 +46,7 @@ def find_sweep(name: str) -> str:
 
 def _find(name: str, kind: str, folder: str) -> pathlib.Path:
   """Returns a file of one's own, or else the shipped one of that name."""
-  own = pathlib.Path(name).expanduser()
+  own = pathlib.Path(os.path.expanduser(name))
   if own.is_file():
     return own.absolute()
   shipped = {
