@@ -203,7 +203,8 @@ def misc():
 
 def test_the_program_grows_with_the_number_of_leaves_and_not_its_square():
   def program_size(count):
-    params = [jnp.ones(i + 1) for i in range(count)]
+    # Small leaves are joined into one, so that large ones have to show it.
+    params = [jnp.ones(2**13 + i) for i in range(count)]
 
     def perturb(params):
       grads = jax.tree.map(jnp.cos, params)

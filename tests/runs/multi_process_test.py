@@ -127,8 +127,11 @@ def test_what_only_one_finds_ends_both_soon(tmp_path):
   # process has the third and fourth.
   (root / 'test' / 'green' / '001.jpg').write_bytes(b'')
   config = tiny.config_file(tmp_path, **_fields(root))
-  # At the latest, the other ends when JAX misses this one, 100 seconds later.
-  statuses, outputs = _end(_start(config, tmp_path / 'run'))
+  processes = _start(config, tmp_path / 'run')
+  processes[1].wait()
+  # The other ends when JAX misses this one, after 100 seconds at the latest,
+  # however slow the machine is. Left alone, it would wait for 300.
+  statuses, outputs = _end(processes, timeout=250)
   assert statuses[1] == 1, outputs
   assert statuses[0] != 0
   lines = [x for x in outputs[1].splitlines() if 'sam_jax: ' in x]
