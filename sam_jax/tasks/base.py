@@ -40,7 +40,7 @@ class Score(NamedTuple):
       >>> print(tasks.Score('error_rate', 'error', '%', 100).text(0.0321))
       3.21 %
     """
-    digits = '.2f' if self.unit else '.4g'
+    digits = '.2f' if self.unit == '%' else '.4g'
     return f'{self.scale * value:{digits}} {self.unit}'.rstrip()
 
 
