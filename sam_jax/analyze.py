@@ -20,10 +20,15 @@ Exit status: 0 done, 2 something is wrong with the flags or with a run.
 """
 
 import dataclasses
+import functools
+import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sam_jax import _cli
+
+if TYPE_CHECKING:
+  from sam_jax.analysis import choice, trained
 
 flags = _cli.Flags()
 _WORKDIR = flags.DEFINE_multi_string(
@@ -36,7 +41,7 @@ _OUTPUT = flags.DEFINE_string(
   'output', None, 'The picture, .png. Default: beside the first JSON file.'
 )
 
-# The other flags are the fields of measurements.Options.
+# The other flags are the fields of choice.Options.
 flags.DEFINE_enum(
   'split',
   'train',
@@ -98,7 +103,7 @@ flags.DEFINE_integer(
 
 def main(argv: Sequence[str]) -> None:
   """Does what the flags say; raises if it cannot be done."""
-  from sam_jax.analysis import measured, measurements
+  from sam_jax.analysis import measurements, result_files
   from sam_jax.runs import files
 
   known = list(measurements.BY_NAME)
@@ -111,27 +116,48 @@ def main(argv: Sequence[str]) -> None:
   picture = files.user_path(_OUTPUT.value) if _OUTPUT.value else None
   if picture and picture.suffix != '.png':
     raise ValueError(f'--output is {picture}; it must end in .png')
-  fields = dataclasses.fields(measurements.Options)
-  given: dict[str, Any] = {f.name: flags.values[f.name].value for f in fields}
-  options = measurements.Options(**given)
-  checkpoint = _cli.checkpoint(_CHECKPOINT.value)
+  options = _options()
+  workdirs = [files.user_path(text) for text in _WORKDIR.value or ()]
   # What is wrong with any run is found before the first is measured.
-  subjects = measured.subjects(
-    name,
-    [files.user_path(text) for text in _WORKDIR.value or ()],
-    lambda workdir: measurements.load(workdir, checkpoint, options),
+  subjects = result_files.subjects(
+    name, workdirs, functools.partial(_load, options=options)
   )
   plans = [measurement.plan(subject.models[0], options) for subject in subjects]
   paths, results = [], {}
   for subject, plan in zip(subjects, plans, strict=True):
-    path, results[subject.label] = measured.measure(
+    path, results[subject.label] = result_files.measure(
       name, subject, plan, options
     )
     paths.append(path)
-  print(measured.table(name, results))
-  picture = picture or measured.picture_path(paths)
+  print(result_files.table(name, results))
+  picture = picture or result_files.picture_path(paths)
   measurement.draw(picture, results, options)
   print(picture)
+
+
+def _options() -> 'choice.Options':
+  """Returns what the flags choose."""
+  from sam_jax.analysis import choice
+
+  fields = dataclasses.fields(choice.Options)
+  given: dict[str, Any] = {f.name: flags.values[f.name].value for f in fields}
+  return choice.Options(**given)
+
+
+def _load(
+  workdir: pathlib.Path, options: 'choice.Options'
+) -> 'trained.Trained':
+  """Loads the checkpoint of a run that the flags name."""
+  from sam_jax.analysis import trained
+
+  return trained.load(
+    workdir,
+    _cli.checkpoint(_CHECKPOINT.value),
+    split=options.split,
+    num_examples=options.examples,
+    batch_norm=options.batch_norm,
+    microbatch_size=options.microbatch_size,
+  )
 
 
 def cli() -> None:
