@@ -9,7 +9,6 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import sam_jax
 from sam_jax.sweeps import results, tether
 
 _TRACEBACK = 'Traceback (most recent call last):'
@@ -115,7 +114,7 @@ def _with_package(environment: Mapping[str, str]) -> dict[str, str]:
 
   A checkout may be on the path of this process alone.
   """
-  root = str(pathlib.Path(sam_jax.__file__).parents[1])
+  root = str(pathlib.Path(__file__).parents[2])
   paths = sysconfig.get_paths()
   if root in (paths['purelib'], paths['platlib']):
     return dict(environment)
