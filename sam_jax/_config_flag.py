@@ -5,10 +5,8 @@ field can be set to None, and a field of a plug-in, of which the config knows
 nothing until the plug-in is imported, can be set.
 """
 
-import difflib
-import importlib.util
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -17,6 +15,7 @@ from ml_collections import config_flags
 
 from sam_jax import _cli
 from sam_jax.configs import default
+from sam_jax.runs import config_files
 
 _OVERRIDE = re.compile(
   r'--?(?:no)?config\.(?P<field>[^=]+)(?:=(?P<value>.*))?', re.DOTALL
@@ -74,7 +73,7 @@ class ConfigFlag:
     Raises:
       ValueError: there is no such config or field, or a value does not fit.
     """
-    config = _read(_cli.config_path(self._name.value))
+    config = config_files.read(_cli.config_path(self._name.value))
     override(config, self._overrides)
     return config.lock()
 
@@ -121,18 +120,14 @@ def override(config: ml_collections.ConfigDict, overrides: Overrides) -> None:
     ValueError: there is no such field, it may not be None, or its value has
       another type.
   """
-  known = _names(config)
+  known = config_files.names(config)
   old = {name: given for name, given in overrides.items() if name in known}
   new = {name: given for name, given in overrides.items() if name not in known}
   _set(config, old)
-  if not new:
-    return
-  from sam_jax.runs import build
-
-  build.load_plugins(config)
-  for name in new:
-    _check_new(config, name, known)
-  _set(config, new)
+  config_files.admit(config, list(new))
+  if new:
+    with config.unlocked():
+      _set(config, new)
 
 
 def _set(config: ml_collections.ConfigDict, overrides: Overrides) -> None:
@@ -166,80 +161,3 @@ def _check_none(name: str) -> None:
     value = value.get(part) if hasattr(value, 'get') else None
   if value is not None:
     raise ValueError(f'{name} may not be None; its default is {value!r}')
-
-
-def _check_new(
-  config: ml_collections.ConfigDict, name: str, known: Sequence[str]
-) -> None:
-  """Refuses a field that nothing takes."""
-  section, _, field = name.rpartition('.')
-  options: list[str] | None = []
-  takes = ''
-  if section in _SECTIONS and section in config:
-    chosen = config[section].get('name')
-    options = _options(section, chosen)
-    if options is None or field in options:
-      return
-    takes = f'; {section} {chosen!r} takes {", ".join(options) or "no options"}'
-  names = [*known, *(f'{section}.{option}' for option in options or ())]
-  close = difflib.get_close_matches(name, names, n=1)
-  hint = f' (did you mean {close[0]!r}?)' if close else ''
-  raise ValueError(
-    f'the config has no field {name!r}{hint}{takes}; configs/default.py lists '
-    'the fields'
-  )
-
-
-_SECTIONS = ('task', 'model', 'data', 'method', 'schedule', 'optimizer')
-
-
-def _options(section: str, name: str) -> list[str] | None:
-  """Returns what can be chosen about what a section names; None if anything.
-
-  The options of schedules and optimizers are checked when they are made.
-  """
-  from sam_jax import datasets, methods, models, tasks
-
-  options: dict[str, Callable[[str], list[str] | None]] = {
-    'data': datasets.options,
-    'method': methods.options,
-    'model': models.options,
-    'task': tasks.options,
-  }
-  return options[section](name) if section in options else None
-
-
-def _names(config: ml_collections.ConfigDict) -> list[str]:
-  """Returns the dotted names of all fields and sections."""
-  found = []
-  for name, value in config.items():
-    found.append(name)
-    if isinstance(value, ml_collections.ConfigDict):
-      found += [f'{name}.{inner}' for inner in _names(value)]
-  return found
-
-
-def _read(path: str) -> ml_collections.ConfigDict:
-  """Returns what `get_config` of a config file returns.
-
-  Args:
-    path: of the file, perhaps with :ARGUMENT.
-
-  Raises:
-    ValueError: the file has a fault.
-  """
-  file, _, argument = path.partition(':')
-  try:
-    spec = importlib.util.spec_from_file_location('config_file', file)
-    if spec is None or spec.loader is None:
-      raise ValueError('it is no Python file')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(*([argument] if argument else []))
-  except Exception as error:  # the file is a program of the user's
-    if isinstance(error, ValueError):
-      raise ValueError(f'{path}: {error}') from error
-    raise ValueError(f'{path}: {type(error).__name__}: {error}') from error
-  if not isinstance(config, ml_collections.ConfigDict):
-    raise ValueError(f'{path}: get_config returned no ConfigDict')
-  return config

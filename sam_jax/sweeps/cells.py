@@ -7,7 +7,6 @@ config. It is run in a directory of its own, which is named after its fields.
 import ast
 import contextlib
 import dataclasses
-import importlib.util
 import itertools
 import os
 import pathlib
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from sam_jax.runs import workdir as workdir_lib
+from sam_jax.runs import config_files, workdir as workdir_lib
 from sam_jax.sweeps import paper as paper_lib
 
 Fields = dict[str, Any]
@@ -80,7 +79,7 @@ def load(path: str, find: Callable[[str], str]) -> Sweep:
     ValueError: the sweep file, or a config file that it names, does not exist
       or has a fault.
   """
-  sweep = _call(pathlib.Path(path), 'get_sweep')
+  sweep = config_files.call(path, 'get_sweep')
   check(sweep)
   cells = [_located(cell, find) for cell in sweep.cells]
   return dataclasses.replace(sweep, cells=cells)
@@ -95,23 +94,6 @@ def _located(cell: Fields, find: Callable[[str], str]) -> Fields:
     for name, value in cell.items()
   }
   return located | ({CONFIG: find(cell[CONFIG])} if CONFIG in cell else {})
-
-
-def _call(path: pathlib.Path, function: str, *arguments: str) -> Any:
-  """Returns what a function of a Python file returns.
-
-  Raises:
-    ValueError: the file does not exist, or has a fault.
-  """
-  spec = importlib.util.spec_from_file_location('loaded_file', path)
-  if spec is None or spec.loader is None or not path.exists():
-    raise ValueError(f'{path} is not a Python file')
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-    return getattr(module, function)(*arguments)
-  except Exception as error:  # the file is a program of the user's
-    raise ValueError(f'{path}: {type(error).__name__}: {error}') from error
 
 
 def product(*axes: Iterable[Fields] | Mapping[str, Iterable]) -> list[Fields]:
@@ -332,13 +314,9 @@ def config(cell: Fields, directory: pathlib.Path) -> ml_collections.ConfigDict:
     ValueError: the config does not have such a field, or the field has another
       type; or the config file does not exist, or has a fault.
   """
-  path, _, argument = cell[CONFIG].partition(':')
-  made = _call(
-    pathlib.Path(path), 'get_config', *([argument] if argument else [])
-  )
-  made.lock()
+  made = config_files.read(cell[CONFIG])
   try:
-    made.update_from_flattened_dict(fields(cell, directory))
-  except (KeyError, TypeError) as error:
-    raise ValueError(f'cell {cell_name(cell)}: {error.args[0]}') from error
+    config_files.update(made, fields(cell, directory))
+  except ValueError as error:
+    raise ValueError(f'cell {cell_name(cell)}: {error}') from error
   return made

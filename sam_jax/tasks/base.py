@@ -183,5 +183,17 @@ class Task(abc.ABC):
   def predictions(
     self, outputs: np.ndarray, labels: np.ndarray
   ) -> dict[str, np.ndarray]:
-    """Returns the columns of a table of predictions, `[n]` each."""
-    return {'label': labels, 'prediction': outputs}
+    """Returns the columns of a table of predictions, `[n]` each.
+
+    Args:
+      outputs: of the model, `[n, ...]`.
+      labels: `[n, ...]`.
+    """
+    columns: dict[str, np.ndarray] = {}
+    for name, values in (('label', labels), ('output', outputs)):
+      flat = np.reshape(values, (len(values), -1)).T
+      columns |= {
+        name if len(flat) == 1 else f'{name}_{i}': column
+        for i, column in enumerate(flat)
+      }
+    return columns

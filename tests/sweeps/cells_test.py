@@ -88,7 +88,7 @@ def test_a_cell_comes_behind_those_that_it_needs():
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
-    ({'method.roh': 0.1}, r'method\.roh=0\.1: Key "roh" does not exist'),
+    ({'method.roh': 0.1}, r"no field 'method.roh' .did you mean 'method.rho'"),
     ({'num_epochs': 2.5}, "Could not override field 'num_epochs'"),
   ],
 )
