@@ -100,6 +100,7 @@ def test_a_start_that_failed_predicts_anew(first, tmp_path):
   )
 
 
+@pytest.mark.slow
 def test_a_second_run_is_measured_on_the_labels_that_it_had(tmp_path):
   fields = FIELDS | {'data.split': 'validation'}
   tiny.train(tmp_path / 'first', **fields)
@@ -148,6 +149,7 @@ def test_what_cannot_label_the_images_is_refused(
   assert not (tmp_path / 'second').exists()
 
 
+@pytest.mark.slow
 def test_a_task_without_labels_has_none_to_predict(tmp_path):
   fields = FIELDS | {
     'plugins': ('tests.plugins.regression',),

@@ -91,6 +91,7 @@ def test_load_gives_what_was_saved(finished):
   assert (config.m, config.batch_size) == (4, 16)
 
 
+@pytest.mark.slow
 def test_a_run_that_keeps_an_average_is_logged_and_loaded_with_it(
   monkeypatch, tmp_path
 ):
@@ -123,6 +124,7 @@ def test_a_task_is_restored_without_its_data_set(finished, monkeypatch):
   }
 
 
+@pytest.mark.slow
 def test_a_run_whose_method_remembers_is_loaded(monkeypatch, tmp_path):
   tiny.use_devices(monkeypatch, 1)
   fields = {'method.name': 'looksam', 'num_steps': 1}
@@ -165,7 +167,7 @@ def test_best_is_refused_if_it_was_not_kept(monkeypatch, tmp_path):
     evaluation, 'summarize', lambda _: {'loss': 0.0, 'error_rate': rates.pop(0)}
   )
   fields = {'checkpoint.keep_best': False, 'checkpoint.max_to_keep': 1}
-  tiny.train(tmp_path, **tiny.PLAIN, **fields)
+  tiny.train(tmp_path, **STARTED, **fields)
   with pytest.raises(ValueError, match=r"no checkpoint 'best'.*\[10\]"):
     loading.load(tmp_path, 'best')
 

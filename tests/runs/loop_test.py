@@ -127,6 +127,7 @@ UNSET = tiny.PLAIN | {
 }
 
 
+@pytest.mark.slow
 def test_unset_m_is_settled_at_the_first_start(monkeypatch, tmp_path, capsys):
   with monkeypatch.context() as patch:
     tiny.use_devices(patch, 2)
@@ -237,6 +238,7 @@ def _assert_tensorboard_shows_the_lines(directory):
     np.testing.assert_allclose(points[key], lines[key], rtol=1e-6, err_msg=key)
 
 
+@pytest.mark.slow
 def test_a_run_of_bfloat16_logs_what_is_left_of_the_perturbation(
   monkeypatch, tmp_path, capsys
 ):
@@ -487,6 +489,7 @@ def test_a_finished_run_says_so_and_trains_nothing(
   assert tiny.tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_constant_schedule_is_made_longer(monkeypatch, tmp_path):
   tiny.use_devices(monkeypatch, 1)
   fields = tiny.PLAIN | {

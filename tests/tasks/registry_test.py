@@ -36,7 +36,7 @@ def plain(monkeypatch):
 
 def test_a_task_is_known_by_its_name(plain):
   assert tasks.get('plain_here') is plain
-  assert tasks.names() == ['image_classification', 'plain_here']
+  assert {'image_classification', 'plain_here'} <= set(tasks.names())
   with pytest.raises(ValueError, match="'plain_here' is registered already"):
     tasks.register('plain_here')(plain)
   with pytest.raises(ValueError, match="unknown task 'plain'.*plain_here"):
