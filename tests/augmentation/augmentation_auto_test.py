@@ -73,11 +73,11 @@ def test_official_constants_leave_nothing_of_some_small_images():
 def test_operations_are_done_with_their_probabilities(use_policy):
   use_policy((('Invert', 0.3, 0), ('Solarize', 0.6, 0)))
   # Both invert: what is left is whether one of the two was done, not both.
-  images = _images(20_000, 2)
+  images = _images(5000, 2)
   is_changed = (_autoaugment(images) != images).any(axis=(1, 2, 3))
   expected = 0.3 * 0.4 + 0.7 * 0.6
-  # Binomial: standard deviation .0035, four of them.
-  assert abs(is_changed.mean() - expected) < 0.014
+  # Binomial: standard deviation .007, four of them.
+  assert abs(is_changed.mean() - expected) < 0.028
 
 
 def test_never_and_always_are_meant(use_policy):
@@ -112,8 +112,8 @@ def test_signs_are_equally_likely_and_where_they_belong(use_policy):
   assert abs((moved == 5).mean() - 0.5) < 0.02
 
 
+@pytest.mark.slow
 def test_cutouts_fall_everywhere(use_policy):
-  use_policy((('Cutout', 1.0, 1),))
   images = jnp.zeros((20_000, 8, 8, 1), jnp.uint8)
   # 10/32 of 8 pixels at level 10, so level 4 is the first to cut.
   use_policy((('Cutout', 1.0, 4),))
@@ -171,6 +171,7 @@ def test_randaugment_does_its_layers_one_after_the_other(monkeypatch):
   assert shares == pytest.approx([0.5, 0.5], abs=0.04)
 
 
+@pytest.mark.slow
 def test_randaugment_takes_magnitudes_beyond_ten():
   images = _images(64, 16)
   augmented = _randaugment(images, 2, 30, 'cifar')
