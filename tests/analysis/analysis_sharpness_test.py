@@ -2,7 +2,6 @@
 
 import functools
 
-import curved
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 from sam_jax import analysis
 from sam_jax.analysis import sharpness
+from tests import curved
 
 INF = np.inf
 GROUPS = [curved.cut(part, 10) for part in curved.cut(curved.DATA, 16)]

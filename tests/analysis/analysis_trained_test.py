@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from flax import linen as nn
 
 from sam_jax import analysis
 from sam_jax.analysis import trained
 from sam_jax.runs import factories, loading, metrics_log
 from sam_jax.tasks import losses
+from tests import tiny
 
 
 @pytest.fixture(scope='module')

@@ -6,7 +6,7 @@ import venv
 import pytest
 
 from sam_jax.datasets import large
-from tests import originals, pictures
+from tests import image_files, originals
 from tests.datasets import large_test
 
 
@@ -83,7 +83,7 @@ def test_a_preparation_that_fails_is_status_2(record):
 
 
 def test_a_good_folder_is_called_good(command, tmp_path):
-  pictures.folder(tmp_path, {'train': 3, 'test': 2})
+  image_files.folder(tmp_path, {'train': 3, 'test': 2})
   done = command('prepare_data', 'image_folder', f'--directory={tmp_path}')
   assert done.status == 0, done.err
   assert done.out.splitlines() == [
@@ -94,7 +94,7 @@ def test_a_good_folder_is_called_good(command, tmp_path):
 
 
 def test_damaged_images_are_listed(command, tmp_path):
-  pictures.folder(tmp_path, {'train': 3, 'test': 2})
+  image_files.folder(tmp_path, {'train': 3, 'test': 2})
   broken = tmp_path / 'train' / 'red' / '001.jpg'
   broken.write_bytes(broken.read_bytes()[:200])
   done = command(
@@ -109,7 +109,7 @@ def test_damaged_images_are_listed(command, tmp_path):
 def test_a_validation_folder_is_checked_beside_that_of_the_test(
   command, tmp_path
 ):
-  pictures.folder(tmp_path, {'train': 3, 'test': 2, 'val': 1})
+  image_files.folder(tmp_path, {'train': 3, 'test': 2, 'val': 1})
   broken = tmp_path / 'val' / 'red' / '000.jpg'
   broken.write_bytes(b'')
   done = command(
@@ -128,7 +128,7 @@ def test_a_validation_folder_is_checked_beside_that_of_the_test(
   ],
 )
 def test_a_folder_needs_no_test_images(command, tmp_path, sizes, counts):
-  pictures.folder(tmp_path, sizes)
+  image_files.folder(tmp_path, sizes)
   done = command(
     'prepare_data', 'image_folder', f'--directory={tmp_path}', '--check'
   )

@@ -4,11 +4,11 @@ import shutil
 
 import numpy as np
 import pytest
-import tiny
 
 import sam_jax
 from sam_jax import analysis
 from sam_jax.runs import bootstrap, dry_run, factories, preparation
+from tests import tiny
 
 FIELDS = tiny.PLAIN | {
   'method.name': 'sgd',

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from flax import linen as nn
 
 from sam_jax import augmentation, models, tasks
 from sam_jax.models import registry
 from sam_jax.runs import build, dry_run, factories, initialization, validation
 from sam_jax.training import parallel, train_step
+from tests import tiny
 
 
 @pytest.fixture(scope='module')

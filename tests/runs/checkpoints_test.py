@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
 from sam_jax.runs import checkpoints
+from tests import tiny
 
 STATE = {'w': np.arange(6, dtype=np.float32).reshape(2, 3), 'n': np.int32(7)}
 

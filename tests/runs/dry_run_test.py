@@ -2,9 +2,9 @@ import json
 import re
 
 import pytest
-import tiny
 
 from sam_jax.runs import build, dry_run, initialization
+from tests import tiny
 
 SGD = {'method.name': 'sgd'}
 UNSET = {'m': None, 'microbatch_size': None}

@@ -3,13 +3,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
-import reference
 
 from sam_jax import datasets, models, tasks
 from sam_jax.runs import evaluation
 from sam_jax.training import layout, parallel
+from tests import reference
+from tests.tasks import oracle
 
 NUM_EXAMPLES = 797
 CLASSES = 10

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-import tiny
 
 from sam_jax import tasks
 from sam_jax.runs import build, checkpoints, journal, metrics_log
 from sam_jax.training import diagnostics
+from tests import tiny
 
 
 @pytest.fixture(scope='module')

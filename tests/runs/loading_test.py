@@ -4,7 +4,6 @@ import sys
 import jax
 import numpy as np
 import pytest
-import tiny
 
 import sam_jax
 from sam_jax.runs import (
@@ -15,6 +14,7 @@ from sam_jax.runs import (
   metrics_log,
   workdir,
 )
+from tests import tiny
 
 
 @pytest.fixture(scope='module')

@@ -8,7 +8,6 @@ import signal
 import jax
 import numpy as np
 import pytest
-import tiny
 from tensorboard.backend.event_processing import event_accumulator
 
 from sam_jax.runs import (
@@ -21,6 +20,7 @@ from sam_jax.runs import (
   workdir,
 )
 from sam_jax.training import diagnostics
+from tests import tiny
 
 NUM_STEPS = 2 * tiny.STEPS_PER_EPOCH
 

@@ -2,10 +2,10 @@ import json
 import os
 
 import pytest
-import tiny
 from tensorboard.backend.event_processing import event_accumulator
 
 from sam_jax.runs import metrics_log
+from tests import tiny
 
 
 def _write(directory, steps, *, start_step=0, keys=('train/loss',)):

@@ -3,10 +3,8 @@
 import json
 
 import jax
-import legacy_files
 import numpy as np
 import pytest
-import tiny
 
 from sam_jax.runs import (
   dry_run,
@@ -15,6 +13,7 @@ from sam_jax.runs import (
   preparation,
   workdir,
 )
+from tests import legacy_files, tiny
 
 
 def _begin(config, directory):

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-import tiny
 
 import sam_jax
 from sam_jax import analysis
 from sam_jax.runs import loading, metrics_log
+from tests import tiny
 
 FIELDS = tiny.PLAIN | {
   'plugins': ('tests.plugins.regression',),

@@ -3,9 +3,9 @@ import pathlib
 
 import ml_collections
 import pytest
-import tiny
 
 from sam_jax.runs import workdir
+from tests import tiny
 
 
 def _saved(directory, **fields):

@@ -1,11 +1,11 @@
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
-import reference
 
 from sam_jax import tasks
 from sam_jax.tasks import losses
+from tests import reference
+from tests.tasks import oracle
 
 _INFO = {'num_classes': 10, 'image_shape': (8, 8, 1), 'mean': (0,), 'std': (1,)}
 
