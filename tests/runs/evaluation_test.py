@@ -8,8 +8,7 @@ import pytest
 from sam_jax import datasets, models, tasks
 from sam_jax.runs import evaluation
 from sam_jax.training import layout, parallel
-from tests import reference
-from tests.tasks import oracle
+from tests import oracle, reference
 
 NUM_EXAMPLES = 797
 CLASSES = 10

@@ -4,8 +4,7 @@ import pytest
 
 from sam_jax import tasks
 from sam_jax.tasks import losses
-from tests import reference
-from tests.tasks import oracle
+from tests import oracle, reference
 
 _INFO = {'num_classes': 10, 'image_shape': (8, 8, 1), 'mean': (0,), 'std': (1,)}
 
