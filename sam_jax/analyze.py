@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from sam_jax import _cli
 
 if TYPE_CHECKING:
-  from sam_jax.analysis import choice, trained
+  from sam_jax.analysis import terms, trained
 
 flags = _cli.Flags()
 _WORKDIR = flags.DEFINE_multi_string(
@@ -41,7 +41,7 @@ _OUTPUT = flags.DEFINE_string(
   'output', None, 'The picture, .png. Default: beside the first JSON file.'
 )
 
-# The other flags are the fields of choice.Options.
+# The other flags are the fields of terms.Options.
 flags.DEFINE_enum(
   'split',
   'train',
@@ -135,18 +135,16 @@ def main(argv: Sequence[str]) -> None:
   print(picture)
 
 
-def _options() -> 'choice.Options':
+def _options() -> 'terms.Options':
   """Returns what the flags choose."""
-  from sam_jax.analysis import choice
+  from sam_jax.analysis import terms
 
-  fields = dataclasses.fields(choice.Options)
+  fields = dataclasses.fields(terms.Options)
   given: dict[str, Any] = {f.name: flags.values[f.name].value for f in fields}
-  return choice.Options(**given)
+  return terms.Options(**given)
 
 
-def _load(
-  workdir: pathlib.Path, options: 'choice.Options'
-) -> 'trained.Trained':
+def _load(workdir: pathlib.Path, options: 'terms.Options') -> 'trained.Trained':
   """Loads the checkpoint of a run that the flags name."""
   from sam_jax.analysis import trained
 

@@ -9,33 +9,33 @@ from jax import flatten_util
 
 from sam_jax import types
 from sam_jax.analysis import (
-  choice,
   figures,
   hessian,
   objective as objective_lib,
   pass_bar,
+  terms,
   trained,
   units,
 )
 
 
 def _hessian_plan(
-  model: trained.Trained, options: choice.Options
+  model: trained.Trained, options: terms.Options
 ) -> pass_bar.Plan:
   del model
   return {
-    'eigenpairs': (1, choice.EIGENPAIRS_COST),
+    'eigenpairs': (1, terms.EIGENPAIRS_COST),
     'trace': (options.trace_probes, 1),
     'spectrum': (options.probes, options.lanczos_steps),
   }
 
 
 def _hessian(
-  models: choice.Models,
-  options: choice.Options,
+  models: terms.Models,
+  options: terms.Options,
   unit: units.Unit,
   on_pass: Callable[[int], None],
-) -> choice.Result:
+) -> terms.Result:
   params = models[0].params
   objective = models[0].objective(on_pass=on_pass)
   values, _ = eigenpairs(objective, params, options.k, options.seed, unit)
@@ -80,14 +80,14 @@ def eigenpairs(
 
 def _draw_hessian(
   path: pathlib.Path,
-  results: Mapping[str, choice.Result],
-  options: choice.Options,
+  results: Mapping[str, terms.Result],
+  options: terms.Options,
 ) -> None:
   del options
   figures.spectra(path, results)
 
 
-def _hessian_columns(result: choice.Result) -> dict[str, float]:
+def _hessian_columns(result: terms.Result) -> dict[str, float]:
   values = result['eigenvalues']
   columns = {'lambda_max': values[0]}
   if len(values) >= 5:
@@ -97,7 +97,7 @@ def _hessian_columns(result: choice.Result) -> dict[str, float]:
   return columns if error is None else columns | {'+- of trace': error}
 
 
-HESSIAN = choice.Measurement(
+HESSIAN = terms.Measurement(
   options=('k', 'trace_probes', 'probes', 'lanczos_steps'),
   plan=_hessian_plan,
   measure=_hessian,

@@ -5,11 +5,11 @@ import pathlib
 from collections.abc import Callable, Mapping
 
 from sam_jax.analysis import (
-  choice,
   figures,
   objective as objective_lib,
   pass_bar,
   sharpness,
+  terms,
   trained,
   units,
 )
@@ -17,19 +17,19 @@ from sam_jax.analysis import (
 _NORMS = {'l2': 2.0, 'linf': math.inf}
 
 
-def _m(model: trained.Trained, options: choice.Options) -> int:
+def _m(model: trained.Trained, options: terms.Options) -> int:
   return options.m or model.config.m
 
 
 def _groups(
-  model: trained.Trained, options: choice.Options
+  model: trained.Trained, options: terms.Options
 ) -> list[objective_lib.Batches]:
   m = _m(model, options)
   return model.groups(m, seed=options.seed, max_groups=options.groups)
 
 
 def _sharpness_plan(
-  model: trained.Trained, options: choice.Options
+  model: trained.Trained, options: terms.Options
 ) -> pass_bar.Plan:
   count = len(_groups(model, options))
   return {
@@ -40,11 +40,11 @@ def _sharpness_plan(
 
 
 def _sharpness(
-  models: choice.Models,
-  options: choice.Options,
+  models: terms.Models,
+  options: terms.Options,
   unit: units.Unit,
   on_pass: Callable[[int], None],
-) -> choice.Result:
+) -> terms.Result:
   """Measures m-sharpness, by three measures on the same groups."""
   model, groups = models[0], _groups(models[0], options)
   m = _m(model, options)
@@ -78,19 +78,19 @@ def _sharpness(
 
 def _draw_sharpness(
   path: pathlib.Path,
-  results: Mapping[str, choice.Result],
-  options: choice.Options,
+  results: Mapping[str, terms.Result],
+  options: terms.Options,
 ) -> None:
   del options
   figures.sharpness(path, {k: r['measures'] for k, r in results.items()})
 
 
-def _sharpness_columns(result: choice.Result) -> dict[str, float]:
+def _sharpness_columns(result: terms.Result) -> dict[str, float]:
   means = {name: f['mean'] for name, f in result['measures'].items()}
   return {'m': result['m'], 'groups': result['num_groups'], **means}
 
 
-SHARPNESS = choice.Measurement(
+SHARPNESS = terms.Measurement(
   options=(
     *('m', 'rho', 'norm', 'adaptive', 'eta'),
     *('ascent_steps', 'restarts', 'samples', 'groups'),

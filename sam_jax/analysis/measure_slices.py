@@ -7,32 +7,32 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from sam_jax.analysis import (
-  choice,
   figures,
   landscape,
   measure_hessian,
   pass_bar,
+  terms,
   trained,
   units,
 )
 
 
 def _landscape_plan(
-  model: trained.Trained, options: choice.Options
+  model: trained.Trained, options: terms.Options
 ) -> pass_bar.Plan:
   del model
   rows = (options.points, options.points ** (options.dimensions - 1))
   if options.along == 'random':
     return {'row': rows}
-  return {'eigenpairs': (1, choice.EIGENPAIRS_COST), 'row': rows}
+  return {'eigenpairs': (1, terms.EIGENPAIRS_COST), 'row': rows}
 
 
 def _landscape(
-  models: choice.Models,
-  options: choice.Options,
+  models: terms.Models,
+  options: terms.Options,
   unit: units.Unit,
   on_pass: Callable[[int], None],
-) -> choice.Result:
+) -> terms.Result:
   """Measures the loss on a line or in a plane around the parameters."""
   params, count = models[0].params, options.dimensions
   objective = models[0].objective(on_pass=on_pass)
@@ -50,8 +50,8 @@ def _landscape(
 
 def _draw_landscape(
   path: pathlib.Path,
-  results: Mapping[str, choice.Result],
-  options: choice.Options,
+  results: Mapping[str, terms.Result],
+  options: terms.Options,
 ) -> None:
   axis = 'eigenvector' if options.along == 'eigenvectors' else 'direction'
   if options.dimensions == 1:
@@ -61,11 +61,11 @@ def _draw_landscape(
 
 
 def _interpolate(
-  models: choice.Models,
-  options: choice.Options,
+  models: terms.Models,
+  options: terms.Options,
   unit: units.Unit,
   on_pass: Callable[[int], None],
-) -> choice.Result:
+) -> terms.Result:
   """Measures the loss between two runs, on the examples of the first."""
   first, second = models
   fractions = np.linspace(-options.margin, 1 + options.margin, options.points)
@@ -81,14 +81,14 @@ def _interpolate(
 
 def _draw_interpolation(
   path: pathlib.Path,
-  results: Mapping[str, choice.Result],
-  options: choice.Options,
+  results: Mapping[str, terms.Result],
+  options: terms.Options,
 ) -> None:
   del options
   figures.lines(path, results, 'fraction of the way')
 
 
-def _slice_columns(result: choice.Result) -> dict[str, float]:
+def _slice_columns(result: terms.Result) -> dict[str, float]:
   # JSON has no NaN: what is not a number is None there.
   losses = np.array(result['loss'], float)
   numbers = losses[~np.isnan(losses)]
@@ -97,14 +97,14 @@ def _slice_columns(result: choice.Result) -> dict[str, float]:
   return {'lowest loss': numbers.min(), 'highest loss': numbers.max()}
 
 
-LANDSCAPE = choice.Measurement(
+LANDSCAPE = terms.Measurement(
   options=('along', 'dimensions', 'extent', 'points'),
   plan=_landscape_plan,
   measure=_landscape,
   draw=_draw_landscape,
   columns=_slice_columns,
 )
-INTERPOLATE = choice.Measurement(
+INTERPOLATE = terms.Measurement(
   options=('margin', 'points'),
   plan=lambda model, options: {'row': (options.points, 1)},
   measure=_interpolate,

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sam_jax.analysis import choice, measurements, pass_bar, store, trained
+from sam_jax.analysis import measurements, pass_bar, store, terms, trained
 from sam_jax.runs import files, provenance
 
 # Raised where a measurement changes, so that no older result stands for it.
@@ -73,8 +73,8 @@ def measure(
   name: str,
   subject: Subject,
   plan: pass_bar.Plan,
-  options: choice.Options,
-) -> tuple[pathlib.Path, choice.Result]:
+  options: terms.Options,
+) -> tuple[pathlib.Path, terms.Result]:
   """Returns the file of a result, and the result: read, or computed.
 
   Args:
@@ -108,7 +108,7 @@ def measure(
 
 
 def _identity(
-  name: str, subject: Subject, options: choice.Options
+  name: str, subject: Subject, options: terms.Options
 ) -> dict[str, Any]:
   """Returns what a result depends on."""
   chosen = (*_COMMON, *measurements.BY_NAME[name].options)
@@ -137,7 +137,7 @@ def picture_path(paths: Sequence[pathlib.Path]) -> pathlib.Path:
   return paths[0].with_name(f'{paths[0].stem}-and-{names[:4]}.png')
 
 
-def table(name: str, results: Mapping[str, choice.Result]) -> str:
+def table(name: str, results: Mapping[str, terms.Result]) -> str:
   """Returns the numbers of each result, by label, as a table."""
   columns = measurements.BY_NAME[name].columns
   rows = {label: columns(result) for label, result in results.items()}
