@@ -31,14 +31,14 @@ def hold(directory: pathlib.Path, what: str = 'run') -> Iterator[None]:
     ValueError: another process holds the lock, or the directory cannot be
       written to. Nothing was touched.
   """
-  made = _make(directory, what)
+  made = _make(directory)
   lock = filelock.FileLock(directory / FILE, timeout=0)
   try:
     lock.acquire()
   except filelock.Timeout:
     raise _in_use(directory, what) from None
   except OSError as error:
-    raise _not_writable(directory, what, error) from error
+    raise _not_writable(directory, error) from error
   try:
     owner = f'{socket.gethostname()} {os.getpid()}\n'
     files.write_text(directory / _OWNER, owner)
@@ -54,7 +54,7 @@ def hold(directory: pathlib.Path, what: str = 'run') -> Iterator[None]:
         empty.rmdir()
 
 
-def _make(directory: pathlib.Path, what: str) -> list[pathlib.Path]:
+def _make(directory: pathlib.Path) -> list[pathlib.Path]:
   """Makes a directory; returns which ones are new, the innermost first."""
   try:
     new = [
@@ -62,7 +62,7 @@ def _make(directory: pathlib.Path, what: str) -> list[pathlib.Path]:
     ]
     directory.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise _not_writable(directory, what, error) from error
+    raise _not_writable(directory, error) from error
   return new
 
 
@@ -79,11 +79,9 @@ def _in_use(directory: pathlib.Path, what: str) -> ValueError:
   )
 
 
-def _not_writable(
-  directory: pathlib.Path, what: str, error: OSError
-) -> ValueError:
+def _not_writable(directory: pathlib.Path, error: OSError) -> ValueError:
   """Returns the error for a directory that cannot be used."""
   return ValueError(
-    f'cannot write to the {what} directory {str(directory)!r}: '
-    f'{error.strerror}; choose another --workdir'
+    f'cannot write to workdir {str(directory)!r}: {error.strerror}; choose '
+    'another --workdir'
   )
