@@ -7,19 +7,27 @@ import setuptools
 
 _ROOT = pathlib.Path(__file__).resolve().parent
 
-_REQUIRES = [
+_JAX = '>=0.10,<0.13'
+# What the gradient, the perturbations and the methods need.
+_REQUIRES = [f'jax{_JAX}', 'numpy>=2.0']
+_ANALYSIS = [
+  # Lanczos.
+  'matfree>=0.6.3,<0.7',
+  'matplotlib>=3.9',
+  'scipy>=1.14',
+]
+# Training, sweeps and reports; sam_jax/extras.py says which of these an import
+# lacks.
+_TRAIN = [
   'absl-py>=2.1',
   'array_record>=0.8.1; sys_platform != "win32"',
+  'filelock>=3.16',
   'flax>=0.12.8',
   'grain>=0.2.16',
   # tensorflow-datasets imports it without listing it.
   'importlib_resources>=6.4',
-  'jax>=0.10,<0.13',
-  # Lanczos, for sam_jax.analysis.
-  'matfree>=0.6.3,<0.7',
   'matplotlib>=3.9',
   'ml-collections>=1.0',
-  'numpy>=2.0',
   # Its 5 interpolates to the last digit where 4 looked weights up.
   'opencv-python-headless>=5',
   'optax>=0.2.8',
@@ -33,18 +41,43 @@ _REQUIRES = [
   'tensorflow-datasets>=4.9.9',
   'tqdm>=4.66',
 ]
+_RAY = ['ray>=2.50']
 _EXTRAS = {
+  'analysis': _ANALYSIS,
+  'train': _TRAIN,
   # CUDA 12 runs on older drivers too; jax[cuda13] can be installed instead.
-  'cuda': ['jax[cuda12]>=0.10,<0.13'],
-  'tpu': ['jax[tpu]>=0.10,<0.13'],
+  'cuda': [f'jax[cuda12]{_JAX}'],
+  'tpu': [f'jax[tpu]{_JAX}'],
+  'ray': _RAY,
+  'tokenizers': ['tokenizers>=0.20'],
+  'wandb': ['wandb>=0.18'],
+  # For comparisons with other implementations.
+  'torch': ['torch>=2.5'],
+  'docs': ['myst-parser>=4', 'sphinx>=8'],
   'dev': [
+    *_ANALYSIS,
+    *_TRAIN,
+    *_RAY,
+    'build>=1.2',
+    'mypy>=2',
     'packaging>=24',
     'pytest>=9',
     'pytest-xdist>=3.8',
     'ruff>=0.17,<0.18',
     'setuptools>=77',
+    'twine>=6',
   ],
 }
+_COMMANDS = (
+  'analyze',
+  'convert_checkpoint',
+  'evaluate',
+  'find_rho',
+  'prepare_data',
+  'report',
+  'sweep',
+  'train',
+)
 
 
 def _version() -> str:
@@ -74,6 +107,11 @@ setuptools.setup(
   package_data={'sam_jax': ['py.typed']},
   install_requires=_REQUIRES,
   extras_require=_EXTRAS,
+  entry_points={
+    'console_scripts': [
+      f'sam-{name.replace("_", "-")} = sam_jax.{name}:cli' for name in _COMMANDS
+    ]
+  },
   classifiers=[
     'Intended Audience :: Science/Research',
     'Programming Language :: Python :: 3 :: Only',

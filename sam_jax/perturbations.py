@@ -162,7 +162,7 @@ def random(rho: types.Scalar, key: jax.Array) -> types.Perturbation:
       jax.random.normal(jax.random.fold_in(key, i), leaf.shape)
       for i, leaf in enumerate(leaves)
     ]
-    epsilon = l2(rho)(structure.unflatten(drawn), params)
+    epsilon = l2(rho)(jax.tree.unflatten(structure, drawn), params)
     return jax.tree.map(lambda e, g: e.astype(g.dtype), epsilon, grads)
 
   return perturb
@@ -252,7 +252,7 @@ def _lp_power(rho: types.Scalar, p: float) -> types.Perturbation:
       lambda g: tree.wide(jnp.abs(g)) / _nonzero(largest), grads
     )
     total = sum(jnp.sum(_power(u, q)) for u in jax.tree.leaves(unit))
-    factor = rho / _nonzero(total) ** (1 / p)
+    factor = rho / _nonzero(jnp.asarray(total)) ** (1 / p)
     return jax.tree.map(
       lambda g, u: (factor * jnp.sign(g) * _power(u, q - 1)).astype(g.dtype),
       grads,

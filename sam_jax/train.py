@@ -1,34 +1,41 @@
-r"""Trains a model: the command line.
+r"""Trains a model.
 
-    python -m sam_jax.train --config=configs/digits.py --workdir=runs/a \
+    python -m sam_jax.train --config=cifar10 --workdir=runs/a \
         --config.method.rho=0.1
 
-The same command resumes a run that was interrupted. Exit status: 0 done,
-1 the training failed, 2 something is wrong with the config, data set or
-workdir (nothing was written), 128 + the signal if one stopped it.
+The config is the name of a shipped one (sam_jax/configs) or the path of a file;
+--config.FIELD=VALUE sets a field of it. The same command resumes a run that was
+interrupted.
+
+Exit status: 0 done, 1 the training failed, 2 something is wrong with the
+config, the data set or the run directory (nothing was written), 128 + the
+number of the signal that stopped it.
 """
 
 import contextlib
 import os
 import pathlib
-import re
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import jax
-import ml_collections
-from absl import app, flags, logging
-from ml_collections import config_flags
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', None, 'Config file, see configs/default.py.', lock_config=True
-)
+from sam_jax import _cli, _config_flag
+
+if TYPE_CHECKING:
+  from sam_jax.runs import preparation
+
+flags = _cli.Flags()
+_CONFIG = _config_flag.ConfigFlag(flags)
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Run directory; made if it does not exist.'
+  'workdir',
+  None,
+  'Run directory; made if it does not exist.',
+  required=True,
 )
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Print what would run, and its cost; write nothing.'
@@ -36,71 +43,71 @@ _DRY_RUN = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string(
   'coordinator',
   None,
-  'Where several processes meet that train together, each started with this '
-  "command on a host: HOST:PORT of the first one; or 'auto' on TPU pods and "
-  'under Slurm, Open MPI and Kubernetes, where JAX finds out.',
+  'Where several processes that train together meet; each is started with this '
+  "command on a host. HOST:PORT of the first one, or 'auto' on TPU pods and "
+  'under Slurm, Open MPI and Kubernetes, where JAX finds it out.',
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-  'num_processes', None, 'How many processes, unless --coordinator=auto.'
+  'num_processes', None, 'Number of processes, unless --coordinator=auto.'
 )
 _PROCESS_ID = flags.DEFINE_integer(
-  'process_id', None, 'Which of them this is, from 0.'
+  'process_id', None, 'Number of this process, from 0.'
 )
-# What the first of several processes leaves the others to say what is wrong.
+# Time in which the other processes can say what is wrong, once the first fails.
 _FAREWELL_SECONDS = 5
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs what the flags say; ends soon if one of several processes fails."""
+def main(argv: Sequence[str]) -> int:
+  """Does what the flags say; ends soon if one of several processes fails."""
   try:
-    _run(argv)
-  except Exception:
+    return _train(argv)
+  except Exception as error:
     if not jax.distributed.is_initialized():
       raise
+    if isinstance(error, ValueError | OSError):
+      _cli.say('train', error)
+      _leave(2)
     traceback.print_exc()
     _leave(1)
 
 
-def _run(argv: Sequence[str]) -> None:
-  """Runs what the flags say."""
-  if len(argv) > 1:
-    _exit(2, f'unknown arguments: {" ".join(argv[1:])}')
-  from sam_jax import datasets
-  from sam_jax.runs import interrupts, loop, preparation
+def _train(argv: Sequence[str]) -> int:
+  """Does what the flags say; returns the exit status."""
+  from sam_jax.runs import dry_run, preparation
 
-  if not flags.FLAGS['verbosity'].present:  # the libraries' chatter
-    logging.set_verbosity(logging.WARNING)
-  config = _CONFIG.value
+  _cli.refuse_arguments(argv[1:])
+  config = _CONFIG.load()
   _configure_jax(config.deterministic)
   _join_processes()
   if _DRY_RUN.value:
-    return _make_dry_run(config)
+    dry_run.run(config, _WORKDIR.value)
+    return 0
   with contextlib.ExitStack() as stack:
     try:
       begun = stack.enter_context(preparation.begin(config, _WORKDIR.value))
-    except (ValueError, OSError) as error:
-      _exit(2, error)
     except KeyboardInterrupt:
-      _exit(128 + signal.SIGINT, 'stopped before the first step')
-    # From here on a ValueError is a fault of the program, and shows where.
-    try:
-      loop.train(begun)
-    except (loop.TrainingFailed, datasets.UndecodableError) as error:
-      _exit(1, error)
-    except interrupts.Interrupted as error:  # all processes have agreed on it
-      _print(error)
-      sys.exit(128 + error.signum)
-  return None
+      _cli.say('train', 'stopped before the first step')
+      _leave(128 + signal.SIGINT)
+    return _run(begun)
 
 
-def _make_dry_run(config: ml_collections.ConfigDict) -> None:
-  """Prints what a run would be."""
-  from sam_jax.runs import dry_run
+def _run(begun: 'preparation.Begun') -> int:
+  """Trains; returns the exit status."""
+  from sam_jax import datasets
+  from sam_jax.runs import interrupts, loop
 
   try:
-    dry_run.run(config, _WORKDIR.value)
-  except (ValueError, OSError) as error:
-    _exit(2, error)
+    loop.train(begun)
+  except interrupts.Interrupted as error:  # all processes have agreed on it
+    _cli.say('train', error)
+    return 128 + error.signum
+  except (loop.TrainingFailed, datasets.UndecodableError, OSError) as error:
+    _cli.say('train', error)
+    _leave(1)
+  except ValueError:  # a fault of the program: no input is at fault any more
+    traceback.print_exc()
+    _leave(1)
+  return 0
 
 
 def _configure_jax(deterministic: bool) -> None:
@@ -108,8 +115,16 @@ def _configure_jax(deterministic: bool) -> None:
   if deterministic:
     flag = '--xla_gpu_deterministic_ops=true'
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'
+  _cache_compilations()
+
+
+def _cache_compilations() -> None:
+  """Keeps compiled programs, in the user's cache unless JAX is told where."""
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    cache = pathlib.Path.home() / '.cache' / 'sam_jax'
+    try:
+      cache = pathlib.Path.home() / '.cache' / 'sam_jax'
+    except RuntimeError:  # a user without a home has no cache
+      return
     jax.config.update('jax_compilation_cache_dir', str(cache))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
@@ -125,78 +140,34 @@ def _join_processes() -> None:
   elif where is not None and None not in (count, index):
     jax.distributed.initialize(where, count, index)
   elif (where, count, index) != (None,) * 3:
-    _exit(
-      2,
+    raise ValueError(
       '--coordinator=HOST:PORT, --num_processes and --process_id belong '
-      'together; or give --coordinator=auto alone',
+      'together; or give --coordinator=auto alone'
     )
-
-
-def parse_flags(argv: Sequence[str]) -> list[str]:
-  """Parses the command line; what is wrong with it is one line."""
-  try:
-    rest = flags.FLAGS(argv)
-    if _CONFIG.value is not None:
-      _CONFIG.value.lock()  # a file that is missing is reported here at last
-    return rest
-  except Exception as error:  # the config file is a program of the user's
-    _exit(2, _describe(error))
-
-
-def _describe(error: Exception) -> str:
-  """Returns what is wrong with a config file, or with a field of it."""
-  # The error of a file comes wrapped in its traceback.
-  error = _first(error) if 'parsing config file' in str(error) else error
-  # ml_collections' words for a field, or a section, that does not exist.
-  words = ' '.join(str(error).replace('\\n', ' ').split())
-  field = re.fullmatch(
-    r'(\w+)(?:\W+Did you mean \W*(\w+).*)?', words.strip('\'"\\')
-  )
-  if field and isinstance(error, AttributeError | KeyError):
-    name, close = field.groups()
-    hint = f'did you mean {close!r}? ' if close else ''
-    return (
-      f'the config has no field {name!r}; {hint}configs/default.py lists them'
-    )
-  if isinstance(error, flags.Error | ValueError | OSError):
-    return str(error)
-  return f'{type(error).__name__} in the config: {words}'
-
-
-def _first(error: BaseException) -> BaseException:
-  """Returns the error in the handling of which the others were raised."""
-  return error if error.__context__ is None else _first(error.__context__)
-
-
-def _exit(status: int, error: Exception | str) -> NoReturn:
-  """Ends the process with one line that says why."""
-  _print(error)
-  _leave(status)
-
-
-def _print(error: Exception | str) -> None:
-  """Says in one line what happened."""
-  print(f'sam_jax: {" ".join(str(error).split())}', file=sys.stderr)
 
 
 def _leave(status: int) -> NoReturn:
-  """Ends the process, and soon those that train with it.
+  """Ends this process, and soon those that train with it.
 
-  The others may wait for this one within a step. At an ordinary exit it would
-  wait for them, for five minutes, after which all are aborted. So it is gone at
-  once: connections break, and JAX ends whom that does not reach after 100
-  seconds without a sign of life.
+  The others may be waiting for this one within a step. An ordinary exit would
+  wait for them for five minutes and then abort all. So this process ends at
+  once: the connections break, and JAX ends a process that does not notice
+  after 100 seconds without a sign of life.
   """
   if not jax.distributed.is_initialized():
     sys.exit(status)
   sys.stdout.flush()
   sys.stderr.flush()
   if jax.process_index() == 0:
-    # The others meet here, and are aborted where they are when it is gone.
+    # The others meet here, and are aborted wherever they are when it is gone.
     time.sleep(_FAREWELL_SECONDS)
   os._exit(status)
 
 
+def cli() -> None:
+  """Runs the command with the arguments of this process."""
+  _cli.run(main, 'train', flags)
+
+
 if __name__ == '__main__':
-  flags.mark_flags_as_required(['config', 'workdir'])
-  app.run(main, flags_parser=parse_flags)
+  cli()

@@ -19,15 +19,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
-from absl import app, flags
 
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from sam_jax import analysis, models
-from sam_jax.runs import experiment, provenance
+from sam_jax import _cli, analysis, models
+from sam_jax.runs import files, initialization, provenance
 from sam_jax.tasks import losses
 
+flags = _cli.Flags()
 _MODEL = flags.DEFINE_string('model', 'WideResnet28x1', 'Name of the model.')
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Height and width.')
 _CHANNELS = flags.DEFINE_integer('channels', 3, 'Channels.')
@@ -42,14 +42,10 @@ _NUM_CLASSES = 10
 
 
 def main(argv: Sequence[str]) -> None:
-  del argv
-  try:
-    model = models.create(name=_MODEL.value, num_classes=_NUM_CLASSES)
-    shape = (_IMAGE_SIZE.value, _IMAGE_SIZE.value, _CHANNELS.value)
-    variables = experiment.init_variables(model, shape, 0)
-  except ValueError as error:
-    print(f'benchmark_analysis: {error}', file=sys.stderr)
-    sys.exit(2)
+  _cli.refuse_arguments(argv[1:])
+  model = models.create(name=_MODEL.value, num_classes=_NUM_CLASSES)
+  shape = (1, _IMAGE_SIZE.value, _IMAGE_SIZE.value, _CHANNELS.value)
+  variables = initialization.init_variables(model, np.zeros(shape), 0)
   objective = analysis.Objective(
     functools.partial(_loss, model, dict(variables)),
     functools.partial(_batches, _BATCHES.value),
@@ -127,9 +123,13 @@ def _report(params, times: np.ndarray, peaks: tuple[float, float]) -> None:
     f'{peaks[1]:.0f} MiB'
   )
   if _JSON.value:
-    with open(_JSON.value, 'w', encoding='utf-8') as stream:
+    with open(files.user_path(_JSON.value), 'w', encoding='utf-8') as stream:
       json.dump(figures | provenance.describe(), stream, indent=2)
 
 
+def cli() -> None:
+  _cli.run(main, 'benchmark_analysis', flags)
+
+
 if __name__ == '__main__':
-  app.run(main)
+  cli()

@@ -21,15 +21,15 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from absl import app, flags
 
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from sam_jax import datasets
+from sam_jax import _cli, datasets
 from sam_jax.configs import default
-from sam_jax.runs import experiment as experiment_lib, provenance
+from sam_jax.runs import build as build_lib, files, provenance
 
+flags = _cli.Flags()
 _MODELS = flags.DEFINE_list(
   'models',
   [
@@ -70,7 +70,7 @@ _HEADER = (
 )
 
 
-@datasets.register('benchmark')
+@datasets.register('benchmark_compile')
 def _noise(directory: str | None, seed: int) -> datasets.Source:
   """Random images, as many as a batch."""
   del directory
@@ -82,16 +82,12 @@ def _noise(directory: str | None, seed: int) -> datasets.Source:
 
 
 def main(argv: Sequence[str]) -> None:
-  del argv
+  _cli.refuse_arguments(argv[1:])
   rows = []
   print(f'{jax.devices()[0].device_kind}, jax {jax.__version__}')
   print(f'{_HEADER[0]:28}' + ''.join(f'{name:>16}' for name in _HEADER[1:]))
   for name in _MODELS.value:
-    try:
-      rows.append(_measure(name))
-    except ValueError as error:
-      print(f'benchmark_compile: {error}', file=sys.stderr)
-      sys.exit(2)
+    rows.append(_measure(name))
     cells = list(rows[-1].values())
     print(
       f'{cells[0]:28}'
@@ -102,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
     )
   if _JSON.value:
     content = {**provenance.describe(), 'models': rows}
-    with open(_JSON.value, 'w', encoding='utf-8') as stream:
+    with open(files.user_path(_JSON.value), 'w', encoding='utf-8') as stream:
       json.dump(content, stream, indent=2)
 
 
@@ -114,22 +110,17 @@ def _config(name: str):
   config.model.remat = _REMAT.value or None
   if name.startswith('efficientnet'):
     config.model.resolution = _SIZE.value
-  config.data.name = 'benchmark'
+  config.data.name = 'benchmark_compile'
   config.augmentation.name = 'basic'
   config.batch_size = _BATCH_SIZE.value
-  return experiment_lib.resolve(config, jax.device_count())
+  return build_lib.resolve(config, jax.device_count())
 
 
 def _measure(name: str) -> dict[str, object]:
   """Returns the figures of one model."""
-  experiment = experiment_lib.build(_config(name))
+  experiment = build_lib.build(_config(name))
   state = experiment.state_shapes()
-  n, size = _BATCH_SIZE.value, _SIZE.value
-  batch = {
-    'image': jax.ShapeDtypeStruct((n, size, size, 3), np.uint8),
-    'label': jax.ShapeDtypeStruct((n,), np.int32),
-    'position': jax.ShapeDtypeStruct((n,), np.int32),
-  }
+  batch = experiment.task.batch_shapes(_BATCH_SIZE.value)
   times = [time.perf_counter()]
   traced = experiment.compile_train_step().trace(state, batch)
   times.append(time.perf_counter())
@@ -156,5 +147,9 @@ def _measure(name: str) -> dict[str, object]:
   )
 
 
+def cli() -> None:
+  _cli.run(main, 'benchmark_compile', flags)
+
+
 if __name__ == '__main__':
-  app.run(main)
+  cli()

@@ -1,7 +1,7 @@
-"""Measures what feeding the network costs: the host's part and the device's.
+r"""Measures what feeding the network costs: the host's part and the device's.
 
     python scripts/benchmark_input.py
-    python scripts/benchmark_input.py --config=configs/image_folder.py \
+    python scripts/benchmark_input.py --config=image_folder \
         --config.data.directory=DIR --recipes=basic,randaugment
 
 For each recipe of augmentation: the rate at which the host makes batches, the
@@ -35,22 +35,25 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
-from ml_collections import config_flags
 
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from sam_jax import augmentation, datasets
+from sam_jax import _cli, _config_flag, augmentation, datasets
 from sam_jax.augmentation import mixing
 from sam_jax.configs import default
 from sam_jax.datasets import decoding, encoded, streams
-from sam_jax.runs import experiment as experiment_lib, provenance
+from sam_jax.runs import (
+  build as build_lib,
+  factories,
+  files as files_lib,
+  initialization,
+  provenance,
+)
 from sam_jax.training import train_step
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', help_string='Data, model and batch.'
-)
+flags = _cli.Flags()
+_CONFIG = _config_flag.ConfigFlag(flags, required=False)
 _RECIPES = flags.DEFINE_list(
   'recipes',
   [
@@ -83,7 +86,7 @@ _HEADER = (
 )
 
 
-@datasets.register('benchmark')
+@datasets.register('benchmark_input')
 def _noise(directory: str | None, seed: int) -> datasets.Source:
   """Random images of CIFAR's size."""
   del directory
@@ -95,18 +98,12 @@ def _noise(directory: str | None, seed: int) -> datasets.Source:
 
 
 def main(argv: Sequence[str]) -> None:
-  del argv
-  if not logging.get_verbosity():  # the libraries' chatter, unless asked for
-    logging.set_verbosity(logging.WARNING)
+  _cli.refuse_arguments(argv[1:])
   print(f'{jax.devices()[0].device_kind}, jax {jax.__version__}')
   print(''.join(f'{name:>{width}}' for name, width, _ in _HEADER))
   rows = []
   for recipe in _RECIPES.value:
-    try:
-      rows.append(_measure(recipe))
-    except (ValueError, OSError) as error:
-      print(f'benchmark_input: {error}', file=sys.stderr)
-      sys.exit(2)
+    rows.append(_measure(recipe))
     print(
       ''.join(f'{rows[-1][name]:>{w}{form}}' for name, w, form in _HEADER),
       flush=True,
@@ -116,20 +113,22 @@ def main(argv: Sequence[str]) -> None:
     print(f'{name:>38} {value:,.2f}')
   if _JSON.value:
     content = {**provenance.describe(), 'recipes': rows, 'decoding': decoded}
-    with open(_JSON.value, 'w', encoding='utf-8') as stream:
+    with open(
+      files_lib.user_path(_JSON.value), 'w', encoding='utf-8'
+    ) as stream:
       json.dump(content, stream, indent=2)
 
 
 def _config(recipe: str):
   """Returns the config with a recipe."""
-  if _CONFIG.value is None:
+  if not _CONFIG.is_given:
     config = default.get_config()
     config.model.name = 'WideResnet28x1'
-    config.data.name = 'benchmark'
+    config.data.name = 'benchmark_input'
     config.batch_size = 128
   else:
-    config = _CONFIG.value.copy_and_resolve_references()
-  experiment_lib.load_plugins(config)
+    config = _CONFIG.load().copy_and_resolve_references()
+  build_lib.load_plugins(config)
   config.augmentation.name = 'none'
   config.augmentation.cutout_length = 0
   config.mixing.name = 'none'
@@ -143,13 +142,13 @@ def _config(recipe: str):
     else:
       known = sorted({'cutout', *augmentation.names(), *mixing.names()})
       raise ValueError(f'recipe {recipe!r} has {part!r}; known: {known}')
-  return experiment_lib.resolve(config, jax.device_count())
+  return build_lib.resolve(config, jax.device_count())
 
 
 def _measure(recipe: str) -> dict[str, object]:
   """Returns the figures of one recipe."""
   config = _config(recipe)
-  experiment = experiment_lib.build(config)
+  experiment = build_lib.build(config)
   new_epoch = _epoch_start(experiment, config.seed)
   stream = _stream(experiment, config.seed, 0)
   batch = experiment.parallel.shard(next(stream))
@@ -178,7 +177,7 @@ def _measure(recipe: str) -> dict[str, object]:
 
 
 def _waiting(
-  experiment: experiment_lib.Experiment,
+  experiment: build_lib.Experiment,
   stream: Iterator[datasets.Batch],
   take_step: Callable[[train_step.Batch], object],
 ) -> float:
@@ -205,9 +204,7 @@ def _drain(stream: Iterator[datasets.Batch], batch_size: int) -> None:
 def _measure_decoding() -> dict[str, float]:
   """Returns the figures of decoding; none if the images are in memory."""
   config = _config('none')
-  images, labels = datasets.create(
-    **experiment_lib.factory_kwargs(config.data)
-  ).train
+  images, labels = factories.load_data(config).train
   if not isinstance(images, encoded.EncodedImages):
     return {}
   rows = np.random.default_rng(0).permutation(len(images))[:_NUM_DECODED]
@@ -247,7 +244,7 @@ def _rate(examples: datasets.Examples, batch_size: int) -> float:
 
 
 def _stream(
-  experiment: experiment_lib.Experiment, seed: int, start_step: int
+  experiment: build_lib.Experiment, seed: int, start_step: int
 ) -> Iterator[datasets.Batch]:
   """Returns the run's batches."""
   return datasets.train_batches(
@@ -258,7 +255,7 @@ def _stream(
   )
 
 
-def _epoch_start(experiment: experiment_lib.Experiment, seed: int) -> float:
+def _epoch_start(experiment: build_lib.Experiment, seed: int) -> float:
   """Returns the milliseconds until the first batch of the second epoch."""
   last = experiment.steps_per_epoch - 1
   stream = _stream(experiment, seed, last)
@@ -267,14 +264,11 @@ def _epoch_start(experiment: experiment_lib.Experiment, seed: int) -> float:
 
 
 def _train(
-  experiment: experiment_lib.Experiment, batch: train_step.Batch
+  experiment: build_lib.Experiment, batch: train_step.Batch
 ) -> Callable[[train_step.Batch], object]:
   """Returns what takes a training step, compiled and warm after this batch."""
-  variables = experiment_lib.init_variables(
-    experiment.model, experiment.input_shape, 0
-  )
   state = experiment.parallel.replicate(
-    train_step.init_state(variables, experiment.fns)
+    initialization.initial_state(experiment, seed=0)
   )
   step = experiment.compile_train_step()
   states = [state]
@@ -290,14 +284,16 @@ def _train(
 
 
 def _see(
-  experiment: experiment_lib.Experiment, batch: train_step.Batch
+  experiment: build_lib.Experiment, batch: train_step.Batch
 ) -> Callable[[], object]:
   """Returns what makes the network's inputs, compiled and warm."""
 
   def see(step: jax.Array, batch: train_step.Batch) -> object:
     groups = experiment.layout.device_groups
     pieces = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), batch)
-    inputs = functools.partial(train_step.inputs, fns=experiment.fns, step=step)
+    inputs = functools.partial(
+      train_step.prepare, fns=experiment.fns, step=step
+    )
     # What comes out has to be the same on all devices.
     sums = jax.tree.map(jnp.sum, jax.vmap(inputs)(pieces))
     return experiment.fns.collectives.global_sum(sums)
@@ -317,5 +313,9 @@ def _seconds(call: Callable[[], object], count: int) -> float:
   return (time.perf_counter() - start) / count
 
 
+def cli() -> None:
+  _cli.run(main, 'benchmark_input', flags)
+
+
 if __name__ == '__main__':
-  app.run(main)
+  cli()

@@ -1,4 +1,4 @@
-"""Measures a training step: compilation, time, rate, memory, ratio to SGD.
+r"""Measures a training step: compilation, time, rate, memory, ratio to SGD.
 
     python scripts/benchmark_step.py --model=WideResnet28x1 --batch_size=128 \
         --methods=sgd,sam --json=out.json
@@ -21,16 +21,22 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from absl import app, flags
 
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from sam_jax import datasets
+from sam_jax import _cli, datasets
 from sam_jax.configs import default
-from sam_jax.runs import dry_run, experiment as experiment_lib, provenance
+from sam_jax.runs import (
+  build as build_lib,
+  dry_run,
+  files,
+  initialization,
+  provenance,
+)
 from sam_jax.training import train_step
 
+flags = _cli.Flags()
 _MODEL = flags.DEFINE_string('model', 'WideResnet28x1', 'Name of the model.')
 _METHODS = flags.DEFINE_list('methods', ['sgd', 'sam'], 'Methods to compare.')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'B.', lower_bound=1)
@@ -70,7 +76,7 @@ class Candidate:
     return (time.perf_counter() - start) / num_steps
 
 
-@datasets.register('benchmark')
+@datasets.register('benchmark_step')
 def _noise(directory: str | None, seed: int) -> datasets.Source:
   """Random images, as many as a batch."""
   del directory
@@ -84,12 +90,8 @@ def _noise(directory: str | None, seed: int) -> datasets.Source:
 
 
 def main(argv: Sequence[str]) -> None:
-  del argv
-  try:
-    candidates = [_prepare(method) for method in _METHODS.value]
-  except ValueError as error:
-    print(f'benchmark_step: {error}', file=sys.stderr)
-    sys.exit(2)
+  _cli.refuse_arguments(argv[1:])
+  candidates = [_prepare(method) for method in _METHODS.value]
   for candidate in candidates:
     candidate.run(2)  # the first step after a compilation is not typical
   for done in range(_ROUNDS.value):
@@ -104,24 +106,21 @@ def _config(method: str):
   config = default.get_config()
   config.method.name = method
   config.model.name = _MODEL.value
-  config.data.name = 'benchmark'
+  config.data.name = 'benchmark_step'
   config.augmentation.name = 'basic'
   config.batch_size = _BATCH_SIZE.value
   config.m = _M.value
   config.microbatch_size = _MICROBATCH.value
   config.microbatch_loop = _LOOP.value
-  return experiment_lib.resolve(config, jax.device_count())
+  return build_lib.resolve(config, jax.device_count())
 
 
 def _prepare(method: str) -> Candidate:
   """Compiles a method's step and initialises its training."""
   config = _config(method)
-  experiment = experiment_lib.build(config)
-  variables = experiment_lib.init_variables(
-    experiment.model, experiment.input_shape, 0
-  )
+  experiment = build_lib.build(config)
   state = experiment.parallel.replicate(
-    train_step.init_state(variables, experiment.fns)
+    initialization.initial_state(experiment, seed=0)
   )
   stream = datasets.train_batches(
     experiment.dataset.train, config.batch_size, seed=0
@@ -184,7 +183,7 @@ def _report(candidates: Sequence[Candidate]) -> None:
       **provenance.describe(),
       'methods': rows,
     }
-    with open(_JSON.value, 'w', encoding='utf-8') as stream:
+    with open(files.user_path(_JSON.value), 'w', encoding='utf-8') as stream:
       json.dump(content, stream, indent=2)
 
 
@@ -223,5 +222,9 @@ def _print_utilization(rows: Sequence[dict]) -> None:
     )
 
 
+def cli() -> None:
+  _cli.run(main, 'benchmark_step', flags)
+
+
 if __name__ == '__main__':
-  app.run(main)
+  cli()

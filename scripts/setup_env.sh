@@ -3,12 +3,14 @@
 #   source scripts/setup_env.sh || exit 1
 #
 # Afterwards `python` is that of the active virtual environment, or else of
-# .venv in the repository root, which is made when missing with $SAM_JAX_PYTHON
-# or the newest Python of 3.14 to 3.11 that runs and can install
-# requirements.txt. Once that is done, a stamp in the environment says so: later
-# runs neither install anything nor need a network.
+# $SAM_JAX_VENV (.venv) in the repository root, which is made when missing with
+# $SAM_JAX_PYTHON (a path, or a version such as 3.11), or with the newest Python
+# of 3.14 to 3.11 that runs and can install requirements.txt. Once that is done,
+# a stamp in the environment says so: later runs neither install anything nor
+# need a network.
 
 _env_root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+_env_venv="$_env_root/${SAM_JAX_VENV:-.venv}"
 _env_minors='14 13 12 11'
 _env_stamp='sam_jax_requirements'   # What is installed, in the environment.
 _env_marker='sam_jax_installing'    # There while an installation is unfinished.
@@ -78,11 +80,10 @@ _env_install() {
   _env_fingerprint "$python" >"$1/$_env_stamp" && rm "$1/$_env_marker"
 }
 
-# _env_create PYTHON: makes .venv anew, whatever was there before.
+# _env_create PYTHON: makes the environment anew, whatever was there before.
 _env_create() {
-  local venv="$_env_root/.venv"
-  _env_say "creating $venv with $1"
-  "$1" -m venv --clear --without-pip "$venv" && _env_install "$venv"
+  _env_say "creating $_env_venv with $1"
+  "$1" -m venv --clear --without-pip "$_env_venv" && _env_install "$_env_venv"
 }
 
 # _env_create_newest: tries the Pythons from the newest to the oldest.
@@ -108,29 +109,28 @@ _env_minor() {
   "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'
 }
 
-# _env_reusable: .venv is whole, though perhaps of older requirements, and of
-# the Python asked for. An interrupted installation leaves the marker.
+# _env_reusable PYTHON: the environment is whole, though perhaps of older
+# requirements, and of the version of PYTHON if one is asked for. An interrupted
+# installation leaves the marker.
 _env_reusable() {
-  local python="$_env_root/.venv/bin/python"
-  [[ ! -f "$_env_root/.venv/$_env_marker" ]] || return 1
-  if [[ -n "${SAM_JAX_PYTHON:-}" ]]; then
-    _env_runs "$python" "$(_env_minor "$SAM_JAX_PYTHON")"
-  else
-    _env_runs "$python"
-  fi
+  [[ ! -f "$_env_venv/$_env_marker" ]] &&
+    _env_runs "$_env_venv/bin/python" "${1:+$(_env_minor "$1")}"
 }
 
-# _env_local: .venv, made or completed where it has to be.
+# _env_local: the environment, made or completed where it has to be.
 _env_local() {
-  local venv="$_env_root/.venv" python="${SAM_JAX_PYTHON:-}"
-  if [[ -n "$python" ]] && ! { _env_runs "$python" &&
+  local python="${SAM_JAX_PYTHON:-}"
+  if [[ "$python" =~ ^3\.[0-9]+$ ]]; then
+    python="$(_env_find "$python")"
+  fi
+  if [[ -n "${SAM_JAX_PYTHON:-}" ]] && ! { _env_runs "$python" &&
       _env_makes_venvs "$python"; }; then
-    _env_say "SAM_JAX_PYTHON=$python is no Python >= 3.11 that runs and has" \
-      'the venv module; correct or unset it'
+    _env_say "SAM_JAX_PYTHON=$SAM_JAX_PYTHON is no Python >= 3.11 that runs" \
+      'and has the venv module; correct or unset it'
     return 1
   fi
-  if _env_reusable; then
-    _env_ready "$venv" || _env_install "$venv"
+  if _env_reusable "$python"; then
+    _env_ready "$_env_venv" || _env_install "$_env_venv"
   elif [[ -n "$python" ]]; then
     _env_create "$python"
   else
@@ -164,7 +164,7 @@ _env_main() {
     _env_active || return 1
   else
     _env_local || return 1
-    export VIRTUAL_ENV="$_env_root/.venv"
+    export VIRTUAL_ENV="$_env_venv"
   fi
   unset PYTHONHOME
   export PATH="$VIRTUAL_ENV/bin:$PATH"

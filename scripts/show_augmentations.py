@@ -1,6 +1,6 @@
-"""Draws what the network sees: a labelled grid of augmented training images.
+r"""Draws what the network sees: a labelled grid of augmented training images.
 
-    python scripts/show_augmentations.py --config=configs/cifar10.py \
+    python scripts/show_augmentations.py --config=cifar10 \
         --config.augmentation.name=autoaugment --out=grid.png
 
 Each row is one example of a batch: first as it is stored (of image files, its
@@ -19,17 +19,16 @@ from collections.abc import Sequence
 import jax
 import matplotlib
 import numpy as np
-from absl import app, flags, logging
-from ml_collections import config_flags
 
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from sam_jax import datasets
-from sam_jax.runs import experiment as experiment_lib
+from sam_jax import _cli, _config_flag, datasets
+from sam_jax.runs import build as build_lib, files
 from sam_jax.training import layout as layout_lib, train_step
 
-_CONFIG = config_flags.DEFINE_config_file('config', help_string='The config.')
+flags = _cli.Flags()
+_CONFIG = _config_flag.ConfigFlag(flags)
 _OUT = flags.DEFINE_string('out', None, 'Picture to write.', required=True)
 _ROWS = flags.DEFINE_integer('rows', 8, 'Examples.', lower_bound=1)
 _COLUMNS = flags.DEFINE_integer(
@@ -39,21 +38,11 @@ _STEP = flags.DEFINE_integer('step', 0, 'The first step.', lower_bound=0)
 
 
 def main(argv: Sequence[str]) -> None:
-  del argv
-  if not logging.get_verbosity():  # the libraries' chatter, unless asked for
-    logging.set_verbosity(logging.WARNING)
-  try:
-    _run()
-  except (ValueError, OSError) as error:
-    print(f'show_augmentations: {error}', file=sys.stderr)
-    sys.exit(2)
-
-
-def _run() -> None:
-  """Draws the grid."""
-  experiment_lib.load_plugins(_CONFIG.value)
-  config = experiment_lib.resolve(_CONFIG.value, jax.device_count())
-  experiment = experiment_lib.build(config)
+  _cli.refuse_arguments(argv[1:])
+  config = _CONFIG.load()
+  build_lib.load_plugins(config)
+  config = build_lib.resolve(config, jax.device_count())
+  experiment = build_lib.build(config)
   rows = min(_ROWS.value, config.batch_size)
   size = config.microbatch_size
   num_microbatches = -(-rows // size)
@@ -78,7 +67,7 @@ def _run() -> None:
   )
 
 
-def _compile(experiment: experiment_lib.Experiment, num_microbatches: int):
+def _compile(experiment: build_lib.Experiment, num_microbatches: int):
   """Returns `(batch, step) -> (images, labels)` as the network gets them.
 
   What is done to an image follows from its place in the batch and, where images
@@ -93,7 +82,7 @@ def _compile(experiment: experiment_lib.Experiment, num_microbatches: int):
     groups = jax.tree.map(
       lambda x: x.reshape(num_microbatches, size, *x.shape[1:]), batch
     )
-    seen = jax.vmap(functools.partial(train_step.inputs, fns=fns, step=step))(
+    seen = jax.vmap(functools.partial(train_step.prepare, fns=fns, step=step))(
       groups
     )
     # Groups, microbatches and their examples are the batch again.
@@ -136,7 +125,7 @@ def _draw(columns: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
       axis.set_yticks([])
     name = 'stored' if j == 0 else f'step {_STEP.value + j - 1}'
     axes[-1, j].set_xlabel(name, fontsize=8)
-  figure.savefig(_OUT.value, dpi=120)
+  figure.savefig(files.user_path(_OUT.value), dpi=120)
 
 
 def _title(label: np.ndarray) -> str:
@@ -150,5 +139,9 @@ def _title(label: np.ndarray) -> str:
   return ', '.join(f'{c}: {label[c]:.2f}' for c in classes)
 
 
+def cli() -> None:
+  _cli.run(main, 'show_augmentations', flags)
+
+
 if __name__ == '__main__':
-  app.run(main)
+  cli()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Format check, lint, doctests and the test suite; sets the environment up
-# first. Stops at the first stage that fails.
+# Format check, lint, type check, doctests and the test suite; sets the
+# environment up first. Stops at the first stage that fails.
 #
 #   scripts/test.sh [--slow] [ARGUMENT_OF_PYTEST ...]
 #
@@ -23,4 +23,5 @@ done
 
 python -m ruff format --check .
 python -m ruff check .
+python -m mypy
 python -m pytest "${options[@]}"

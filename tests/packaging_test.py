@@ -1,17 +1,15 @@
-"""What is installed, and that versions and ranges agree with each other."""
+"""Versions, ranges and extras agree with each other and with the code."""
 
 import pathlib
 import re
 import runpy
-import shutil
-import subprocess
-import sys
 
 import pytest
 import setuptools
 from packaging import requirements, utils
 
 import sam_jax
+from sam_jax import extras
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _PYTHONS = ('3.11', '3.12', '3.13', '3.14')
@@ -82,26 +80,34 @@ def test_the_version_is_read_without_importing(setup_arguments):
   assert setup_arguments['version'] == sam_jax.__version__
 
 
-def _copy_for_building(directory):
-  """Copies what a build reads: building in place would leave files there."""
-  for name in ('sam_jax', 'configs', 'tests'):
-    shutil.copytree(_ROOT / name, directory / name)
-  for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
-    shutil.copy(_ROOT / name, directory)
-
-
-@pytest.mark.slow
-def test_pip_installs_the_typed_package_and_nothing_else(tmp_path):
-  source, target = tmp_path / 'source', tmp_path / 'target'
-  source.mkdir()
-  _copy_for_building(source)
-  pip = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps']
-  pip += ['--no-build-isolation', '--no-index', '--target', str(target)]
-  subprocess.run([*pip, str(source)], check=True)
-  modules = {p.relative_to(_ROOT) for p in (_ROOT / 'sam_jax').rglob('*.py')}
-  assert {p.relative_to(target) for p in target.rglob('*.py')} == modules
-  assert (target / 'sam_jax' / 'py.typed').exists()
-  assert {p.name for p in target.iterdir()} == {
-    'sam_jax',
-    f'sam_jax-{sam_jax.__version__}.dist-info',
+def test_every_extra_that_an_error_names_installs_the_package(setup_arguments):
+  # What is imported under another name than it is installed under.
+  installed_as = {
+    'PIL': 'pillow',
+    'absl': 'absl-py',
+    'cv2': 'opencv-python-headless',
+    'ml_collections': 'ml-collections',
+    'orbax': 'orbax-checkpoint',
+    'sklearn': 'scikit-learn',
+    'tensorflow_datasets': 'tensorflow-datasets',
   }
+  for module, extra in extras._EXTRAS.items():
+    listed = map(
+      requirements.Requirement, setup_arguments['extras_require'][extra]
+    )
+    assert installed_as.get(module, module) in {r.name for r in listed}
+
+
+def test_whoever_trains_has_what_sweeps_and_reports_draw_with(setup_arguments):
+  extra = setup_arguments['extras_require']
+  assert {'matplotlib>=3.9', 'scipy>=1.14'} <= set(extra['train'])
+  assert set(extra['dev']) > {
+    *extra['train'],
+    *extra['analysis'],
+    *extra['ray'],
+  }
+
+
+def test_the_base_is_jax_and_numpy(setup_arguments):
+  listed = map(requirements.Requirement, setup_arguments['install_requires'])
+  assert {r.name for r in listed} == {'jax', 'numpy'}

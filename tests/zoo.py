@@ -5,10 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import reference
 
 from sam_jax import models
 from sam_jax.models import efficientnet, shake
+from tests import reference
 
 # Every architecture, reduced in depth and width: (name, arguments, image size).
 TINY = {

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.extend
+import jax.numpy as jnp
 import numpy as np
 import scipy.sparse.linalg
 from jax import flatten_util
@@ -108,7 +109,7 @@ def top_eigenpairs(
     values, vectors = _arpack(matvec, size, k, tolerance, seed)
   order = np.argsort(values)[::-1][:k]
   return Eigenpairs(
-    np.float64(values[order]), [unravel(vectors[:, i]) for i in order]
+    values[order].astype(np.float64), [unravel(vectors[:, i]) for i in order]
   )
 
 
@@ -195,15 +196,17 @@ def spectrum(
 
 def _operator(
   objective: objective_lib.Objective, params: types.Params
-) -> tuple[Callable[[np.ndarray], np.ndarray], int, Callable]:
+) -> tuple[
+  Callable[[np.ndarray], np.ndarray], int, Callable[[np.ndarray], types.PyTree]
+]:
   """Returns the Hessian on float32 vectors, their size, vectors to trees."""
   flat, unravel = flatten_util.ravel_pytree(params)
   placed = objective.place(params)
 
   def matvec(vector: np.ndarray) -> np.ndarray:
-    tangent = unravel(np.asarray(vector, flat.dtype).ravel())
-    product, _ = flatten_util.ravel_pytree(objective.hvp(placed, tangent))
-    product = np.asarray(product)
+    tangent = to_tree(vector.ravel())
+    result, _ = flatten_util.ravel_pytree(objective.hvp(placed, tangent))
+    product = np.asarray(result)
     if not np.isfinite(product).all():
       raise ValueError(
         'a product with the Hessian is not finite: the loss, or the '
@@ -212,7 +215,7 @@ def _operator(
     return product
 
   def to_tree(vector: np.ndarray) -> types.PyTree:
-    return unravel(np.asarray(vector, flat.dtype))
+    return unravel(jnp.asarray(vector, flat.dtype))
 
   return matvec, flat.size, to_tree
 
@@ -254,7 +257,8 @@ def _quadrature(
   decompose = decomp.tridiag_sym(num_steps, reortho='full', custom_vjp=False)
   # Run as Python, not in a loop of XLA: a product walks batches of the host.
   with jax.disable_jit():
-    matrix = np.float64(decompose(_eager(matvec), start).J_small)
+    found = decompose(_eager(matvec), start).J_small
+  matrix = np.asarray(found, np.float64)
   # The space may be exhausted before: what follows a zero is not connected.
   coupled = np.nan_to_num(np.diagonal(matrix, 1)) > 0
   length = num_steps if coupled.all() else int(np.argmin(coupled)) + 1
@@ -282,7 +286,7 @@ def _eager(
     if not np.isfinite(vector).all():
       return vector  # 0 / 0: the space is exhausted
     with jax.disable_jit(False):
-      return jax.numpy.asarray(matvec(np.asarray(vector)))
+      return jnp.asarray(matvec(np.asarray(vector)))
 
   primitive.def_abstract_eval(lambda vector: vector)
   return primitive.bind

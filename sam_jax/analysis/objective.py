@@ -116,13 +116,13 @@ class Objective:
   def _mean(self, name: str, *trees: types.PyTree) -> types.PyTree:
     """Walks the batches; returns the sum over them by the examples."""
     replicate, shard = self._parallel.replicate, self._parallel.shard
-    trees = [replicate(t) for t in trees]
-    total = replicate(_zeros(name, trees[0]))
+    placed = [replicate(t) for t in trees]
+    total = replicate(_zeros(name, placed[0]))
     walked = self._batches() if callable(self._batches) else self._batches
     count, previous = 0, None
     for batch in walked:
-      rows, filled = self._fill(batch, trees[0])
-      total, token = self._compiled[name](total, *trees, shard(filled))
+      rows, filled = self._fill(batch, placed[0])
+      total, token = self._compiled[name](total, *placed, shard(filled))
       if previous is not None:
         previous.block_until_ready()
       previous = token
@@ -223,7 +223,7 @@ def _hvp(
 
 
 # What is summed over the batches, and of how many trees like the parameters.
-_TERMS = {
+_TERMS: dict[str, tuple[Callable[..., Any], int]] = {
   'value': (_value, 1),
   'value_and_grad': (_value_and_grad, 1),
   'hvp': (_hvp, 2),

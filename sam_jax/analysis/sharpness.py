@@ -29,7 +29,7 @@ class Ball(NamedTuple):
     rho: its radius.
     p: 2 or infinity.
     eta: None is T = 1; a number is T = |w| + eta, elementwise, as in
-      `perturbations.adaptive`. With eta = 0 sharpness does not change where a
+      `perturbations.asam`. With eta = 0 sharpness does not change where a
       factor moves from one layer to the next, as with ReLU it may.
   """
 
@@ -51,13 +51,14 @@ class Ball(NamedTuple):
     """Returns the step of steepest ascent of a length."""
     if self.eta is None:
       return perturbations.lp(rho, self.p)
-    return perturbations.adaptive(rho, self.eta, self.p)
+    return perturbations.asam(rho, self.eta, self.p)
 
   def stretch(self, params: types.Params) -> types.PyTree:
     """Returns T, a tree like the parameters."""
     if self.eta is None:
       return jax.tree.map(jnp.ones_like, params)
-    return jax.tree.map(lambda w: jnp.abs(w) + self.eta, params)
+    eta = self.eta
+    return jax.tree.map(lambda w: jnp.abs(w) + eta, params)
 
   def project(
     self, epsilon: types.PyTree, params: types.Params
@@ -77,11 +78,12 @@ class Ball(NamedTuple):
     scales = self.stretch(params)
     leaves, structure = jax.tree.flatten(scales)
     keys = jax.random.split(key, len(leaves))
-    noise = structure.unflatten(
+    noise = jax.tree.unflatten(
+      structure,
       [
         jax.random.normal(k, leaf.shape, jnp.float32)
         for k, leaf in zip(keys, leaves, strict=True)
-      ]
+      ],
     )
     if self.p == math.inf:
       largest = [jnp.max(jnp.abs(x)) for x in jax.tree.leaves(noise)]
@@ -258,7 +260,7 @@ def _over_groups(
         f'the loss of group {index} rises by {found}: the loss, or the '
         'parameters, are NaN, infinite or too large'
       )
-    return {'rise': np.float64(found)}
+    return {'rise': np.array(found)}
 
   found = [
     float(unit(f'{name}-{i}', functools.partial(measure, i, batches))['rise'])

@@ -130,7 +130,7 @@ class Trained:
     order = np.random.default_rng([seed, *b'groups']).permutation(count)
     rows = order[: count // m * m].reshape(-1, m)[:max_groups]
     return [
-      functools.partial(self._batches, _pick(self.examples, r)) for r in rows
+      functools.partial(self._batches, self.examples.select(r)) for r in rows
     ]
 
   def digest(self) -> str:
@@ -204,7 +204,7 @@ def load(
     )
   size = min(size, count)
   if batch_norm == 'batch':
-    examples = _pick(examples, np.arange(count // size * size))
+    examples = examples.select(np.arange(count // size * size))
   return Trained(
     task=run.task,
     config=run.config,
@@ -229,12 +229,7 @@ def _bounded(
       f'the number of examples is {num_examples}; it must be at least 1'
     )
   rng = np.random.default_rng([0, *b'subset'])
-  return _pick(examples, np.sort(rng.permutation(count)[:num_examples]))
-
-
-def _pick(examples: datasets.Examples, rows: np.ndarray) -> datasets.Examples:
-  """Returns some of the examples."""
-  return datasets.Examples(examples.images[rows], examples.labels[rows])
+  return examples.select(np.sort(rng.permutation(count)[:num_examples]))
 
 
 def _check_finite(variables: types.PyTree, what: str) -> None:

@@ -52,6 +52,7 @@ _PIXEL = 100 * 1024
 _ONE = 100
 
 Number = float | Fraction
+Array = jax.Array | np.ndarray
 
 
 class Instruction(NamedTuple):
@@ -66,9 +67,9 @@ class Instruction(NamedTuple):
       1/102400 pixels.
   """
 
-  operation: jax.Array | np.ndarray
-  argument: jax.Array | np.ndarray
-  matrix: jax.Array | np.ndarray
+  operation: Array
+  argument: Array
+  matrix: Array
 
 
 def encode(name: str, argument: Number, height: int, width: int) -> Instruction:
@@ -87,8 +88,8 @@ def encode(name: str, argument: Number, height: int, width: int) -> Instruction:
   is_blend = name in ('Color', 'Contrast', 'Brightness', 'Sharpness')
   matrix = [round(_PIXEL * x) for x in _matrix(name, argument, height, width)]
   return Instruction(
-    np.int32(NAMES.index(name)),
-    np.int32(round(_ONE * argument) if is_blend else int(argument)),
+    np.array(NAMES.index(name), np.int32),
+    np.array(round(_ONE * argument) if is_blend else int(argument), np.int32),
     np.array(matrix, np.int32),
   )
 
@@ -161,10 +162,10 @@ def _move(
   return jnp.where(kept[..., None], moved, jnp.uint8(FILL))
 
 
-def _nearest(position: jax.Array) -> jax.Array:
+def _nearest(position: Array) -> jax.Array:
   """Returns the nearest pixel; the middle counts as the farther from zero."""
   is_negative = (position < 0).astype(jnp.int32)
-  return (position + _PIXEL // 2 - is_negative) // _PIXEL
+  return jnp.asarray(position + _PIXEL // 2 - is_negative) // _PIXEL
 
 
 def _look_up(images: jax.Array, instructions: Instruction) -> jax.Array:
@@ -256,6 +257,6 @@ def _smooth(images: jax.Array) -> jax.Array:
   return images.at[inner].set((total + 4 * images[inner]) // 13)
 
 
-def _mix(start: jax.Array, end: jax.Array, factor: jax.Array) -> jax.Array:
+def _mix(start: jax.Array, end: jax.Array, factor: Array) -> jax.Array:
   """Goes from start towards end, and beyond; int32, factor in hundredths."""
   return jnp.clip((_ONE * start + factor * (end - start)) // _ONE, 0, 255)

@@ -106,7 +106,7 @@ def create(
       f'mean is {mean} and std {std}; give one of each per channel, std > 0'
     )
   recipe, draw_centers = _RECIPES[name], _CENTERS[cutout_per]
-  distort = {
+  distortions: dict[str | None, Callable[..., jax.Array]] = {
     None: _keep,
     'autoaugment': functools.partial(
       auto.autoaugment, policy=policy, constants=constants
@@ -117,7 +117,8 @@ def create(
       magnitude=magnitude,
       constants=constants,
     ),
-  }[recipe.policy]
+  }
+  distort = distortions[recipe.policy]
 
   def augment(
     key: jax.Array, images: jax.Array, positions: jax.Array

@@ -1,11 +1,11 @@
 """CIFAR-10: tables 1 and 6 of the paper.
 
-    python -m sam_jax.train --config=configs/cifar10.py --workdir=runs/c10
-    python -m sam_jax.train --config=configs/cifar10.py:shakedrop --workdir=...
+    python -m sam_jax.train --config=cifar10 --workdir=runs/c10
+    python -m sam_jax.train --config=cifar10:shakedrop --workdir=...
 
 The argument is the row, '200' by default; model, epochs, learning rate, weight
 decay and rho change with it. Test error in the paper, mean of 5 runs (95 %
-confidence intervals are .1), with basic augmentation | cutout | AutoAugment:
+confidence intervals are 0.1), with basic augmentation | cutout | AutoAugment:
 
 | argument    | model, epochs                  | SAM         | SGD         |
 |-------------|--------------------------------|-------------|-------------|
@@ -15,14 +15,15 @@ confidence intervals are .1), with basic augmentation | cutout | AutoAugment:
 | pyramidnet  | PyramidNet-272, 1800           | 2.7 1.9 1.6 | 4.0 2.5 1.9 |
 | shakedrop   | PyramidNet-272+ShakeDrop, 1800 | 2.1 1.6 1.4 | 2.5 1.9 1.6 |
 
-Cutout is `--config.augmentation.cutout_length=16`, AutoAugment
+Cutout is `--config.augmentation.cutout_length=16`, AutoAugment is
 `--config.augmentation.name=autoaugment` (the paper does not say whether with
-cutout; the official command is without), SGD `--config.method.name=sgd`; the paper
-reports the better of SGD at these epochs and at twice as many. The paper tuned
-rho on a validation split (`--config.data.split=validation`) and used 8 V100. It
-does not print the epochs of the last three; 1800 are those of the code that it
-builds on. Nor does it print how deep PyramidNet is without ShakeDrop; 272 here,
-as with it.
+cutout; the official command has none), and SGD is `--config.method.name=sgd
+--config.method.rho=None`. For SGD the paper reports the better of these epochs
+and twice as many. It tuned rho on a validation split
+(`--config.data.split=validation`) and used 8 V100. It does not print the epochs
+of the last three rows; 1800 is the number in the code that it builds on. Nor
+does it print the depth of PyramidNet without ShakeDrop; it is 272 here, as with
+ShakeDrop.
 """
 
 from typing import NamedTuple

@@ -1,7 +1,7 @@
 """CIFAR-100: tables 1 and 6 of the paper.
 
-    python -m sam_jax.train --config=configs/cifar100.py --workdir=runs/c100
-    python -m sam_jax.train --config=configs/cifar100.py:1800 --workdir=...
+    python -m sam_jax.train --config=cifar100 --workdir=runs/c100
+    python -m sam_jax.train --config=cifar100:1800 --workdir=...
 
 As configs/cifar10.py, with other values of rho and one other learning rate.
 Test error in the paper, with basic augmentation | cutout | AutoAugment:

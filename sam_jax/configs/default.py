@@ -1,8 +1,8 @@
-"""Every field of a run, with its meaning, unit and official counterpart.
+r"""Every field of a run, with its meaning, unit and official counterpart.
 
 The other files import this one and override a few fields. On the command line:
 
-    python -m sam_jax.train --config=configs/digits.py --workdir=runs/a \
+    python -m sam_jax.train --config=digits --workdir=runs/a \
         --config.method.rho=0.1
 
 Where a comment says "official", it means google-research/sam: the value there
@@ -50,7 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
   # 'pyramidnet': whether its branches are dropped at random.
   config.model.shake_drop = placeholder(bool)
   # EfficientNets: side of the images, to which all are resized; None is the
-  # model's own. Probability of skipping the last block: official .2.
+  # model's own. Probability of skipping the last block: official 0.2.
   config.model.resolution = placeholder(int)
   config.model.drop_connect_rate = placeholder(float)
   # 'wide_resnet': official [use_additional_skip_connections], False.
@@ -64,7 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
   # inside: less memory, more time. Not for 'cnn'.
   config.model.remat = placeholder(bool)
   # 'wide_resnet', 'cnn', EfficientNets: share of activations dropped; official
-  # 0, but .2 to .5 for EfficientNets.
+  # 0, but 0.2 to 0.5 for EfficientNets.
   config.model.dropout_rate = placeholder(float)
   # 'cnn': channels of its convolutions, units of its hidden layer.
   config.model.features = placeholder(tuple)
@@ -201,7 +201,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.schedule.name = 'cosine'
   # Epochs over which the learning rate rises from 0. Official: 0 for cosine.
   config.schedule.warmup_epochs = 0.0
-  # 'exponential': share of the learning rate left at the end; official .012.
+  # 'exponential': share of the learning rate left at the end; official 0.012.
   config.schedule.end_fraction = placeholder(float)
   # 'piecewise': shares of the run after which it is multiplied by the factor.
   config.schedule.boundaries = placeholder(tuple)
@@ -212,11 +212,11 @@ def get_config() -> ml_collections.ConfigDict:
   # 'sgd', 'rmsprop_tf' (official [use_rmsprop]), 'adamw', 'lion', or any
   # function of optax with a learning rate.
   config.optimizer.name = 'sgd'
-  # 'sgd', 'rmsprop_tf': official .9, and so is the default.
+  # 'sgd', 'rmsprop_tf': official 0.9, and so is the default.
   config.optimizer.momentum = placeholder(float)
   # 'sgd': official True, and so is the default.
   config.optimizer.nesterov = placeholder(bool)
-  # 'rmsprop_tf': of the mean of squares; official .9, and so is the default.
+  # 'rmsprop_tf': of the mean of squares; official 0.9, and so is the default.
   config.optimizer.decay = placeholder(float)
   # 'rmsprop_tf': whether the momentum sums learning rate times direction, as
   # TensorFlow 1 does and the default is, or the directions (official).
@@ -224,7 +224,7 @@ def get_config() -> ml_collections.ConfigDict:
   # 'adamw', 'lion', ...
   config.optimizer.b1 = placeholder(float)
   config.optimizer.b2 = placeholder(float)
-  # 'adamw', 'rmsprop_tf', ...: 'rmsprop_tf' has the official .001.
+  # 'adamw', 'rmsprop_tf', ...: 'rmsprop_tf' has the official 0.001.
   config.optimizer.eps = placeholder(float)
   # Largest global norm of the averaged gradient; 0 is no clipping. Official
   # [gradient_clipping]: 5.
@@ -238,7 +238,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   # --- Regularization --------------------------------------------------------
   config.weight_decay = ml_collections.ConfigDict()
-  # Official [weight_decay]: .001.
+  # Official [weight_decay]: 0.001.
   config.weight_decay.rate = 5e-4
   # 'loss': 0.5 rate |w|^2 in both losses, the perturbation's too (official);
   # 'descent': in the second only; 'gradient': added to the clipped gradient;

@@ -1,6 +1,6 @@
-"""Images of one's own: the starting point for them.
+r"""Images of one's own: the starting point for them.
 
-    python -m sam_jax.train --config=configs/image_folder.py \
+    python -m sam_jax.train --config=image_folder \
         --config.data.directory=DIR --workdir=runs/mine
 
 DIR has train/CLASS/*.jpg and test/CLASS/*.jpg, or val/ for test/. ResNet-50

@@ -1,11 +1,11 @@
 """ImageNet: table 2 of the paper.
 
-    python -m sam_jax.train --config=configs/imagenet.py:50 --workdir=runs/r50
-    python -m sam_jax.train --config=configs/imagenet.py:50,400 --workdir=...
+    python -m sam_jax.train --config=imagenet:50 --workdir=runs/r50
+    python -m sam_jax.train --config=imagenet:50,400 --workdir=...
 
 The argument is the depth of the ResNet, 50, 101 or 152, and the number of
 epochs, 100, 200 or 400 (100 if it is left out). Top-1 and top-5 test error in
-the paper, 95 % confidence intervals up to .1:
+the paper, 95 % confidence intervals up to 0.1:
 
 | argument | SAM        | SGD        |
 |----------|------------|------------|
@@ -19,11 +19,11 @@ the paper, 95 % confidence intervals up to .1:
 | 152,200  | 18.5 4.37  | 20.3 5.39  |
 | 152,400  | 18.4 4.35  | 20.9 5.84  |
 
-SGD is `--config.method.name=sgd`. The paper used 32 cores of TPUv3, 128 images on
-each, which m is here; on fewer devices `--config.microbatch_loop=scan` (the
-default on accelerators) walks through the microbatches. The official code
-augments by flips alone, or by RandAugment
-(`--config.augmentation.name=randaugment`).
+SGD is `--config.method.name=sgd --config.method.rho=None`. The paper used 32
+cores of TPUv3 with 128 images on each, so m is 128 here; on fewer devices
+`--config.microbatch_loop=scan` (the default on accelerators) goes through the
+microbatches in turn. The official code augments by flips alone, or by
+RandAugment (`--config.augmentation.name=randaugment`).
 """
 
 import ml_collections
@@ -38,7 +38,7 @@ def get_config(row: str = '50') -> ml_collections.ConfigDict:
   depth, _, epochs = row.partition(',')
   if depth not in DEPTHS or not (epochs or '100').isdecimal():
     raise ValueError(
-      f'configs/imagenet.py:{row} is unknown; use a depth of '
+      f'the argument {row!r} is unknown; use a depth of '
       f'{", ".join(DEPTHS)}, and perhaps a number of epochs, as in 50,100'
     )
   config = default.get_config()

@@ -1,17 +1,17 @@
-"""CIFAR-10 with wrong training labels: tables 4 and 8 of the paper.
+r"""CIFAR-10 with wrong training labels: tables 4 and 8 of the paper.
 
-    python -m sam_jax.train --config=configs/label_noise.py --workdir=runs/n \
+    python -m sam_jax.train --config=label_noise --workdir=runs/n \
         --config.data.label_noise=0.4
 
-The paper says ResNet-32, 200 epochs, "randomly flipped" labels, rho = .1 (.05
+The paper says ResNet-32, 200 epochs, "randomly flipped" labels, rho = 0.1 (0.05
 where 80 % are wrong), and nothing more. Chosen here:
 
-- the network: 'wide', the default, has the 29.4 M parameters of what the public
-  code of the work that the paper follows (Jiang et al.) calls ResNet-32; 'thin'
-  is He et al.'s, .46 M. The paper's 95.1 % with a fifth of the labels wrong are
-  hardly within reach of the thin one, which others report at 94.8 % without
-  any.
-- all else: table 6's WRN-28-10, as the authors' other runs of 200 epochs.
+- the network: 'wide', the default, is what the public code of the work that the
+  paper follows (Jiang et al.) calls ResNet-32; it has 29.4 M parameters. 'thin'
+  is the ResNet-32 of He et al. with 0.46 M. The paper has 95.1 % with a fifth
+  of the labels wrong, which the thin network can hardly reach: others report
+  94.8 % for it without label noise.
+- all else: as table 6's WRN-28-10, the authors' other runs of 200 epochs.
   That public code (a later reproduction) has batches of 128, a weight decay of
   2e-4 on kernels, a stepwise learning rate and a moving average instead.
 - each wrong label is another class, uniformly chosen; m is 32, as on 8 GPUs.
@@ -27,9 +27,7 @@ MODELS = {'wide': 'PreactResnet32_wide', 'thin': 'CifarResnet32'}
 def get_config(model: str = 'wide') -> ml_collections.ConfigDict:
   """Returns the config; B/m/b = 256/32/32."""
   if model not in MODELS:
-    raise ValueError(
-      f'configs/label_noise.py:{model} is unknown; use {", ".join(MODELS)}'
-    )
+    raise ValueError(f'the model {model!r} is unknown; use {", ".join(MODELS)}')
   config = cifar10.get_config()
   config.model.name = MODELS[model]
   config.data.label_noise = 0.2

@@ -1,6 +1,6 @@
 """SVHN: tables 5 and 7 of the paper.
 
-    python -m sam_jax.train --config=configs/svhn.py --workdir=runs/svhn
+    python -m sam_jax.train --config=svhn --workdir=runs/svhn
 
 The argument is the row: 'wide_resnet' (WRN-28-10, the default), or
 'shake_shake' (26 2x96d). Trains on all of train and extra, 604,388 images. The
@@ -9,10 +9,10 @@ seem to have used. Test error in the paper, basic augmentation | AutoAugment and
 cutout, without flips and crops as in the official release
 (`--config.augmentation.name=aa-only --config.augmentation.cutout_length=16`):
 
-| argument    | SAM               | without           |
-|-------------|-------------------|-------------------|
-| wide_resnet | 1.42±.02 .99±.01  | 1.58±.03 1.14±.04 |
-| shake_shake | 1.44±.02 1.07±.02 | 1.58±.05 1.03±.02 |
+| argument    | SAM                 | without             |
+|-------------|---------------------|---------------------|
+| wide_resnet | 1.42±0.02 0.99±0.01 | 1.58±0.03 1.14±0.04 |
+| shake_shake | 1.44±0.02 1.07±0.02 | 1.58±0.05 1.03±0.02 |
 """
 
 import ml_collections

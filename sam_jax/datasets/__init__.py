@@ -5,32 +5,35 @@ What is random about the images happens on the device (`sam_jax.augmentation`),
 but for the crop of those that are decoded on the fly.
 """
 
-# Each of these modules registers its data sets.
-from sam_jax.datasets import (
-  cifar as cifar,
-  digits as digits,
-  fashion_mnist as fashion_mnist,
-  image_folder as image_folder,
-  large as large,
-  svhn as svhn,
-)
-from sam_jax.datasets.batches import (
-  Batch,
-  eval_batches,
-  steps_per_epoch,
-  train_batches,
-)
-from sam_jax.datasets.decoding import UndecodableError
-from sam_jax.datasets.registry import (
-  Dataset,
-  Examples,
-  Source,
-  create,
-  load_source,
-  names,
-  options,
-  register,
-)
+from sam_jax import extras
+
+with extras.required():
+  # Each of these modules registers its data sets.
+  from sam_jax.datasets import (
+    cifar as cifar,
+    digits as digits,
+    fashion_mnist as fashion_mnist,
+    image_folder as image_folder,
+    large as large,
+    svhn as svhn,
+  )
+  from sam_jax.datasets.batches import (
+    Batch,
+    eval_batches,
+    steps_per_epoch,
+    train_batches,
+  )
+  from sam_jax.datasets.decoding import UndecodableError
+  from sam_jax.datasets.registry import (
+    Dataset,
+    Examples,
+    Source,
+    create,
+    load_source,
+    names,
+    options,
+    register,
+  )
 
 __all__ = [
   'Batch',

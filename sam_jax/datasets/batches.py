@@ -160,7 +160,7 @@ class _EvaluationBatches:
 
 
 def _iterate(
-  make: _TrainingBatches | _EvaluationBatches,
+  make: streams.Make,
   images: np.ndarray | encoded.EncodedImages,
   start: int,
   count: int | None,

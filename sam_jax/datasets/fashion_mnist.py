@@ -66,7 +66,7 @@ def load(
       raise ValueError(
         f'train_size is {train_size}; it must be in [10, {len(train.labels)}]'
       )
-    train = registry.Examples(*(array[:train_size] for array in train))
+    train = train.select(slice(train_size))
   return registry.Source(
     train=train,
     test=test,
@@ -115,14 +115,13 @@ def _read_examples(
   directory: pathlib.Path, images_name: str, labels_name: str
 ) -> registry.Examples:
   """Reads a pair of IDX files."""
-  images_path, labels_path = (
-    _find(directory, name) for name in (images_name, labels_name)
-  )
-  for path, name in ((images_path, images_name), (labels_path, labels_name)):
-    if path is None:
-      raise FileNotFoundError(
-        f'{directory} has no {name}[.gz]; it must hold all four IDX files'
-      )
+  images_path = _find(directory, images_name)
+  labels_path = _find(directory, labels_name)
+  if images_path is None or labels_path is None:
+    missing = images_name if images_path is None else labels_name
+    raise FileNotFoundError(
+      f'{directory} has no {missing}[.gz]; it must hold all four IDX files'
+    )
   images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
   if len(images) != len(labels):
     raise ValueError(

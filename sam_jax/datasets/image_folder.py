@@ -67,26 +67,21 @@ def load(
   classes = _classes(train_folder)
   order = np.random.default_rng([seed, *b'image_folder'])
 
-  def read(folder: pathlib.Path | None) -> registry.Examples | None:
-    if folder is None:
-      return None
+  def read(folder: pathlib.Path) -> registry.Examples:
     paths, labels = _scan(folder, classes)
     images = encoded.EncodedImages(
       encoded.Files(paths), np.arange(len(paths)), image_size, workers
     )
     return registry.Examples(images, labels)
 
-  train, test, validation = map(
-    read,
-    (
-      train_folder,
-      _first(root, _TEST_NAMES),
-      _first(root, _VALIDATION_NAMES),
-    ),
-  )
+  def read_first(names: tuple[str, ...]) -> registry.Examples | None:
+    folder = _first(root, names)
+    return None if folder is None else read(folder)
+
+  train = read(train_folder)
+  test, validation = read_first(_TEST_NAMES), read_first(_VALIDATION_NAMES)
   # Files are sorted by class, and what is held out are the last ones.
-  mixed = order.permutation(len(train.labels))
-  train = registry.Examples(*(part[mixed] for part in train))
+  train = train.select(order.permutation(len(train.labels)))
   return registry.Source(
     train=train,
     test=validation if test is None else test,

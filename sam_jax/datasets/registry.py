@@ -29,6 +29,10 @@ class Examples(NamedTuple):
   images: np.ndarray | encoded.EncodedImages
   labels: np.ndarray
 
+  def select(self, key: slice | np.ndarray) -> 'Examples':
+    """Returns the examples of a slice or of an array of indices."""
+    return Examples(self.images[key], self.labels[key])
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -256,8 +260,8 @@ def _split(name: str, source: Source, split: str) -> tuple[Examples, Examples]:
         f'{name}: no validation split of {source.num_validation} of '
         f'{len(train.labels)} training examples; evaluate on split "test"'
       )
-    evaluation = Examples(*(array[boundary:] for array in train))
-    train = Examples(*(array[:boundary] for array in train))
+    evaluation = train.select(slice(boundary, None))
+    train = train.select(slice(boundary))
   if evaluation is None:
     raise ValueError(
       f'{name} has no test examples; evaluate on split "validation", which '

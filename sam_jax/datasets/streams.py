@@ -13,7 +13,7 @@ import itertools
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -37,19 +37,19 @@ _SKIPPED = 'skipped'
 
 
 class Make(Protocol):
-  """Makes a batch, or some rows of it; a dataclass.
+  """Makes a batch, or some rows of it; a dataclass."""
 
-  Attributes:
-    positions: int [rows], the rows of the batch.
-  """
+  @property
+  def positions(self) -> np.ndarray:
+    """The rows of the batch that are made, int [rows]."""
 
-  positions: np.ndarray
-
-  def __call__(self, number: int) -> Batch:
+  def __call__(self, number: int, /) -> Batch:
     """Returns these rows of batch `number`."""
 
 
-def batches(make: Make, start: int, workers: int) -> Iterator[Batch]:
+def batches(
+  make: Make, start: int, workers: int
+) -> Generator[Batch, None, None]:
   """Yields `make(start)`, `make(start + 1)`, ... made ahead of time, no end.
 
   About two batches are held, or a piece for each thread if that is more.

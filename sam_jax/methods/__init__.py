@@ -16,15 +16,8 @@ from sam_jax.methods._looksam import looksam
 from sam_jax.methods._random import random
 from sam_jax.methods._sam import sam
 from sam_jax.methods._sgd import sgd
-from sam_jax.methods.base import (
-  Context,
-  GroupResult,
-  Method,
-  Perturbed,
-  Problem,
-  State,
-  either,
-)
+from sam_jax.methods.base import Method, Perturbed, either
+from sam_jax.methods.interface import Context, GroupResult, Problem, State
 from sam_jax.methods.registry import create, names, options, register
 
 __all__ = [

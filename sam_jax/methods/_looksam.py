@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from sam_jax import perturbations, tree, types
-from sam_jax.methods import base, radius, registry
+from sam_jax.methods import base, interface, radius, registry
 
 
 @registry.register('looksam')
@@ -54,7 +54,10 @@ def looksam(
     raise ValueError(f'alpha is {alpha}; it must be a number >= 0')
   radius_fn = radius.create(rho, rho_schedule, rho_min)
   return _LookSam(
-    base.Perturbed(lambda ctx: perturbations.l2(radius_fn(ctx))), every, alpha
+    sam=base.Perturbed(lambda ctx: perturbations.l2(radius_fn(ctx))),
+    every=every,
+    alpha=alpha,
+    gradient_evaluations=1 + 1 / every,
   )
 
 
@@ -65,11 +68,7 @@ class _LookSam(base.Method):
   sam: base.Perturbed
   every: int
   alpha: float
-
-  @property
-  def gradient_evaluations(self) -> float:
-    """One, and another one in every k-th step."""
-    return 1 + 1 / self.every
+  gradient_evaluations: float
 
   def memory(self, params: types.Params) -> types.PyTree:
     """Returns the g_v of before the first step, zeros."""
@@ -77,14 +76,14 @@ class _LookSam(base.Method):
 
   def gradient(
     self,
-    problem: base.Problem,
-    state: base.State,
+    problem: interface.Problem,
+    state: interface.State,
     params: types.Params,
-    ctx: base.Context,
-  ) -> base.GroupResult:
+    ctx: interface.Context,
+  ) -> interface.GroupResult:
     """Returns SAM's gradient or the plain one; stats is the ascent gradient."""
 
-    def perturbed() -> base.GroupResult:
+    def perturbed() -> interface.GroupResult:
       result, info = self.sam.perturb(problem, params, ctx)
       return result._replace(stats=info.ascent_grads)
 
@@ -96,17 +95,20 @@ class _LookSam(base.Method):
     )
 
   def conclude(
-    self, memory: types.PyTree, result: base.GroupResult, ctx: base.Context
+    self,
+    memory: types.PyTree,
+    result: interface.GroupResult,
+    ctx: interface.Context,
   ) -> tuple[types.Grads, types.PyTree]:
     """Makes g_v anew, or adds the last one."""
     return jax.lax.cond(self._looks(ctx), _look, self._reuse, result, memory)
 
-  def _looks(self, ctx: base.Context) -> jax.Array:
+  def _looks(self, ctx: interface.Context) -> jax.Array:
     """Whether the step perturbs."""
     return ctx.step % self.every == 0
 
   def _reuse(
-    self, result: base.GroupResult, memory: types.PyTree
+    self, result: interface.GroupResult, memory: types.PyTree
   ) -> tuple[types.Grads, types.PyTree]:
     """Returns g + alpha (|g| / |g_v|) g_v."""
     grads = result.grads
@@ -118,7 +120,7 @@ class _LookSam(base.Method):
 
 
 def _look(
-  result: base.GroupResult, memory: types.PyTree
+  result: interface.GroupResult, memory: types.PyTree
 ) -> tuple[types.Grads, types.PyTree]:
   """Returns g_s, and its part that is orthogonal to g."""
   share = tree.projection(result.grads, result.stats)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from sam_jax import types
-from sam_jax.methods import base
+from sam_jax.methods import interface
 
 
 def _identity(values: types.PyTree) -> types.PyTree:
@@ -16,7 +16,7 @@ def _identity(values: types.PyTree) -> types.PyTree:
 
 
 def value_and_grad(
-  method: base.Method,
+  method: interface.Halves,
   fun: Callable[..., Any],
   *,
   has_aux: bool = False,
@@ -25,7 +25,7 @@ def value_and_grad(
   reduce: Callable[[types.PyTree], types.PyTree] = _identity,
   key: jax.Array | None = None,
   num_steps: int | None = None,
-  learning_rate: types.Scalar | Callable[[jax.Array], Any] | None = None,
+  learning_rate: Any = None,
   peak_learning_rate: types.Scalar | None = None,
 ) -> Callable[..., Any]:
   """Returns a function for the value and the method's gradient of fun.
@@ -75,22 +75,22 @@ def value_and_grad(
   ascend = descend
   if ascent_fun is not None:
     ascend = differentiate(_with_aux(ascent_fun, has_aux), has_aux=True)
-  rate_fn = learning_rate if callable(learning_rate) else None
-  if rate_fn is None and peak_learning_rate is None:
+  is_schedule = callable(learning_rate)
+  if not is_schedule and peak_learning_rate is None:
     peak_learning_rate = learning_rate
 
   @functools.wraps(fun)
   def method_value_and_grad(
-    state: base.State, params: types.Params, /, *args: Any, **kwargs: Any
-  ) -> tuple[Any, types.Grads, base.State]:
-    ctx = base.Context(
+    state: interface.State, params: types.Params, /, *args: Any, **kwargs: Any
+  ) -> tuple[Any, types.Grads, interface.State]:
+    ctx = interface.Context(
       state.step,
       num_steps,
       None if key is None else jax.random.fold_in(key, state.step),
-      learning_rate if rate_fn is None else rate_fn(state.step),
+      learning_rate(state.step) if is_schedule else learning_rate,
       peak_learning_rate,
     )
-    problem = base.Problem(
+    problem = interface.Problem(
       lambda p: descend(p, *args, **kwargs),
       lambda p: ascend(p, *args, **kwargs),
       lambda params, out, info: {},

@@ -7,23 +7,23 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from sam_jax import lookup, types
-from sam_jax.methods import base
+from sam_jax.methods import interface
 
-RadiusFn = Callable[[base.Context], types.Scalar]
+RadiusFn = Callable[[interface.Context], types.Scalar]
 
 
-def _linear(ctx: base.Context) -> types.Scalar:
+def _linear(ctx: interface.Context) -> types.Scalar:
   """Returns the share of the run that is left, from 1 to 0."""
   return 1 - ctx.step / ctx.get('num_steps')
 
 
-def _cosine(ctx: base.Context) -> types.Scalar:
+def _cosine(ctx: interface.Context) -> types.Scalar:
   """Returns a half cosine from 1 at the first step to 0 at the end."""
   progress = ctx.step / ctx.get('num_steps')
   return (1 + jnp.cos(math.pi * progress)) / 2
 
 
-def _learning_rate(ctx: base.Context) -> types.Scalar:
+def _learning_rate(ctx: interface.Context) -> types.Scalar:
   """Returns the learning rate in units of its largest value."""
   return ctx.get('learning_rate') / ctx.get('peak_learning_rate')
 
@@ -62,8 +62,8 @@ def create(
 
   Example:
     >>> import jax.numpy as jnp
-    >>> from sam_jax.methods import base, radius
-    >>> ctx = base.Context(jnp.int32(25), num_steps=100)
+    >>> from sam_jax.methods import interface, radius
+    >>> ctx = interface.Context(jnp.int32(25), num_steps=100)
     >>> print(radius.create(1.0, 'linear', 0.5)(ctx))
     0.875
   """

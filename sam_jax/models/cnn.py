@@ -1,5 +1,7 @@
 """A small plain CNN for 8x8 and 28x28 images: digits, Fashion-MNIST."""
 
+from typing import ClassVar
+
 import jax
 from flax import linen as nn
 
@@ -40,7 +42,7 @@ class Cnn(layers.Classifier):
   norm: str = 'none'
   dropout_rate: float = 0.0
 
-  norms = layers.NORMS
+  norms: ClassVar[tuple[str, ...]] = layers.NORMS
 
   def __post_init__(self) -> None:
     """Checks the fields."""

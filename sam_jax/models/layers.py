@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ class Classifier(nn.Module, kw_only=True):
   norm_axes: tuple[str, ...] | None = None
 
   # The values of `norm` that a model knows.
-  norms = BATCH_NORMS
+  norms: ClassVar[tuple[str, ...]] = BATCH_NORMS
 
   def __post_init__(self) -> None:
     """Checks the fields."""
@@ -94,7 +94,7 @@ def maybe_remat(block: type[nn.Module], remat: bool) -> type[nn.Module]:
 
 
 def uniform_by_classes(
-  key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+  key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
 ) -> jax.Array:
   """Draws a classifier's kernel from U(-1/sqrt(C), 1/sqrt(C)).
 

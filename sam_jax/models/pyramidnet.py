@@ -139,15 +139,15 @@ class PyramidNet(layers.Classifier):
     self, num_blocks: int, batch_size: int, train: bool, true_gradient: bool
   ) -> tuple[list[float | None], list[shake.Coefficients | None]]:
     """Returns keep probability and coefficients of each block, or None."""
-    nothing = [None] * num_blocks
+    none: list[shake.Coefficients | None] = [None] * num_blocks
     if not self.shake_drop:
-      return nothing, nothing
-    keep = [
+      return [None] * num_blocks, none
+    keep: list[float | None] = [
       1 - _LAST_DROP_PROBABILITY * (i + 1) / num_blocks
       for i in range(num_blocks)
     ]
     if not train:
-      return keep, nothing
+      return keep, none
     drawn = shake.shake_drop_coefficients(
       self.make_rng('dropout'),
       jnp.array(keep),

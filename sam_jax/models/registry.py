@@ -83,6 +83,25 @@ def names() -> list[str]:
   return sorted(_REGISTRY)
 
 
+def options(name: str) -> list[str] | None:
+  """Returns the arguments that a model takes, sorted; None if it takes any.
+
+  Args:
+    name: see `create`. What the name settles is no option.
+
+  Raises:
+    ValueError: if the name is unknown.
+
+  Example:
+    >>> from sam_jax import models
+    >>> 'depth' in models.options('WideResnet28x10')
+    False
+  """
+  entry, fixed = _lookup(name)
+  required, optional, takes_any = _arguments(entry.factory)
+  return None if takes_any else sorted({*required, *optional} - fixed.keys())
+
+
 def create(name: str, *, num_classes: int, **kwargs: object) -> nn.Module:
   """Creates a model by name.
 
@@ -155,7 +174,9 @@ def _check_arguments(
 
 def _arguments(factory: Factory) -> tuple[list[str], list[str], bool]:
   """Returns required and optional arguments, and whether any other goes."""
-  required, optional, takes_any = [], [], False
+  required: list[str] = []
+  optional: list[str] = []
+  takes_any = False
   for key, parameter in inspect.signature(factory).parameters.items():
     if parameter.kind is parameter.VAR_KEYWORD:
       takes_any = True

@@ -186,7 +186,7 @@ def _count(jaxpr: core.Jaxpr, owner: int = 0) -> collections.Counter[int]:
   The bodies of `while` count once, as nobody knows how often they run, and so
   does each branch of a `cond`.
   """
-  flops = collections.Counter()
+  flops: collections.Counter[int] = collections.Counter()
   for eqn in jaxpr.eqns:
     # An inner program may start without the scopes around it.
     scopes = _OWNER.findall(str(eqn.source_info.name_stack))
@@ -211,15 +211,20 @@ def _flops(eqn: core.JaxprEqn) -> int:
   kind = eqn.primitive.name
   if kind not in ('conv_general_dilated', 'dot_general'):
     return 0
-  left, right = (variable.aval for variable in eqn.invars)
+  left, right = (_shape(variable) for variable in eqn.invars)
   dimensions = eqn.params['dimension_numbers']
   if kind == 'dot_general':
     (contracted, _), _ = dimensions
-    terms = math.prod(left.shape[axis] for axis in contracted)
+    terms = math.prod(left[axis] for axis in contracted)
   else:
     # A kernel has only the inputs of its group.
-    terms = right.size // right.shape[dimensions.rhs_spec[0]]
-  return 2 * eqn.outvars[0].aval.size * terms
+    terms = math.prod(right) // right[dimensions.rhs_spec[0]]
+  return 2 * math.prod(_shape(eqn.outvars[0])) * terms
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+  """Returns the shape of an input or output of an operation."""
+  return variable.aval.shape
 
 
 def _rows(
@@ -229,11 +234,13 @@ def _rows(
   depth: int,
 ) -> list[Row]:
   """Gives each number to the innermost module that is shown."""
-  shown = {}
+  shown: dict[_Path, _Call] = {}
   for call in calls:
     if len(call.path) <= depth:
       shown.setdefault(call.path, call)
-  counts = {path: collections.Counter() for path in shown}
+  counts: dict[_Path, collections.Counter[str]] = {
+    path: collections.Counter() for path in shown
+  }
 
   def add(path: _Path, what: str, amount: int) -> None:
     while path not in shown:

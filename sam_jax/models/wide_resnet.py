@@ -7,6 +7,8 @@ zero channels. Variables carry the official names, such as
 official checkpoint is the identity: renaming one breaks them.
 """
 
+from typing import ClassVar
+
 import jax
 from flax import linen as nn
 
@@ -125,7 +127,7 @@ class WideResnet(layers.Classifier):
   dropout_rate: float = 0.0
   remat: bool = False
 
-  norms = layers.NORMS
+  norms: ClassVar[tuple[str, ...]] = layers.NORMS
 
   def __post_init__(self) -> None:
     """Checks the fields."""

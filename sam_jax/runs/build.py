@@ -7,7 +7,7 @@ is touched.
 import dataclasses
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -60,12 +60,12 @@ class Experiment:
   eval_batch_size: int
   matmul_precision: str | None
 
-  def compile_train_step(self) -> Callable[..., Any]:
+  def compile_train_step(self) -> Any:
     """Returns `(state, batch) -> (state, metrics)`; the state is donated."""
     step = functools.partial(train_step.train_step, fns=self.fns)
     return self.parallel.compile(step, num_replicated=1, num_donated=1)
 
-  def compile_eval_step(self) -> Callable[..., Any]:
+  def compile_eval_step(self) -> Any:
     """Returns `(variables, batch) -> sums`."""
     step = functools.partial(
       evaluation.eval_step,

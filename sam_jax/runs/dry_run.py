@@ -53,7 +53,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> None:
 def _under_shard_map(
   config: ml_collections.ConfigDict,
 ) -> ml_collections.ConfigDict:
-  """Returns the config of the same run under shard_map: pmap takes no shapes."""
+  """Returns the config with shard_map, because pmap takes no shapes."""
   config = config.copy_and_resolve_references()
   config.parallel = 'shard_map'
   return config

@@ -116,7 +116,9 @@ def predict(
     outputs = compiled(variables, task.inputs(prepared))
     metrics = task.example_metrics(outputs, prepared)
     is_real = np.asarray(batch['mask']) > 0
-    yield jax.tree.map(
-      lambda x, is_real=is_real: np.asarray(x)[is_real],
-      Predictions(outputs, metrics),
-    )
+    yield Predictions(_rows(outputs, is_real), _rows(metrics, is_real))
+
+
+def _rows(values: types.PyTree, is_real: np.ndarray) -> Any:
+  """Returns the rows of real examples on the host."""
+  return jax.tree.map(lambda x: np.asarray(x)[is_real], values)

@@ -1,12 +1,13 @@
-"""SIGTERM and SIGINT: finish the step, save, stop."""
+"""SIGTERM, SIGINT and SIGHUP: finish the step, save, stop."""
 
 import contextlib
 import os
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import Any
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _STDERR = 2
 
 
@@ -36,12 +37,13 @@ class Listener:
   def __init__(self) -> None:
     """Listens to nothing yet."""
     self.signum: int | None = None
-    self._previous: dict[int, object] = {}
+    self._previous: dict[int, Any] = {}
 
   def __enter__(self) -> 'Listener':
     """Starts to listen; in another thread than the main one it cannot."""
     if threading.current_thread() is threading.main_thread():
-      self._previous = {s: signal.signal(s, self._note) for s in _SIGNALS}
+      signals = [s for s in _SIGNALS if not _is_under_nohup(s)]
+      self._previous = {s: signal.signal(s, self._note) for s in signals}
     return self
 
   def __exit__(
@@ -67,3 +69,9 @@ class Listener:
     # Not print: the signal may have come in the middle of one, which raises.
     with contextlib.suppress(OSError):
       os.write(_STDERR, text.encode())
+
+
+def _is_under_nohup(signum: int) -> bool:
+  """Returns whether the user has asked to survive the end of the terminal."""
+  is_ignored = signal.getsignal(signum) == signal.SIG_IGN
+  return signum == signal.SIGHUP and is_ignored

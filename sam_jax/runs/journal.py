@@ -7,7 +7,7 @@ the end result.json. What is remembered is part of every checkpoint.
 import pathlib
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import jax
 import ml_collections
@@ -25,6 +25,31 @@ from sam_jax.training import diagnostics, parallel
 
 # Below, rounding adds more to the perturbation than is left of it: sqrt(1/2).
 _POOR_COSINE = 0.7
+
+
+class StepValues(NamedTuple):
+  """The metrics of a step as numbers, see `diagnostics.Metrics`.
+
+  Attributes:
+    step: of every step.
+    perturbed: of the perturbation; empty if no group was perturbed.
+    share: of the groups that were perturbed.
+  """
+
+  step: dict[str, float]
+  perturbed: dict[str, float]
+  share: float
+
+  @classmethod
+  def of(cls, metrics: diagnostics.Metrics) -> Self:
+    """Returns the numbers of metrics that are on the host."""
+    values = cls(*jax.tree.map(float, metrics))
+    return values if values.share > 0 else values._replace(perturbed={})
+
+  @property
+  def all(self) -> dict[str, float]:
+    """Those of the step and of the perturbation."""
+    return {**self.step, **self.perturbed}
 
 
 class Journal:
@@ -80,19 +105,18 @@ class Journal:
     )
     self._line.line(experiment.layout.describe())
 
-  def add_step(self, step: int, metrics: diagnostics.Metrics) -> None:
-    """Takes note of a step; its metrics are numbers, see `numbers`."""
+  def add_step(self, step: int, values: StepValues) -> None:
+    """Takes note of a step."""
     state = self.state
-    _add(state.metric_sums, metrics.step, 1.0)
+    _add(state.metric_sums, values.step, 1.0)
     state.metric_count += 1
-    _add(state.perturbed_sums, metrics.perturbed, metrics.share)
-    state.perturbed_weight += metrics.share
-    values = {**metrics.step, **metrics.perturbed}
-    self._warn_of_rounding(values)
-    self._line.step(step, values)
+    _add(state.perturbed_sums, values.perturbed, values.share)
+    state.perturbed_weight += values.share
+    self._warn_of_rounding(values.perturbed)
+    self._line.step(step, values.all)
     every = self._config.log.every_steps
     if every and step % every == 0:
-      line = {f'step/{name}': value for name, value in values.items()}
+      line = {f'step/{name}': value for name, value in values.all.items()}
       self._writer.write(step, self._epoch(step), line)
 
   def add_epoch(
@@ -219,15 +243,6 @@ class Journal:
     now = time.monotonic()
     self.state.elapsed_seconds += now - self._started
     self._started = now
-
-
-def numbers(metrics: diagnostics.Metrics) -> diagnostics.Metrics:
-  """Returns the metrics of a step as numbers.
-
-  Those of the perturbation are left out if no group was perturbed.
-  """
-  values = jax.tree.map(float, metrics)
-  return values if values.share > 0 else values._replace(perturbed={})
 
 
 def summary(result: Mapping[str, Any]) -> str:

@@ -155,10 +155,10 @@ def _pick(
     raise ValueError(f'{workdir} holds no checkpoint yet')
   if checkpoint == 'last':
     return steps[-1]
-  step = checkpoint
+  step: str | int | None = checkpoint
   if checkpoint == 'best':
     step = saved.read_journal(steps[-1])[0].best_step
-  if step not in steps:
+  if not isinstance(step, int) or step not in steps:
     raise ValueError(
       f'{workdir} has no checkpoint {checkpoint!r}; it has last'
       f'{", best" if checkpoint != "best" else ""} and the steps {steps}'

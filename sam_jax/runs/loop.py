@@ -114,7 +114,9 @@ def _restore(
 class _Pending:
   """Values on their way from the devices, each with what is done with them."""
 
-  def __init__(self, unreplicate: Callable[[types.PyTree], types.PyTree]):
+  def __init__(
+    self, unreplicate: Callable[[types.PyTree], types.PyTree]
+  ) -> None:
     self._unreplicate = unreplicate
     self._queue: collections.deque[tuple[Any, ...]] = collections.deque()
 
@@ -219,8 +221,8 @@ class _Loop:
 
   def _on_step(self, step: int, metrics: diagnostics.Metrics) -> None:
     """Takes note of a step's metrics."""
-    values = journal_lib.numbers(metrics)
-    self._check_finite(step, {**values.step, **values.perturbed})
+    values = journal_lib.StepValues.of(metrics)
+    self._check_finite(step, values.all)
     self._journal.add_step(step, values)
 
   def _check_finite(self, step: int, values: Mapping[str, float]) -> None:

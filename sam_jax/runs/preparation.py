@@ -49,15 +49,14 @@ class Begun(NamedTuple):
     config: resolved.
     experiment: its objects.
     workdir: run directory, absolute; holds config.json.
-    state: before step 0, or only its shapes if there is a checkpoint; None if
-      all steps are made.
+    state: before step 0, or only its shapes if there is a checkpoint.
     result: what result.json holds if all steps are made, else None.
   """
 
   config: ml_collections.ConfigDict
   experiment: build.Experiment
   workdir: pathlib.Path
-  state: train_step.TrainState | None
+  state: train_step.TrainState
   result: dict[str, Any] | None
 
 
@@ -105,13 +104,15 @@ def begin(
       other data.
     FileNotFoundError: the data set, or `config.init_from`, is not there.
   """
-  with _hold(files.user_path(workdir)):
-    yield _begin(prepare(config, workdir))
+  directory = files.user_path(workdir)
+  with _hold(directory):
+    prepared = prepare(config, directory)
+    yield _begin(prepared.config, prepared.experiment, directory)
 
 
 @contextlib.contextmanager
 def _hold(workdir: pathlib.Path) -> Iterator[None]:
-  """Holds the lock of a run; all processes learn if the first cannot have it."""
+  """Holds the lock of a run; all processes learn if the first is refused."""
   refusal = None
   with contextlib.ExitStack() as stack:
     if parallel.is_first_process():
@@ -129,12 +130,16 @@ def _hold(workdir: pathlib.Path) -> Iterator[None]:
     yield
 
 
-def _begin(prepared: Prepared) -> Begun:
+def _begin(
+  config: ml_collections.ConfigDict,
+  experiment: build.Experiment,
+  workdir: pathlib.Path,
+) -> Begun:
   """Returns a run with its first state, after writing what it starts with."""
-  config, experiment, workdir = prepared
   result = _finished_result(workdir, experiment)
   if result is not None:
-    return Begun(config, experiment, workdir, None, result)
+    shapes = experiment.state_shapes()
+    return Begun(config, experiment, workdir, shapes, result)
   dataset = bootstrap.relabel(experiment.dataset, config, workdir)
   experiment = dataclasses.replace(experiment, dataset=dataset)
   if has_checkpoint(workdir):

@@ -164,9 +164,10 @@ def _may_differ(
   if name in _LENGTHS:
     # Under any other schedule the steps made would have been other steps, and
     # a shorter run may be shorter than what is made already.
-    lengths = (old.get(name), new.get(name))
-    is_longer = None not in lengths and lengths[0] < lengths[1]
-    return is_longer and _is_endless(new)
+    before, now = old.get(name), new.get(name)
+    if before is None or now is None:
+      return False
+    return before < now and _is_endless(new)
   return is_operational(name)
 
 

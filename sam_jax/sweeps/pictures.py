@@ -1,108 +1,132 @@
-"""Pictures of a sweep's cells: error against rho, m, cost, and epochs.
+"""Pictures of settings: the score against rho, m, cost, and epochs.
 
-A picture has a panel for each problem, which is what the data, the model and
-their augmentation are, and in it a line for each way to solve it. Against cost
-and epochs, rho, m and Mixup's alpha are those chosen on the validation split.
-Where there is none, they are the best of what is shown; the picture says so.
+A picture has a panel for each problem, which is the task, the data, the model
+and their augmentation, and in it a line for each way to solve the problem.
+Against cost and epochs, the lines have the rho, m and alpha of Mixup that were
+chosen on the validation split. If there is no validation split, they are the
+best of what is shown, and the picture says so.
 """
 
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib import figure as figure_lib, pyplot as plt
 
-from sam_jax.sweeps import statistics
+from sam_jax.sweeps import (
+  choice as choice_lib,
+  results,
+  settings as settings_lib,
+  tables,
+)
 
-_ERROR = 'final_error_rate'
-_PROBLEM = ('data.', 'model.', 'augmentation.')
-# What is chosen for the comparison with other methods.
+Settings = Sequence[settings_lib.Setting]
+
+_FINAL = 'final_score'
+_PROBLEM = ('task', 'data', 'model', 'augmentation')
+# What is chosen before a method is compared with others.
 _CHOSEN = ('method.rho', 'm', 'microbatch_size', 'mixing.alpha')
 _MAX_COLUMNS = 4
-# Fields against which the error is drawn, if they vary.
+# Fields against which the score is drawn, if they vary.
 _AXES = {'method.rho': 'rho', 'm': 'm'}
 _COSTS = {'gradient_evaluations': 'gradients', 'wall_seconds': 'seconds'}
 
 
-def draw(
-  out: pathlib.Path, cells: Sequence[statistics.Cell]
-) -> list[pathlib.Path]:
-  """Draws what there is something to see of.
+def draw(out: pathlib.Path, settings: Settings) -> list[pathlib.Path]:
+  """Draws the pictures for which there is something to see.
 
   Args:
     out: directory of the PNGs.
-    cells: finished ones.
+    settings: of a sweep.
 
   Returns:
-    The pictures made.
+    The paths of the pictures.
   """
   matplotlib.use('agg')
   paths = []
   for field, axis in _AXES.items():
-    shown = _varied(cells, field)
+    shown = _varied(settings, field)
     if shown:
-      paths.append(out / f'error_vs_{axis}.png')
+      paths.append(out / f'score_vs_{axis}.png')
       _draw_against(paths[-1], shown, field, axis)
-  best, title = _best(cells)
+  best, title = _best(settings)
   if not best:
     return paths
   for cost, axis in _COSTS.items():
-    paths.append(out / f'error_vs_{axis}.png')
+    paths.append(out / f'score_vs_{axis}.png')
     _draw_cost(paths[-1], best, cost, axis, title)
   paths.append(out / 'curves.png')
   _draw_curves(paths[-1], best, title)
   return paths
 
 
-def _varied(
-  cells: Sequence[statistics.Cell], field: str
-) -> list[statistics.Cell]:
-  """Returns the cells of problems for which several values were tried."""
+def draw_curves(
+  path: pathlib.Path, lines: Mapping[str, settings_lib.Setting], title: str
+) -> None:
+  """Draws the score along training of a few settings in one panel.
+
+  Args:
+    path: of the PNG.
+    lines: the settings, by what they are called.
+    title: of the picture.
+  """
+  matplotlib.use('agg')
+  styles = _styles(list(lines))
+  figure, [axes] = _grid(1)
+  figure.suptitle(title, fontsize=9)
+  for name, setting in lines.items():
+    _plot_curve(axes, setting, styles[name])
+  axes.set_xlabel('epoch', fontsize=8)
+  axes.set_ylabel(_axis(list(lines.values())), fontsize=8)
+  axes.grid(alpha=0.3)
+  _save(figure, path, styles)
+
+
+def _varied(settings: Settings, field: str) -> Settings:
+  """Returns the settings of problems for which several values were tried."""
   tried: dict[str, set[Any]] = {}
-  having = [cell for cell in cells if cell.fields.get(field) is not None]
-  for cell in having:
-    tried.setdefault(_problem(cell), set()).add(cell.fields[field])
-  return [cell for cell in having if len(tried[_problem(cell)]) > 1]
+  having = [s for s in settings if s.fields.get(field) is not None]
+  for setting in having:
+    tried.setdefault(_problem(setting), set()).add(setting.fields[field])
+  return [s for s in having if len(tried[_problem(s)]) > 1]
 
 
-def _best(
-  cells: Sequence[statistics.Cell],
-) -> tuple[list[statistics.Cell], str]:
-  """Returns the cells to compare methods by, and how they were chosen."""
+def _best(settings: Settings) -> tuple[Settings, str]:
+  """Returns the settings to compare methods by, and how they were chosen."""
   # Without a perturbation it is SGD, the rival of the others.
-  plain = [cell for cell in cells if cell.fields.get('method.rho') == 0]
-  perturbed = [cell for cell in cells if cell.fields.get('method.rho') != 0]
-  kept: list[statistics.Cell | None] = []
+  plain = [s for s in settings if s.fields.get('method.rho') == 0]
+  perturbed = [s for s in settings if s.fields.get('method.rho') != 0]
+  kept: list[settings_lib.Setting | None] = []
   title = ''
   for choice in (
-    *statistics.choose(plain, _CHOSEN),
-    *statistics.choose(perturbed, _CHOSEN),
+    *choice_lib.choose(plain, _CHOSEN),
+    *choice_lib.choose(perturbed, _CHOSEN),
   ):
     kept += [choice.best, choice.test]
     if choice.test is None and choice.tested and not choice.is_needed:
-      kept.append(min(choice.tested, key=lambda c: c.estimate(_ERROR).mean))
+      kept.append(min(choice.tested, key=lambda s: s.estimate(_FINAL).mean))
       title = 'rho, m and alpha: the best of those shown'
-  return [cell for cell in cells if any(cell is k for k in kept)], title
+  return [s for s in settings if any(s is k for k in kept)], title
 
 
-def _method(cell: statistics.Cell) -> statistics.Fields:
-  """Returns what tells a cell from others of which the best is shown."""
-  rho = {'method.rho': 0} if cell.fields.get('method.rho') == 0 else {}
-  return _without(cell.shown, *_CHOSEN) | rho
+def _method(setting: settings_lib.Setting) -> results.Fields:
+  """Returns the fields that tell a line from others if the best is shown."""
+  rho = {'method.rho': 0} if setting.fields.get('method.rho') == 0 else {}
+  return _without(setting.shown, *_CHOSEN) | rho
 
 
 def _draw_against(
-  path: pathlib.Path, cells: Sequence[statistics.Cell], field: str, axis: str
+  path: pathlib.Path, settings: Settings, field: str, axis: str
 ) -> None:
-  """Draws the error of the cells against one of their fields."""
-  values = sorted({cell.fields[field] for cell in cells})
+  """Draws the score of the settings against one of their fields."""
+  values = sorted({setting.fields[field] for setting in settings})
 
-  def plot(axes: Any, members: list[statistics.Cell], style: Any) -> None:
-    members = sorted(members, key=lambda c: c.fields[field])
-    _errorbar(axes, [c.fields[field] for c in members], members, style)
+  def plot(axes: Any, members: Settings, style: Any) -> None:
+    members = sorted(members, key=lambda s: s.fields[field])
+    _errorbar(axes, [s.fields[field] for s in members], members, style)
     if values[0] == 0:
       axes.set_xscale('symlog', linthresh=values[1])
     else:
@@ -112,59 +136,61 @@ def _draw_against(
 
   # Microbatches are often as large as m; they make no lines of their own.
   varied = ('m', 'microbatch_size') if field == 'm' else (field,)
-  _draw_panels(path, cells, lambda c: _without(c.shown, *varied), plot, axis)
+  _draw_panels(path, settings, lambda s: _without(s.shown, *varied), plot, axis)
 
 
 def _draw_cost(
-  path: pathlib.Path,
-  cells: Sequence[statistics.Cell],
-  cost: str,
-  axis: str,
-  title: str,
+  path: pathlib.Path, settings: Settings, cost: str, axis: str, title: str
 ) -> None:
-  """Draws the error of the cells against what they cost."""
+  """Draws the score of the settings against what they cost."""
 
-  def plot(axes: Any, members: list[statistics.Cell], style: Any) -> None:
-    _errorbar(axes, [c.estimate(cost).mean for c in members], members, style)
+  def plot(axes: Any, members: Settings, style: Any) -> None:
+    _errorbar(axes, [s.estimate(cost).mean for s in members], members, style)
 
   # More ascent steps are another cost of one method.
   _draw_panels(
     path,
-    cells,
-    lambda c: _without(_method(c), 'method.ascent_steps'),
+    settings,
+    lambda s: _without(_method(s), 'method.ascent_steps'),
     plot,
     axis,
     title,
   )
 
 
-def _draw_curves(
-  path: pathlib.Path, cells: Sequence[statistics.Cell], title: str
-) -> None:
-  """Draws the error along training, with bands."""
+def _draw_curves(path: pathlib.Path, settings: Settings, title: str) -> None:
+  """Draws the score along training, with bands."""
 
-  def plot(axes: Any, members: list[statistics.Cell], style: Any) -> None:
-    for cell in members:
-      split = cell.runs[0].result['split']
-      epochs, mean, half = statistics.curve(cell, f'{split}/error_rate')
-      axes.plot(epochs, 100 * mean, **(style | {'marker': ''}))
-      axes.fill_between(
-        epochs,
-        100 * np.maximum(mean - half, 0),
-        100 * (mean + half),
-        color=style['color'],
-        alpha=0.2,
-        linewidth=0,
-      )
+  def plot(axes: Any, members: Settings, style: Any) -> None:
+    for setting in members:
+      _plot_curve(axes, setting, style)
 
-  _draw_panels(path, cells, _method, plot, 'epoch', title)
+  _draw_panels(path, settings, _method, plot, 'epoch', title)
+
+
+def _plot_curve(axes: Any, setting: settings_lib.Setting, style: Any) -> None:
+  """Draws the score along training: the mean, and its interval as a band."""
+  score = setting.score
+  key = f'{setting.split}/{score.metric}'
+  epochs, mean, half = settings_lib.curve(setting, key)
+  # An interval of rates may reach below 0, where no rate is.
+  low = np.where(mean >= 0, np.maximum(mean - half, 0), mean - half)
+  axes.plot(epochs, score.scale * mean, **(style | {'marker': ''}))
+  axes.fill_between(
+    epochs,
+    score.scale * low,
+    score.scale * (mean + half),
+    color=style['color'],
+    alpha=0.2,
+    linewidth=0,
+  )
 
 
 def _draw_panels(
   path: pathlib.Path,
-  cells: Sequence[statistics.Cell],
-  line_fn: Callable[[statistics.Cell], statistics.Fields],
-  plot: Callable[[Any, list[statistics.Cell], Any], None],
+  settings: Settings,
+  line_fn: Callable[[settings_lib.Setting], results.Fields],
+  plot: Callable[[Any, Settings, Any], None],
   axis: str,
   title: str = '',
 ) -> None:
@@ -172,16 +198,17 @@ def _draw_panels(
 
   Args:
     path: of the PNG.
-    cells: to draw.
+    settings: to draw.
     line_fn: fields that tell the lines of a panel apart.
-    plot: draws one line: `(axes, cells, style)`.
+    plot: draws one line: `(axes, settings, style)`.
     axis: what the horizontal axes are.
     title: of the picture.
   """
-  panels: dict[str, dict[str, list[statistics.Cell]]] = {}
-  for cell in cells:
-    line = _label(_without(line_fn(cell), *_PROBLEM)) or 'all'
-    panels.setdefault(_problem(cell), {}).setdefault(line, []).append(cell)
+  panels: dict[str, dict[str, list[settings_lib.Setting]]] = {}
+  for setting in settings:
+    line = _label(_without(line_fn(setting), *_PROBLEM)) or 'all'
+    lines = panels.setdefault(_problem(setting), {})
+    lines.setdefault(line, []).append(setting)
   names = dict.fromkeys(name for lines in panels.values() for name in lines)
   styles = _styles(list(names))
   figure, grid = _grid(len(panels))
@@ -191,7 +218,7 @@ def _draw_panels(
       plot(axes, members, styles[line])
     axes.set_title(problem, fontsize=8)
     axes.set_xlabel(axis, fontsize=8)
-    axes.set_ylabel('error, %', fontsize=8)
+    axes.set_ylabel(_axis([s for m in lines.values() for s in m]), fontsize=8)
     axes.grid(alpha=0.3)
   _save(figure, path, styles)
 
@@ -223,32 +250,54 @@ def _styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _errorbar(
-  axes: Any, places: Sequence[float], cells: list[statistics.Cell], style: Any
+  axes: Any, places: Sequence[float], settings: Settings, style: Any
 ) -> None:
-  """Draws errors in percent with their intervals."""
-  found = [cell.estimate(_ERROR) for cell in cells]
-  half = [0 if math.isnan(e.half_width) else 100 * e.half_width for e in found]
-  mean = [100 * e.mean for e in found]
-  axes.errorbar(places, mean, half, capsize=3, markersize=4, **style)
+  """Draws scores with their intervals."""
+  scale = settings[0].score.scale
+  found = [setting.estimate(_FINAL) for setting in settings]
+  half = [0 if math.isnan(e.half_width) else e.half_width for e in found]
+  axes.errorbar(
+    places,
+    [scale * e.mean for e in found],
+    [scale * h for h in half],
+    capsize=3,
+    markersize=4,
+    **style,
+  )
 
 
-def _problem(cell: statistics.Cell) -> str:
-  """Returns the problem of a cell in a few words."""
-  return _label({k: v for k, v in cell.shown.items() if k.startswith(_PROBLEM)})
+def _axis(settings: Settings) -> str:
+  """Returns what the scores of a panel are."""
+  headings = dict.fromkeys(tables.heading(s.score) for s in settings)
+  return '; '.join(headings)
 
 
-def _without(fields: statistics.Fields, *prefixes: str) -> statistics.Fields:
-  """Returns the fields whose names do not begin so."""
-  return {k: v for k, v in fields.items() if not k.startswith(prefixes)}
+def _problem(setting: settings_lib.Setting) -> str:
+  """Returns the problem of a setting in a few words."""
+  shown = setting.shown.items()
+  return _label({k: v for k, v in shown if results.is_within(k, *_PROBLEM)})
 
 
-def _label(fields: statistics.Fields) -> str:
-  """Returns fields in a few words."""
+def _without(fields: results.Fields, *names: str) -> results.Fields:
+  """Returns the fields but for some, or those in some sections."""
+  return {k: v for k, v in fields.items() if not results.is_within(k, *names)}
+
+
+def _label(fields: results.Fields) -> str:
+  """Returns fields in a few words: 'method=sam, p=2.0'."""
   return ', '.join(
-    f'{name.rpartition(".")[2] if name.count(".") < 2 else name}={value}'
+    f'{_short(name)}={value}'
     for name, value in fields.items()
     if value not in (None, '', 'none')
   )
+
+
+def _short(name: str) -> str:
+  """Returns the last part of a field's name if that is enough."""
+  section, _, last = name.rpartition('.')
+  if '.' in section:
+    return name
+  return section if last == 'name' else last
 
 
 def _save(

@@ -1,7 +1,7 @@
 """Cells cut down until a CPU takes a few steps of them in seconds.
 
-That shows whether a sweep would run, its data and its fields; not what it would
-find.
+That shows whether a sweep would run: its data are there, and its fields are
+taken. It does not show what the sweep would find.
 """
 
 import pathlib
@@ -15,12 +15,12 @@ from sam_jax.sweeps import cells as cells_lib
 
 _LENGTH = {'num_steps': 3, 'eval_batch_size': 64}
 _MAX_BATCH_SIZE = 16
-# Each is compiled by itself on a CPU.
+# On a CPU each microbatch is compiled by itself.
 _MAX_GROUPS, _MAX_PER_GROUP = 2, 2
 _IMAGE_SIZE = 64
 
-# By pattern of the name: a small model of the same kind.
-_MODELS = {
+# A small model of the same kind, by a pattern of the model's name.
+_MODELS: dict[str, cells_lib.Fields] = {
   r'WideResnet\d+x\d+': {'model.name': 'WideResnet10x1'},
   r'ShakeShake\d+_2x\d+d': {'model.name': 'ShakeShake8_2x4d'},
   r'PyramidNet\d+': {'model.name': 'PyramidNet11', 'model.alpha': 12},
@@ -39,24 +39,24 @@ _MODELS = {
 
 
 def cells(
-  sweep: cells_lib.Sweep, chosen: Iterable[cells_lib.Fields], root: pathlib.Path
+  sweep: cells_lib.Sweep, chosen: Iterable[cells_lib.Fields]
 ) -> list[cells_lib.Fields]:
   """Returns the first replica of each kind of cell, cut down.
 
-  One of those that are the same then, as with several values of m.
+  Of cells that are equal when they are cut down, such as those of several
+  values of m, one is left.
 
   Args:
-    sweep: what the cells are of.
+    sweep: the sweep of the cells.
     chosen: some of its cells.
-    root: what the paths of their config files start from.
   """
   first: dict[str, cells_lib.Fields] = {}
   for cell in chosen:
     kind = {k: v for k, v in cell.items() if k not in sweep.replicas}
     first.setdefault(cells_lib.cell_name(kind), cell)
-  # Where the runs are does not matter here.
+  nowhere = pathlib.Path()  # the directory of the runs does not matter here
   small = [
-    cell | fields(cells_lib.config(cell, root, root)) | sweep.smoke
+    cell | fields(cells_lib.config(cell, nowhere)) | sweep.smoke
     for cell in first.values()
   ]
   return list({cells_lib.cell_name(cell): cell for cell in small}.values())
@@ -68,7 +68,8 @@ def fields(config: ml_collections.ConfigDict) -> cells_lib.Fields:
   m = config.m or batch_size
   b = config.microbatch_size or m
   sizes = ('batch_size', 'm', 'microbatch_size')
-  result = _LENGTH | dict(zip(sizes, _cut(batch_size, m, b), strict=True))
+  cut = _cut(batch_size, m, b)
+  result: cells_lib.Fields = _LENGTH | dict(zip(sizes, cut, strict=True))
   for pattern, changes in _MODELS.items():
     if re.fullmatch(pattern, config.model.name):
       result |= changes
@@ -81,7 +82,11 @@ def fields(config: ml_collections.ConfigDict) -> cells_lib.Fields:
 
 
 def _cut(batch_size: int, m: int, b: int) -> tuple[int, int, int]:
-  """Returns a small B, m and b; one, or several, stay one, or several."""
+  """Returns a small B, m and b.
+
+  Where there was one group, one microbatch or one example there is one, and
+  where there were several there are several.
+  """
   groups = min(batch_size // m, _MAX_GROUPS)
   per_group = min(m // b, _MAX_PER_GROUP)
   b = min(b, _MAX_BATCH_SIZE // (groups * per_group))

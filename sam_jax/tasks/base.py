@@ -40,7 +40,7 @@ class Score(NamedTuple):
       >>> print(tasks.Score('error_rate', 'error', '%', 100).text(0.0321))
       3.21 %
     """
-    digits = '.2f' if self.unit else '.4g'
+    digits = '.2f' if self.unit == '%' else '.4g'
     return f'{self.scale * value:{digits}} {self.unit}'.rstrip()
 
 
@@ -183,5 +183,17 @@ class Task(abc.ABC):
   def predictions(
     self, outputs: np.ndarray, labels: np.ndarray
   ) -> dict[str, np.ndarray]:
-    """Returns the columns of a table of predictions, `[n]` each."""
-    return {'label': labels, 'prediction': outputs}
+    """Returns the columns of a table of predictions, `[n]` each.
+
+    Args:
+      outputs: of the model, `[n, ...]`.
+      labels: `[n, ...]`.
+    """
+    columns: dict[str, np.ndarray] = {}
+    for name, values in (('label', labels), ('output', outputs)):
+      flat = np.reshape(values, (len(values), -1)).T
+      columns |= {
+        name if len(flat) == 1 else f'{name}_{i}': column
+        for i, column in enumerate(flat)
+      }
+    return columns

@@ -174,8 +174,10 @@ _OURS = {'sgd': sgd, 'rmsprop_tf': rmsprop_tf}
 def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
   """Returns the optimizer of that name, ours or optax's."""
   factory = _OURS.get(name) or getattr(optax, name, None)
-  accepted = inspect.signature(factory).parameters if callable(factory) else ()
-  if 'learning_rate' not in accepted:
+  if (
+    not callable(factory)
+    or 'learning_rate' not in inspect.signature(factory).parameters
+  ):
     raise ValueError(
       f'unknown optimizer {name!r}; use {", ".join(_OURS)}, adamw, lion or '
       'another function of optax that takes a learning_rate'

@@ -126,7 +126,8 @@ def init_state(
   if fns.ema_fn is None:
     return state
   # The state is donated, and no buffer can be donated twice.
-  return state.replace(ema=jax.tree.map(jnp.copy, _newest(state, fns)))
+  average = jax.tree.map(jnp.copy, _newest(state, fns))
+  return dataclasses.replace(state, ema=average)
 
 
 def eval_variables(state: TrainState, fns: StepFns) -> types.PyTree:
@@ -187,11 +188,11 @@ def train_step(
   )
   if fns.ema_fn is not None:
     average = fns.ema_fn(state.ema, _newest(new_state, fns), new_state.step)
-    new_state = new_state.replace(ema=average)
+    new_state = dataclasses.replace(new_state, ema=average)
   return new_state, diagnostics.of_step(
     result._replace(grads=grads),
     new_state.params,
-    learning_rate=ctx.learning_rate,
+    learning_rate=ctx.get('learning_rate'),
     max_norm=fns.optimizer.max_norm,
   )
 
@@ -235,7 +236,7 @@ def _group_gradient(
     ),
   )
   index = group['position'][0] // fns.layout.m
-  ctx = ctx._replace(key=jax.random.fold_in(ctx.key, index))
+  ctx = ctx._replace(key=jax.random.fold_in(ctx.get('key'), index))
   return fns.method.gradient(problem, state.method_state, params, ctx)
 
 

@@ -4,23 +4,30 @@
     python scripts/examples/flat_minima.py --seeds=3 --variant=clean
 
 Every run and every measurement is the command that a user would type, and is
-kept: the same command again goes on where it stopped. Prints a table, mean and
+kept: the same command again resumes where it stopped. Prints a table, mean and
 standard deviation over the seeds, and writes the spectra of the Hessian, the
 landscapes and the m-sharpness of all runs as pictures. Takes two to three
 minutes on two CPU cores.
 """
 
-import concurrent.futures
 import json
 import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+# The checkout goes first, installed or not.
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(_ROOT))
 
 import numpy as np
-from absl import app, flags
 
+from sam_jax import _cli, configs
+from sam_jax.runs import files
+from sam_jax.sweeps import cells as cells_lib, execution, pool, results
+
+flags = _cli.Flags()
 _DIRECTORY = flags.DEFINE_string(
   'directory', 'runs/flat_minima', 'Where runs and pictures go.'
 )
@@ -33,96 +40,70 @@ _VARIANT = flags.DEFINE_enum(
   '(rho = 0.05).',
 )
 
-_ROOT = pathlib.Path(__file__).resolve().parents[2]
-_METHODS = ('sgd', 'sam')
-_M = 25  # of both, that of the config
-_COMMANDS = {
+_METHODS = {
+  'SGD': {'method.name': 'sgd', 'method.rho': None},
+  'SAM': {'method.name': 'sam'},
+}
+_M = 25  # of both methods, that of the config
+_ANALYSES = {
   'hessian': ('--trace_probes=50', '--probes=1', '--lanczos_steps=60'),
   'sharpness': (f'--m={_M}', '--rho=0.05', '--samples=1', '--ascent_steps=5'),
   'landscape': ('--points=15',),
 }
 
 
-def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    _exit(f'unknown arguments: {" ".join(argv[1:])}')
-  try:
-    _train_all()
-    for command, options in _COMMANDS.items():
-      _analyze(command, options)
-  except RuntimeError as error:
-    _exit(str(error), status=1)
-  print(_table())
-  print(f'Pictures: {_directory()}/*.png')
+def main(argv: Sequence[str]) -> int:
+  _cli.refuse_arguments(argv[1:])
+  # The network is small, and B = m = b asks for one device.
+  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+  directory = files.user_path(_DIRECTORY.value)
+  directory /= _VARIANT.value
+  cells = {name: _cells(fields) for name, fields in _METHODS.items()}
+  listed = [cell for same in cells.values() for cell in same]
+  place = pool.Pool(directory, workers=2)
+  status = execution.execute(listed, directory, place, retry=True)
+  if status:
+    return status
+  workdirs = {
+    name: [cells_lib.workdir(cell, directory) for cell in same]
+    for name, same in cells.items()
+  }
+  for name, options in _ANALYSES.items():
+    if _analyze(name, options, directory, workdirs):
+      return 1
+  print(_table(workdirs))
+  print(f'Pictures: {directory}/*.png')
+  return 0
 
 
-def _exit(message: str, status: int = 2) -> None:
-  """Ends the program with a message."""
-  print(f'flat_minima: {message}', file=sys.stderr)
-  sys.exit(status)
+def _cells(fields: cells_lib.Fields) -> list[cells_lib.Fields]:
+  """Returns the runs of a method, one for each seed."""
+  config = configs.find(f'digits:{_VARIANT.value}')
+  base = {cells_lib.CONFIG: config, 'log.tensorboard': False}
+  return cells_lib.product([base | fields], {'seed': range(_SEEDS.value)})
 
 
-def _directory() -> pathlib.Path:
-  """Returns where all of it goes."""
-  return pathlib.Path(_DIRECTORY.value).absolute() / _VARIANT.value
-
-
-def _workdirs(method: str) -> list[pathlib.Path]:
-  """Returns the run directories of a method."""
-  return [_directory() / f'{method}-{seed}' for seed in range(_SEEDS.value)]
-
-
-def _train_all() -> None:
-  """Trains every run, two at a time."""
-  commands = [
-    [
-      *(sys.executable, '-m', 'sam_jax.train'),
-      f'--config=configs/digits.py:{_VARIANT.value}',
-      f'--config.method.name={method}',
-      f'--config.seed={seed}',
-      '--config.log.tensorboard=False',
-      f'--workdir={workdir}',
-    ]
-    for method in _METHODS
-    for seed, workdir in enumerate(_workdirs(method))
+def _analyze(
+  name: str,
+  options: Sequence[str],
+  directory: pathlib.Path,
+  workdirs: Mapping[str, Sequence[pathlib.Path]],
+) -> int:
+  """Measures all runs by one command, which draws them in one picture."""
+  print(f'{name} ...', flush=True)
+  runs = [workdir for same in workdirs.values() for workdir in same]
+  command = [
+    *(sys.executable, str(_ROOT / 'scripts' / 'analyze.py'), name, *options),
+    *(f'--workdir={workdir}' for workdir in runs),
+    f'--output={directory}/{name}.png',
   ]
-  print(f'{len(commands)} runs in {_directory()}', flush=True)
-  with concurrent.futures.ThreadPoolExecutor(2) as pool:
-    list(pool.map(_call, commands))
+  return subprocess.run(command, stdout=subprocess.DEVNULL).returncode
 
 
-def _analyze(command: str, options: Sequence[str]) -> None:
-  """Measures all runs by one command; the picture is theirs together."""
-  workdirs = [w for method in _METHODS for w in _workdirs(method)]
-  arguments = [
-    *(sys.executable, 'scripts/analyze.py', command),
-    *options,
-    *(f'--workdir={workdir}' for workdir in workdirs),
-    f'--output={_directory()}/{command}.png',
-  ]
-  print(f'{command} ...', flush=True)
-  _call(arguments)
-
-
-def _call(arguments: Sequence[str]) -> None:
-  """Runs a command; raises RuntimeError with its output if it fails."""
-  done = subprocess.run(
-    arguments,
-    cwd=_ROOT,
-    # The network is small, and B = m = b asks for one device.
-    env={'JAX_PLATFORMS': 'cpu', **os.environ},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  if done.returncode:
-    raise RuntimeError(f'{" ".join(arguments)}\n{done.stdout}{done.stderr}')
-
-
-def _result(workdir: pathlib.Path, command: str) -> dict:
-  """Returns the newest result of a run."""
-  files = (workdir / 'analysis').glob(f'{command}-*.json')
-  newest = max(files, key=lambda path: path.stat().st_mtime)
+def _result(workdir: pathlib.Path, name: str) -> dict:
+  """Returns the newest result of an analysis of a run."""
+  found = (workdir / 'analysis').glob(f'{name}-*.json')
+  newest = max(found, key=lambda path: path.stat().st_mtime)
   return json.loads(newest.read_text('utf-8'))['result']
 
 
@@ -131,7 +112,6 @@ def _numbers(workdir: pathlib.Path) -> dict[str, float]:
   hessian = _result(workdir, 'hessian')
   values = hessian['eigenvalues']
   measures = _result(workdir, 'sharpness')['measures']
-  final = json.loads((workdir / 'result.json').read_text('utf-8'))
   return {
     'lambda_max': values[0],
     'lambda_max/lambda_5': values[0] / values[4],
@@ -139,28 +119,27 @@ def _numbers(workdir: pathlib.Path) -> dict[str, float]:
     f'{_M}-sharpness': measures['one_ascent_step']['mean'],
     'ascent': measures['projected_ascent']['mean'],
     'random': measures['random_directions']['mean'],
-    'test error, %': 100 * final['final_error_rate'],
+    'test error, %': 100 * results.read(workdir)['final_score'],
   }
 
 
-def _table() -> str:
+def _table(workdirs: Mapping[str, Sequence[pathlib.Path]]) -> str:
   """Returns the comparison as a table of Markdown."""
   rows = []
-  for method in _METHODS:
-    found = [_numbers(workdir) for workdir in _workdirs(method)]
+  for method, same in workdirs.items():
+    found = [_numbers(workdir) for workdir in same]
     columns = {name: [f[name] for f in found] for name in found[0]}
-    cells = [_cell(values) for values in columns.values()]
-    rows.append([method.upper(), *cells])
+    rows.append([method, *map(_mean, columns.values())])
   header = ['', *columns]
   lines = [header, ['---'] * len(header), *rows]
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
-def _cell(values: Sequence[float]) -> str:
+def _mean(values: Sequence[float]) -> str:
   """Returns mean and standard deviation."""
   mean = f'{np.mean(values):.3g}'
   return mean if len(values) < 2 else f'{mean} ± {np.std(values, ddof=1):.2g}'
 
 
 if __name__ == '__main__':
-  app.run(main)
+  _cli.run(main, 'flat_minima', flags)

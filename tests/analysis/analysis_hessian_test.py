@@ -1,12 +1,12 @@
 """Spectra against matrices that are known or can be formed."""
 
-import curved
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sam_jax import analysis
+from tests import curved
 
 _rng = np.random.default_rng(1)
 SIZE = 60

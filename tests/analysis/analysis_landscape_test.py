@@ -1,12 +1,12 @@
 """Slices through a loss."""
 
-import curved
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sam_jax import analysis
+from tests import curved
 
 COORDINATES = np.array([-0.5, 0.0, 1.0])
 

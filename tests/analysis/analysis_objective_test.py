@@ -2,13 +2,13 @@
 
 import weakref
 
-import curved
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sam_jax import analysis
+from tests import curved
 
 # Sums of 64 numbers of order 1 in float32, in another order.
 _CLOSE = 2e-6

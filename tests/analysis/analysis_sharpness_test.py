@@ -1,6 +1,7 @@
 """m-sharpness against closed forms."""
 
-import curved
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from sam_jax import analysis
 from sam_jax.analysis import sharpness
+from tests import curved
 
 INF = np.inf
 GROUPS = [curved.cut(part, 10) for part in curved.cut(curved.DATA, 16)]
@@ -16,15 +18,16 @@ SLOPES = _rng.normal(size=(12, 6)).astype(np.float32)
 POINT = _rng.normal(size=6).astype(np.float32)
 
 
-def _linear(devices=1, size=12):
+@functools.cache
+def _linear():
   """A model whose loss is x . w: the highest point of a ball is known."""
   objective = analysis.Objective(
     lambda w, batch: batch['x'] @ w,
     [],
-    batch_size=size,
-    devices=jax.devices()[:devices],
+    batch_size=12,
+    devices=jax.devices()[:1],
   )
-  groups = [curved.cut({'x': SLOPES[i : i + 4]}, size) for i in (0, 4, 8)]
+  groups = [curved.cut({'x': SLOPES[i : i + 4]}, 12) for i in (0, 4, 8)]
   return objective, groups
 
 
@@ -167,12 +170,12 @@ def test_random_directions_of_a_parabola_rise_by_its_trace(eta):
   groups = [[{'x': np.ones(1, np.float32)}]]
   at = np.full(5, 2, np.float32)
   found = analysis.average_case(
-    objective, at, groups, analysis.Ball(0.5, 2.0, eta), num_samples=2000
+    objective, at, groups, analysis.Ball(0.5, 2.0, eta), num_samples=500
   )
   stretch = 1 if eta is None else 2
-  # The mean of a quadratic form over a sphere; 2000 draws leave 1 %.
+  # The mean of a quadratic form over a sphere; 500 draws leave 2 %.
   expected = (0.5 * stretch) ** 2 * curvatures.mean() / 2
-  assert found.mean == pytest.approx(expected, rel=0.04)
+  assert found.mean == pytest.approx(expected, rel=0.08)
 
 
 def test_random_points_are_as_far_away_as_the_worst():

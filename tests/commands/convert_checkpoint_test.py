@@ -1,27 +1,25 @@
-"""scripts/convert_checkpoint.py, as a user runs it."""
-
-import subprocess
-import sys
+"""The command that converts checkpoints of the official release."""
 
 import jax
-import legacy_files
 import numpy as np
 import pytest
-import tiny
 
 import sam_jax
 from sam_jax import models
-from sam_jax.runs import experiment, legacy, loading, pretrained
+from sam_jax.runs import initialization, legacy, loading, pretrained
+from tests import legacy_files, tiny
 
-SCRIPT = tiny.ROOT / 'scripts' / 'convert_checkpoint.py'
 MODEL, CLASSES, SHAPE = 'WideResnet_mini', 7, (8, 8, 3)
+IMAGES = np.zeros((1, *SHAPE), np.float32)
 
 
 @pytest.fixture(scope='module')
 def original():
   """Variables of a model, all of them random."""
   model = models.create(MODEL, num_classes=CLASSES)
-  shapes = jax.eval_shape(lambda: experiment.init_variables(model, SHAPE, 0))
+  shapes = jax.eval_shape(
+    lambda: initialization.init_variables(model, IMAGES, 0)
+  )
   rng = np.random.default_rng(0)
   return jax.tree.map(
     lambda x: rng.uniform(0.1, 0.5, x.shape).astype(np.float32), dict(shapes)
@@ -36,22 +34,13 @@ def file(original, tmp_path_factory):
   return path
 
 
-def _convert(*arguments):
-  return subprocess.run(
-    [sys.executable, str(SCRIPT), *map(str, arguments)],
-    env=tiny.environment(1),
-    capture_output=True,
-    text=True,
-    timeout=240,
-    check=False,
-  )
-
-
-@pytest.fixture(scope='module')
-def converted(file, tmp_path_factory):
+@pytest.fixture
+def converted(command, file, tmp_path):
   """The run directory and what was printed."""
-  output = tmp_path_factory.mktemp('converted')  # empty, so it may be there
-  done = _convert(
+  output = tmp_path / 'converted'
+  output.mkdir()  # empty, so it may be there
+  done = command(
+    'convert_checkpoint',
     f'--input={file}',
     f'--model={MODEL}',
     f'--output={output}',
@@ -60,12 +49,13 @@ def converted(file, tmp_path_factory):
     '--std=.2,.3,.4',
     '--data=cifar10',
   )
-  assert done.returncode == 0, done.stderr
-  return output, done.stdout
+  assert done.status == 0, done.err
+  return output, done.out
 
 
-def test_the_loaded_run_computes_what_the_file_computes(converted, original):
-  model, variables, config = sam_jax.load(converted[0])
+def test_a_file_becomes_a_run_that_computes_the_same(converted, original):
+  output, printed = converted
+  model, variables, config = sam_jax.load(output)
   assert (config.model.name, config.data.name) == (MODEL, 'cifar10')
   jax.tree.map(np.testing.assert_array_equal, variables, original)
   images = np.random.default_rng(1).normal(size=(2, *SHAPE))
@@ -75,29 +65,30 @@ def test_the_loaded_run_computes_what_the_file_computes(converted, original):
   found = model.apply(variables, images, train=False)
   assert found.shape == (2, CLASSES)
   np.testing.assert_array_equal(found, expected)
-
-
-def test_the_checkpoint_says_what_the_images_are(converted):
-  _, info = loading.load_with_info(converted[0])
-  assert info == {
-    'step': 0,
+  restored = loading.restore(output)
+  assert restored.step == 0
+  assert restored.task.info == {
     'num_classes': CLASSES,
     'image_shape': list(SHAPE),
     'mean': [0.5, 0.4, 0.3],
     'std': [0.2, 0.3, 0.4],
   }
+  _check_inventory(printed, original)
 
 
 def test_a_run_can_start_from_it(converted):
   model = models.create(MODEL, num_classes=2)
-  shapes = jax.eval_shape(lambda: experiment.init_variables(model, SHAPE, 0))
+  shapes = jax.eval_shape(
+    lambda: initialization.init_variables(model, IMAGES, 0)
+  )
   loaded = pretrained.read(str(converted[0]))
   fitted = pretrained.fit(shapes, loaded, source='S', num_classes=2)
   assert fitted.new_head == 'params/Dense_3'
 
 
-def test_the_inventory_counts_every_array(converted, original):
-  lines = converted[1].splitlines()
+def _check_inventory(printed, original):
+  """The table has every array."""
+  lines = printed.splitlines()
   rows = {line[:17].strip(): line[17:].split() for line in lines[1:-1]}
   counts = {
     name: (len(leaves), sum(leaf.size for leaf in leaves))
@@ -116,10 +107,10 @@ def test_the_inventory_counts_every_array(converted, original):
   assert lines[-1].endswith(f'{MODEL}, 7 classes; names and shapes fit')
 
 
-def test_the_inventory_alone_writes_nothing(file, tmp_path):
-  done = _convert(f'--input={file.parent}')
-  assert done.returncode == 0, done.stderr
-  assert 'batch statistics' in done.stdout and 'fit' not in done.stdout
+def test_the_inventory_alone_writes_nothing(command, file, tmp_path):
+  done = command('convert_checkpoint', f'--input={file.parent}')
+  assert done.status == 0, done.err
+  assert 'batch statistics' in done.out and 'fit' not in done.out
   assert tiny.tree(tmp_path) == {}
   assert legacy.read(file)  # and it is still there
 
@@ -166,18 +157,19 @@ _TO = f'--model={MODEL} --output={{tmp}}/run ' + _DATA
   ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
-  file, tmp_path, arguments, answer
+  command, file, tmp_path, arguments, answer
 ):
   (tmp_path / 'full').mkdir()
   (tmp_path / 'full' / 'file').write_bytes(b'hello')
   before = tiny.tree(tmp_path)
-  done = _convert(
+  done = command(
+    'convert_checkpoint',
     *arguments.replace('{file}', str(file))
     .replace('{tmp}', str(tmp_path))
-    .split()
+    .split(),
   )
-  assert done.returncode == 2
-  assert done.stderr.startswith('convert_checkpoint: '), done.stderr
-  assert answer in done.stderr and done.stderr.count('\n') == 1
-  assert done.stdout == ''
+  assert done.status == 2
+  assert done.err.startswith('convert_checkpoint: '), done.err
+  assert answer in done.err and done.err.count('\n') == 1
+  assert done.out == ''
   assert tiny.tree(tmp_path) == before

@@ -8,7 +8,7 @@ import pytest
 
 from sam_jax import datasets
 from sam_jax.datasets import cifar, fashion_mnist, registry, tfds_arrays
-from tests import originals, pictures, records, reference
+from tests import image_files, originals, records, reference
 
 
 @pytest.fixture(autouse=True)
@@ -341,7 +341,7 @@ def _prepare_cifar10(directory, sizes=(('train', 12), ('test', 6))):
     'cifar10',
     {
       split: [
-        (pictures.encode(image, 'PNG'), int(label))
+        (image_files.encode(image, 'PNG'), int(label))
         for image, label in zip(*examples, strict=True)
       ]
       for split, examples in stored.items()

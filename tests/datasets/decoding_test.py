@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from sam_jax.datasets import decoding, image_folder
-from tests import pictures, reference
+from tests import image_files, reference
 
 
 def _official_jpeg():
@@ -39,26 +39,26 @@ def test_the_crop_of_evaluation_is_the_official_one(size):
 
 def _files():
   """The same picture in many formats, with what may differ by."""
-  image = pictures.pixels(1)
+  image = image_files.pixels(1)
   pillow = PIL.Image.fromarray(image)
   grey = pillow.convert('L')
   opaque = pillow.convert('RGBA')
   opaque.putalpha(90)
   deep = PIL.Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-  yield 'jpeg', pictures.encode(image), image, 24
-  yield 'jpeg 420', pictures.encode(image, subsampling=2), image, 60
-  yield 'progressive', pictures.encode(image, progressive=True), image, 24
-  yield 'grey jpeg', pictures.encode(grey), grey, 12
-  yield 'inks', pictures.encode(pillow.convert('CMYK')), image, 24
-  yield 'png', pictures.encode(image, 'PNG'), image, 0
-  yield 'transparent', pictures.encode(opaque, 'PNG'), image, 0
-  yield 'grey png', pictures.encode(grey, 'PNG'), grey, 0
-  yield '16 bits', pictures.encode(deep, 'PNG'), grey, 0
+  yield 'jpeg', image_files.encode(image), image, 24
+  yield 'jpeg 420', image_files.encode(image, subsampling=2), image, 60
+  yield 'progressive', image_files.encode(image, progressive=True), image, 24
+  yield 'grey jpeg', image_files.encode(grey), grey, 12
+  yield 'inks', image_files.encode(pillow.convert('CMYK')), image, 24
+  yield 'png', image_files.encode(image, 'PNG'), image, 0
+  yield 'transparent', image_files.encode(opaque, 'PNG'), image, 0
+  yield 'grey png', image_files.encode(grey, 'PNG'), grey, 0
+  yield '16 bits', image_files.encode(deep, 'PNG'), grey, 0
   palette = pillow.quantize(64)
-  yield 'gif', pictures.encode(palette, 'GIF'), palette.convert('RGB'), 0
-  yield 'bilevel', pictures.encode(grey.convert('1'), 'PNG'), grey, 255
-  yield 'bmp', pictures.encode(image, 'BMP'), image, 0
-  yield 'webp', pictures.encode(image, 'WEBP', lossless=True), image, 0
+  yield 'gif', image_files.encode(palette, 'GIF'), palette.convert('RGB'), 0
+  yield 'bilevel', image_files.encode(grey.convert('1'), 'PNG'), grey, 255
+  yield 'bmp', image_files.encode(image, 'BMP'), image, 0
+  yield 'webp', image_files.encode(image, 'WEBP', lossless=True), image, 0
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def _with_an_odd_version(jpeg):
   'change', [_with_bytes_too_many, _with_an_odd_version, _with_odd_parameters]
 )
 def test_a_warning_that_costs_no_pixel_is_no_error(change):
-  jpeg = pictures.encode(pictures.pixels(1))
+  jpeg = image_files.encode(image_files.pixels(1))
   changed = change(jpeg)
   assert changed != jpeg
   assert decoding.dimensions(changed) == (24, 32)
@@ -114,8 +114,8 @@ def test_a_warning_that_costs_no_pixel_is_no_error(change):
 
 
 def test_a_palette_with_transparency_is_decoded_without_a_warning():
-  palette = PIL.Image.fromarray(pictures.pixels(1)).quantize(16)
-  data = pictures.encode(palette, 'PNG', transparency=bytes(range(16)))
+  palette = PIL.Image.fromarray(image_files.pixels(1)).quantize(16)
+  data = image_files.encode(palette, 'PNG', transparency=bytes(range(16)))
   np.testing.assert_array_equal(
     decoding.decode(data), np.asarray(palette.convert('RGB'))
   )
@@ -125,7 +125,7 @@ def test_a_grey_image_of_16_bits_is_scaled_in_every_format():
   deep = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32) * 80
   expected = np.repeat((deep >> 8).astype(np.uint8)[..., None], 3, axis=-1)
   for kind in ('PNG', 'TIFF', 'PPM'):
-    data = pictures.encode(PIL.Image.fromarray(deep), kind)
+    data = image_files.encode(PIL.Image.fromarray(deep), kind)
     np.testing.assert_array_equal(decoding.decode(data), expected)
 
 
@@ -133,7 +133,7 @@ def test_a_grey_image_of_16_bits_is_scaled_in_every_format():
 @pytest.mark.parametrize('dtype', [np.float32, np.int32])
 def test_values_of_unknown_range_are_refused(dtype):
   image = np.ones((4, 5), dtype)
-  data = pictures.encode(PIL.Image.fromarray(image), 'TIFF')
+  data = image_files.encode(PIL.Image.fromarray(image), 'TIFF')
   with pytest.raises(decoding.UndecodableError, match='32 bits and no known'):
     decoding.decode(data)
 
@@ -144,8 +144,8 @@ def _random_crop(data, size, seed=0):
 
 @pytest.mark.parametrize('reduction', [1, 2, 4, 8])
 def test_a_reduced_jpeg_is_the_mean_of_its_pixels(reduction):
-  image = pictures.pixels(2, 64, 96)
-  reduced = decoding.decode(pictures.encode(image, subsampling=0), reduction)
+  image = image_files.pixels(2, 64, 96)
+  reduced = decoding.decode(image_files.encode(image, subsampling=0), reduction)
   height, width = 64 // reduction, 96 // reduction
   means = image.reshape(height, reduction, width, reduction, 3).mean((1, 3))
   assert reduced.shape == means.shape
@@ -154,14 +154,14 @@ def test_a_reduced_jpeg_is_the_mean_of_its_pixels(reduction):
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 50), (3, 2)])
 def test_tiny_images_are_enlarged(size):
-  data = pictures.encode(np.full((*size, 3), 77, np.uint8), 'PNG')
+  data = image_files.encode(np.full((*size, 3), 77, np.uint8), 'PNG')
   for crop in (decoding.center_crop, _random_crop):
     np.testing.assert_array_equal(crop(data, 8), np.full((8, 8, 3), 77))
 
 
 def test_a_random_crop_is_what_its_box_says(monkeypatch):
-  image = pictures.pixels(3, 40, 60)
-  data = pictures.encode(image, 'PNG')
+  image = image_files.pixels(3, 40, 60)
+  data = image_files.encode(image, 'PNG')
   box = decoding.Box(5, 20, 16, 16)
   monkeypatch.setattr(decoding, 'sample_box', lambda *args: box)
   np.testing.assert_array_equal(_random_crop(data, 16), image[5:21, 20:36])
@@ -169,8 +169,8 @@ def test_a_random_crop_is_what_its_box_says(monkeypatch):
 
 @pytest.mark.parametrize('reduction', [1, 2, 4])
 def test_a_large_crop_is_decoded_at_a_reduced_scale(monkeypatch, reduction):
-  image = pictures.pixels(4, 160, 240)
-  data = pictures.encode(image, subsampling=0)
+  image = image_files.pixels(4, 160, 240)
+  data = image_files.encode(image, subsampling=0)
   side = 16 * reduction
   box = decoding.Box(32, 48, side, side)
   monkeypatch.setattr(decoding, 'sample_box', lambda *args: box)
@@ -214,8 +214,8 @@ def test_boxes_are_those_of_tensorflow():
 
 
 def test_a_box_that_cannot_be_is_the_crop_of_evaluation():
-  image = pictures.pixels(5, 4, 400)
-  data = pictures.encode(image, 'PNG')
+  image = image_files.pixels(5, 4, 400)
+  data = image_files.encode(image, 'PNG')
   assert decoding.sample_box(np.random.default_rng(0), 4, 400) is None
   np.testing.assert_array_equal(
     _random_crop(data, 8), decoding.center_crop(data, 8)
@@ -223,7 +223,7 @@ def test_a_box_that_cannot_be_is_the_crop_of_evaluation():
 
 
 def test_the_crop_follows_from_the_generator():
-  data = pictures.encode(pictures.pixels(6))
+  data = image_files.encode(image_files.pixels(6))
   crops = [_random_crop(data, 16, seed) for seed in (0, 0, 1)]
   np.testing.assert_array_equal(crops[0], crops[1])
   assert (crops[0] != crops[2]).any()
@@ -242,20 +242,20 @@ def _damaged_jpegs():
     ('jpeg of inks', 'CMYK', {}),
     ('jpeg with restarts', 'RGB', {'restart_marker_blocks': 4}),
   ):
-    jpeg = pictures.encode(image.convert(mode), **options)
+    jpeg = image_files.encode(image.convert(mode), **options)
     start = jpeg.rindex(b'\xff\xda') + 20  # within the last scan
     middle = (start + len(jpeg)) // 2
     yield f'{name} ended early', jpeg[:middle] + jpeg[-2:]
     yield f'{name} blank', jpeg[:start] + bytes(len(jpeg) - start) + jpeg[-2:]
     yield f'{name} of garbage', jpeg[:middle] + garbage + jpeg[middle + 500 :]
-  odd = _with_an_odd_version(pictures.encode(image))
+  odd = _with_an_odd_version(image_files.encode(image))
   yield 'odd version ended early', odd[: len(odd) // 2] + odd[-2:]
   yield 'restarts patched', jpeg[:middle] + bytes(100) + jpeg[middle + 100 :]
 
 
 def _damaged():
-  image = pictures.pixels(7, 64, 64)
-  jpeg, png = pictures.encode(image), pictures.encode(image, 'PNG')
+  image = image_files.pixels(7, 64, 64)
+  jpeg, png = image_files.encode(image), image_files.encode(image, 'PNG')
   yield 'empty', b''
   yield 'text', b'<html>not found</html>'
   yield 'jpeg cut off', jpeg[: len(jpeg) // 2]

@@ -7,7 +7,7 @@ import pytest
 from absl import logging
 
 from sam_jax import datasets
-from tests import pictures
+from tests import image_files
 
 
 def _create(directory, **arguments):
@@ -23,7 +23,7 @@ def _names(examples):
 
 
 def test_classes_are_the_sorted_folders(tmp_path):
-  pictures.folder(tmp_path, {'train': 5, 'test': 2})
+  image_files.folder(tmp_path, {'train': 5, 'test': 2})
   (tmp_path / 'train' / '.cache').mkdir()
   found = _create(tmp_path, image_size=16)
   assert found.num_classes == 4
@@ -42,7 +42,7 @@ def test_classes_are_the_sorted_folders(tmp_path):
 
 
 def test_deeper_files_count_and_those_that_are_no_images_do_not(tmp_path):
-  pictures.folder(tmp_path, {'train': 2, 'test': 1})
+  image_files.folder(tmp_path, {'train': 2, 'test': 1})
   red = tmp_path / 'train' / 'red'
   (red / 'more').mkdir()
   image = (red / '000.jpg').read_bytes()
@@ -56,7 +56,7 @@ def test_deeper_files_count_and_those_that_are_no_images_do_not(tmp_path):
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):
-  root = pictures.folder(tmp_path / 'data', {'train': 2, 'test': 1})
+  root = image_files.folder(tmp_path / 'data', {'train': 2, 'test': 1})
   red, elsewhere = root / 'train' / 'red', tmp_path / 'elsewhere'
   elsewhere.mkdir()
   (elsewhere / 'far.jpg').write_bytes((red / '000.jpg').read_bytes())
@@ -70,7 +70,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 
 
 def test_ignored_files_are_counted(tmp_path, monkeypatch):
-  pictures.folder(tmp_path, {'train': 1, 'test': 1})
+  image_files.folder(tmp_path, {'train': 1, 'test': 1})
   for name in ('a.txt', 'b.xml'):
     (tmp_path / 'train' / 'red' / name).write_text('')
   messages = []
@@ -83,7 +83,7 @@ def test_ignored_files_are_counted(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('name', ['val', 'validation', 'valid'])
 def test_a_validation_folder_is_what_is_evaluated(tmp_path, name):
-  pictures.folder(tmp_path, {'train': 5, 'test': 1, name: 2})
+  image_files.folder(tmp_path, {'train': 5, 'test': 1, name: 2})
   test = _create(tmp_path)
   validation = _create(tmp_path, split='validation')
   assert len(test.evaluation.labels) == 4
@@ -93,12 +93,12 @@ def test_a_validation_folder_is_what_is_evaluated(tmp_path, name):
 
 
 def test_a_validation_folder_serves_as_test_where_there_is_none(tmp_path):
-  pictures.folder(tmp_path, {'train': 3, 'val': 2})
+  image_files.folder(tmp_path, {'train': 3, 'val': 2})
   assert len(_create(tmp_path).evaluation.labels) == 8
 
 
 def test_without_one_a_tenth_is_held_out(tmp_path):
-  pictures.folder(tmp_path, {'train': 10})
+  image_files.folder(tmp_path, {'train': 10})
   with pytest.raises(ValueError, match='no test examples.*"validation"'):
     _create(tmp_path)
   splits = [
@@ -116,7 +116,7 @@ def test_without_one_a_tenth_is_held_out(tmp_path):
 
 
 def test_label_noise_is_that_of_arrays(tmp_path):
-  pictures.folder(tmp_path, {'train': 25, 'test': 1})
+  image_files.folder(tmp_path, {'train': 25, 'test': 1})
   clean, noisy = (
     _create(tmp_path, label_noise=share).train.labels for share in (0, 0.4)
   )
@@ -154,7 +154,7 @@ def _remove_train(root):
 def test_a_folder_that_is_not_as_it_should_be_is_refused(
   tmp_path, spoil, error, message
 ):
-  pictures.folder(tmp_path, {'train': 1, 'test': 1})
+  image_files.folder(tmp_path, {'train': 1, 'test': 1})
   spoil(tmp_path)
   with pytest.raises(error, match=message) as raised:
     _create(tmp_path)

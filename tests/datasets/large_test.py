@@ -10,7 +10,7 @@ import pytest
 
 from sam_jax import datasets
 from sam_jax.datasets import decoding, large
-from tests import pictures, records
+from tests import image_files, records
 
 _FLOWERS = 'oxford_flowers102'
 
@@ -19,7 +19,7 @@ def prepare(directory, sizes, *, height=24, width=32):
   """Prepares the Flowers, of `sizes` images by split; returns their bytes."""
   stored = {
     split: [
-      pictures.encode(pictures.pixels(100 * k + i, height, width))
+      image_files.encode(image_files.pixels(100 * k + i, height, width))
       for i in range(size)
     ]
     for k, (split, size) in enumerate(sizes.items())
@@ -146,7 +146,7 @@ def test_a_missing_set_says_how_to_get_it(name, tmp_path):
 
 
 def test_a_folder_with_other_classes_is_refused(tmp_path):
-  pictures.folder(tmp_path, {'train': 1, 'test': 1})
+  image_files.folder(tmp_path, {'train': 1, 'test': 1})
   with pytest.raises(ValueError, match='4 classes; birdsnap has 500'):
     datasets.create('birdsnap', directory=str(tmp_path))
 

@@ -9,7 +9,7 @@ import pytest
 
 from sam_jax import datasets
 from sam_jax.datasets import decoding, encoded, streams
-from tests import pictures
+from tests import image_files
 
 _NUM, _BATCH_SIZE, _SIZE = 22, 6, 8
 
@@ -20,7 +20,7 @@ def paths(tmp_path_factory):
   paths = [str(folder / f'{i}.jpg') for i in range(_NUM)]
   for i, path in enumerate(paths):
     with open(path, 'wb') as stream:
-      stream.write(pictures.encode(pictures.pixels(i)))
+      stream.write(image_files.encode(image_files.pixels(i)))
   return paths
 
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import steps
 
 from sam_jax import methods, tree
+from tests import steps
 
 STEPS, RATE = 5, 0.1
 KEY = jax.random.key(3)

@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
-import zoo
 
 from sam_jax import models
+from tests import reference, zoo
 
 MINIS = (
   'WideResnet_mini',

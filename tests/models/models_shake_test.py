@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import zoo
 
 from sam_jax.models import shake
+from tests import zoo
 
 _BATCH = 4000
 

@@ -6,11 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
-import reference
-import zoo
 
 from sam_jax import models
 from sam_jax.models import __main__ as cli, summary
+from tests import reference, zoo
 
 
 def _summarize(

@@ -5,12 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
-import zoo
 from flax import linen as nn
 
 from sam_jax import models
 from sam_jax.models import layers, registry
+from tests import reference, zoo
 
 
 def _expected_parameters(depth, width, num_classes):

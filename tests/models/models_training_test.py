@@ -6,13 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
-import tiny
-import zoo
 
 from sam_jax import datasets, models
 from sam_jax.datasets import registry as datasets_registry
 from sam_jax.models import registry as models_registry
+from tests import reference, tiny, zoo
 
 CLASSES = 3
 BATCH = 8

@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 
 import sam_jax
 from sam_jax import perturbations
+from tests import reference
 
 PS = (1, 1.5, 2, 3, np.inf)
 HALF = (jnp.bfloat16, jnp.float16)

@@ -4,13 +4,24 @@ import shutil
 
 import numpy as np
 import pytest
-import tiny
 
 import sam_jax
-from sam_jax import analysis, datasets
-from sam_jax.runs import bootstrap, dry_run, experiment, preparation
+from sam_jax import analysis
+from sam_jax.runs import bootstrap, dry_run, factories, preparation
+from tests import tiny
 
-FIELDS = {'data.label_noise': 0.5, 'num_epochs': 1}
+FIELDS = tiny.PLAIN | {
+  'method.name': 'sgd',
+  'data.label_noise': 0.5,
+  'num_epochs': 1,
+}
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _one_device():
+  with pytest.MonkeyPatch.context() as patch:
+    tiny.use_devices(patch, 1)
+    yield
 
 
 @pytest.fixture(scope='module')
@@ -22,7 +33,13 @@ def first(tmp_path_factory):
 
 
 def _dataset(config):
-  return datasets.create(**experiment.factory_kwargs(config.data))
+  return factories.load_data(config)
+
+
+def _begin(config, directory):
+  """Returns a run that has begun; its lock is given back."""
+  with preparation.begin(config, directory) as begun:
+    return begun
 
 
 def _predicted(run, dataset):
@@ -39,8 +56,8 @@ def test_training_labels_are_those_that_the_first_run_predicts(
 ):
   config = tiny.config(**FIELDS, labels_from=str(first))
   dataset = _dataset(config)
-  prepared = preparation.prepare(config, tmp_path / 'second')
-  relabelled = prepared.experiment.dataset
+  begun = _begin(config, tmp_path / 'second')
+  relabelled = begun.experiment.dataset
   expected = _predicted(first, dataset)
   assert 0 < np.mean(expected != dataset.train.labels) < 1
   np.testing.assert_array_equal(relabelled.train.labels, expected)
@@ -54,7 +71,7 @@ def test_training_labels_are_those_that_the_first_run_predicts(
   assert f'step 5: {share:.2%} changed' in capsys.readouterr().out
 
 
-def test_a_second_run_trains_on_them_and_goes_on_without_the_first(
+def test_a_second_run_trains_on_them_and_is_resumed_without_the_first(
   first, tmp_path
 ):
   """From scratch, to the same bits as a data set with those labels."""
@@ -75,14 +92,15 @@ def test_a_start_that_failed_predicts_anew(first, tmp_path):
   """Labels that a run never trained on are nobody's."""
   config = tiny.config(**FIELDS, labels_from=str(first))
   directory = tmp_path / 'second'
-  preparation.prepare(config, directory)
+  _begin(config, directory)
   bootstrap.write(np.zeros(80, np.int32), directory)
-  dataset = preparation.prepare(config, directory).experiment.dataset
+  dataset = _begin(config, directory).experiment.dataset
   np.testing.assert_array_equal(
     dataset.train.labels, _predicted(first, dataset)
   )
 
 
+@pytest.mark.slow
 def test_a_second_run_is_measured_on_the_labels_that_it_had(tmp_path):
   fields = FIELDS | {'data.split': 'validation'}
   tiny.train(tmp_path / 'first', **fields)
@@ -102,7 +120,7 @@ def _unfinished(first, directory):
   (directory / 'result.json').unlink()
 
 
-@pytest.mark.parametrize('start', [preparation.prepare, dry_run.run])
+@pytest.mark.parametrize('start', [_begin, dry_run.run])
 @pytest.mark.parametrize(
   ('make', 'fields', 'message'),
   [
@@ -129,6 +147,22 @@ def test_what_cannot_label_the_images_is_refused(
   with pytest.raises(ValueError, match=message):
     start(config, tmp_path / 'second')
   assert not (tmp_path / 'second').exists()
+
+
+@pytest.mark.slow
+def test_a_task_without_labels_has_none_to_predict(tmp_path):
+  fields = FIELDS | {
+    'plugins': ('tests.plugins.regression',),
+    'task.name': 'digit_regression',
+    'num_steps': 1,
+  }
+  first, second = tmp_path / 'first', tmp_path / 'second'
+  tiny.train(first, **fields)
+  with pytest.raises(ValueError, match='needs a task that predicts labels'):
+    tiny.train(second, **fields, labels_from=str(first))
+  assert not second.exists()
+  with pytest.raises(ValueError, match="task.name is 'image_classification'"):
+    tiny.train(second, **FIELDS, labels_from=str(first))
 
 
 @pytest.mark.parametrize(

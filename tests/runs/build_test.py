@@ -1,34 +1,37 @@
-import dataclasses
+"""From a config to the objects of a run, and what is refused."""
+
+import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 from flax import linen as nn
 
-from sam_jax import augmentation, models
+from sam_jax import augmentation, models, tasks
 from sam_jax.models import registry
-from sam_jax.runs import dry_run, experiment, preparation
-from sam_jax.training import parallel
+from sam_jax.runs import build, dry_run, factories, initialization, validation
+from sam_jax.training import parallel, train_step
+from tests import tiny
 
 
 @pytest.fixture(scope='module')
 def built():
-  return experiment.build(tiny.config())
+  return build.build(tiny.config())
 
 
 def test_steps_follow_from_data_and_batch_size(built):
   assert (built.steps_per_epoch, built.num_steps) == (5, 10)
-  assert experiment.build(tiny.config(num_steps=7)).num_steps == 7
+  assert build.build(tiny.config(num_steps=7)).num_steps == 7
   # 80 examples in batches of 24: the remainder is dropped.
   fields = {'batch_size': 24, 'm': 24, 'microbatch_size': 3}
-  assert experiment.build(tiny.config(**fields)).num_steps == 6
+  assert build.build(tiny.config(**fields)).num_steps == 6
 
 
 @pytest.mark.parametrize(('asked', 'got'), [(1, 8), (64, 64), (100, 104)])
 def test_the_evaluation_batch_is_rounded_up_to_the_devices(asked, got):
-  built = experiment.build(tiny.config(eval_batch_size=asked))
+  built = build.build(tiny.config(eval_batch_size=asked))
   assert built.eval_batch_size == got
 
 
@@ -39,7 +42,7 @@ def test_the_layout_is_that_of_the_config(built):
 
 
 def test_state_shapes_are_those_of_a_state(built):
-  state = preparation.initial_state(tiny.config(), built)
+  state = initialization.initial_state(built, seed=0)
   shapes = built.state_shapes()
   assert jax.tree.structure(shapes) == jax.tree.structure(state)
   for shape, leaf in zip(
@@ -50,22 +53,17 @@ def test_state_shapes_are_those_of_a_state(built):
 
 def test_initial_weights_follow_from_the_seed_alone(built):
   def init(seed):
-    return preparation.initial_state(tiny.config(seed=seed), built).params
+    return initialization.initial_state(built, seed=seed).params
 
   jax.tree.map(np.testing.assert_array_equal, init(3), init(3))
   kernels = [np.asarray(init(s)['Dense_0']['kernel']) for s in (3, 4)]
   assert not np.any(kernels[0] == kernels[1])
 
 
-def test_the_seed_reaches_augmentation_dropout_and_method():
-  """`train_step` draws all of them from this one."""
-  assert experiment.build(tiny.config(seed=3)).fns.seed == 3
-
-
 def test_the_average_is_the_configs(built):
   assert built.fns.ema_fn is None
   fields = {'ema.decay': 0.2, 'ema.warmup_steps': 3}
-  ema_fn = experiment.build(tiny.config(**fields)).fns.ema_fn
+  ema_fn = build.build(tiny.config(**fields)).fns.ema_fn
   # From 1 to 0: the decay, a tenth at first and then 2/11, 3/12, ...
   decays = [ema_fn(1.0, 0.0, step) for step in (2, 3, 4, 5)]
   np.testing.assert_allclose(decays, [0, 1 / 10, 2 / 11, 0.2], rtol=1e-6)
@@ -75,7 +73,7 @@ def test_the_average_is_the_configs(built):
 def test_data_seed_fixes_split_and_noise_while_the_seed_varies(split):
   def dataset(**fields):
     noisy = {'data.label_noise': 0.4, 'data.split': split}
-    return experiment.build(tiny.config(**noisy, **fields)).dataset
+    return build.build(tiny.config(**noisy, **fields)).dataset
 
   def arrays(data):
     return [*data.train, *data.evaluation]
@@ -85,22 +83,13 @@ def test_data_seed_fixes_split_and_noise_while_the_seed_varies(split):
     np.testing.assert_array_equal(a, b)
   other = dataset(**{'data.seed': 1})
   assert np.any(first.train.images != other.train.images)
-  clean = experiment.build(tiny.config(**{'data.split': split})).dataset
+  clean = build.build(tiny.config(**{'data.split': split})).dataset
   assert np.mean(first.train.labels != clean.train.labels) == pytest.approx(
     0.4, abs=0.01
   )
   np.testing.assert_array_equal(
     first.evaluation.labels, clean.evaluation.labels
   )
-
-
-def test_the_info_is_what_it_takes_to_use_the_model(built):
-  assert built.info == {
-    'num_classes': 10,
-    'image_shape': [8, 8, 1],
-    'mean': [0.3053],
-    'std': [0.3759],
-  }
 
 
 @pytest.mark.parametrize(
@@ -116,7 +105,7 @@ def test_the_info_is_what_it_takes_to_use_the_model(built):
 )
 def test_unset_sizes_become_the_batch_per_device(devices, asked, settled):
   config = tiny.config(**{'m': asked[0], 'microbatch_size': asked[1]})
-  resolved = experiment.resolve(config, devices)
+  resolved = build.resolve(config, devices)
   assert (resolved.m, resolved.microbatch_size) == settled
   assert (config.m, config.microbatch_size) == asked
 
@@ -135,12 +124,12 @@ def test_images_are_decoded_to_the_size_of_the_model(
 ):
   config = tiny.config(model={'name': model}, **{'data.name': data})
   config.data.image_size = asked
-  assert experiment.resolve(config, 8).data.image_size == settled
+  assert build.resolve(config, 8).data.image_size == settled
 
 
 def test_only_fields_that_are_set_reach_a_factory():
   section = tiny.config().model
-  assert experiment.factory_kwargs(section) == {
+  assert factories.fields(section) == {
     'name': 'cnn',
     'features': (4,),
     'hidden': 8,
@@ -174,7 +163,7 @@ def sized(monkeypatch):
   monkeypatch.setattr(registry, '_REGISTRY', dict(registry._REGISTRY))
   models.register('sized_here')(_Sized)
   tiny.use_devices(monkeypatch, 1)
-  fields = {'m': 16, 'microbatch_size': 16, 'augmentation.name': 'none'}
+  fields = tiny.PLAIN | {'method.name': 'sgd', 'model.norm': None}
 
   def config(**others):
     return tiny.config(model={'name': 'sized_here'}, **fields, **others)
@@ -192,82 +181,40 @@ def _batch(built, size=16):
 
 
 def test_training_images_are_resized_to_the_models_resolution(sized):
-  config = sized()
-  built = experiment.build(config)
+  built = build.build(sized())
   batch = _batch(built)
-  augmented = built.fns.augment(
-    built.fns.stream(0, 0), batch['image'], batch['position']
-  )
+  augmented = built.task.augment(built.fns.stream(0, 0), batch)['image']
   # Not yet: a microbatch of large images needs less memory than all of them.
   assert augmented.shape == (16, 8, 8, 1)
   by_hand = augmentation.resize(augmented, 12)
-  state = built.parallel.replicate(preparation.initial_state(config, built))
+  state = initialization.initial_state(built, seed=0)
+  state = built.parallel.replicate(state)
   after, _ = built.compile_train_step()(state, built.parallel.shard(batch))
   # Two programs on values of order 1.
   np.testing.assert_allclose(after.batch_stats['seen'], by_hand[0], atol=1e-5)
 
 
 def test_evaluation_images_are_resized_without_augmentation(sized):
-  config = sized()
-  built = experiment.build(config)
-  assert built.input_shape == (12, 12, 1)
+  built = build.build(sized())
+  assert built.task.input_shape == (12, 12, 1)
+  assert built.task.info['image_shape'] == [8, 8, 1]
+  kernel = built.state_shapes().params['Dense_0']['kernel']
+  assert kernel.shape == (12 * 12, 10)
   images = built.dataset.evaluation.images[:16]
-  preprocessed = built.preprocess(images)
   normal = augmentation.normalize(images, built.dataset.mean, built.dataset.std)
-  np.testing.assert_allclose(
-    preprocessed, augmentation.resize(normal, 12), atol=1e-5
-  )
-  state = built.parallel.replicate(preparation.initial_state(config, built))
+  resized = augmentation.resize(normal, 12)
+  state = initialization.initial_state(built, seed=0)
+  variables = built.parallel.replicate(built.eval_variables(state))
   batch = {
     'image': images,
     'label': built.dataset.evaluation.labels[:16],
     'mask': np.float32(np.arange(16) < 11),
   }
-  sums = built.compile_eval_step()(
-    built.variables(state), built.parallel.shard(batch)
-  )
-  logits = built.model.apply(built.variables(state), preprocessed, train=False)
+  sums = built.compile_eval_step()(variables, built.parallel.shard(batch))
+  logits = built.task.model.apply(variables, resized, train=False)
   errors = np.argmax(logits, -1) != batch['label']
   assert sums['count'] == 11
   assert sums['error_rate'] == errors[:11].sum()
-
-
-def test_the_info_keeps_the_size_of_the_data_sets_images(sized):
-  built = experiment.build(sized())
-  assert built.info['image_shape'] == [8, 8, 1]
-  assert experiment.resolution(built.model) == 12
-  kernel = built.state_shapes().params['Dense_0']['kernel']
-  assert kernel.shape == (12 * 12, 10)
-
-
-def test_a_model_without_resolution_takes_images_as_they_are(built):
-  assert experiment.resolution(built.model) is None
-  assert built.input_shape == (8, 8, 1)
-  images = built.dataset.evaluation.images[:2]
-  np.testing.assert_array_equal(
-    built.preprocess(images),
-    augmentation.normalize(images, built.dataset.mean, built.dataset.std),
-  )
-
-
-def test_a_dry_run_knows_the_resolution(sized, tmp_path, capsys):
-  dry_run.run(sized(), tmp_path / 'run')
-  assert 'parameters: 1,450' in capsys.readouterr().out  # (12 * 12 + 1) * 10
-
-
-@pytest.mark.slow
-def test_an_efficientnet_trains_at_its_resolution(monkeypatch, tmp_path):
-  tiny.use_devices(monkeypatch, 1)
-  model = {
-    'name': 'efficientnet',
-    'width': 0.25,
-    'depth': 0.3,
-    'resolution': 16,
-    'dropout_rate': 0.1,
-  }
-  sizes = {'m': 16, 'microbatch_size': 16, 'num_steps': 1}
-  tiny.train(tmp_path, model=model, method__name='sgd', **sizes)
-  assert 'test/error_rate' in tiny.log(tmp_path)[-1]
 
 
 # --- BatchNorm over all devices ----------------------------------------------
@@ -287,7 +234,7 @@ def test_synced_norm_is_refused_for_microbatches_in_turn(
   tiny.use_devices(monkeypatch, devices)
   fields = {'model.norm': 'synced', **sizes}
   with pytest.raises(ValueError, match='all microbatches at once') as error:
-    experiment.build(tiny.config(**fields))
+    build.build(tiny.config(**fields))
   message = str(error.value)
   assert '\n' not in message
   assert f'each of {devices} devices has {pieces} of them' in message
@@ -297,28 +244,29 @@ def test_synced_norm_is_refused_for_microbatches_in_turn(
   # What it says would do, does.
   remedy = {'microbatch_size': 16 // devices, **remedy}
   assert f'microbatch_size={16 // devices}' in message
-  experiment.build(tiny.config(**fields | remedy))
-  experiment.build(tiny.config(**fields | {'model.norm': 'batch'}))
+  build.build(tiny.config(**fields | remedy))
+  build.build(tiny.config(**fields | {'model.norm': 'batch'}))
 
 
 @pytest.mark.parametrize('name', ['shard_map', 'pmap'])
 def test_synced_norm_gets_the_axes_that_the_step_is_mapped_over(name):
   sizes = {'m': 16, 'microbatch_size': 2}
   config = tiny.config(**{'model.norm': 'synced', 'parallel': name}, **sizes)
-  built = experiment.build(config)
+  built = build.build(config)
   assert built.layout.device_microbatches == built.layout.device_groups == 1
   runs_on = parallel.create(name, built.layout)
-  assert built.model.norm_axes == runs_on.collectives.axes != ()
+  assert built.task.model.norm_axes == runs_on.collectives.axes != ()
 
 
 def test_no_other_norm_gets_axes(built):
-  assert built.model.norm_axes is None
+  assert built.task.model.norm_axes is None
 
 
-@pytest.mark.parametrize('name', ['shard_map', 'pmap'])
-def test_a_dry_run_compiles_synced_norm(name, tmp_path, capsys):
+@pytest.mark.slow
+def test_a_dry_run_compiles_synced_norm_for_pmap(tmp_path, capsys):
   sizes = {'m': 16, 'microbatch_size': 2}
-  config = tiny.config(**{'model.norm': 'synced', 'parallel': name}, **sizes)
+  fields = {'model.norm': 'synced', 'parallel': 'pmap', 'method.name': 'sgd'}
+  config = tiny.config(**fields, **sizes)
   dry_run.run(config, tmp_path / 'run')
   assert 'memory of a step' in capsys.readouterr().out
 
@@ -336,7 +284,7 @@ def test_a_dry_run_compiles_synced_norm(name, tmp_path, capsys):
   ],
 )
 def test_the_step_knows_how_much_is_rounded(fields, bits):
-  assert experiment.build(tiny.config(**fields)).fns.mantissa_bits == bits
+  assert build.build(tiny.config(**fields)).fns.mantissa_bits == bits
 
 
 # --- Every field that says how to train does something -----------------------
@@ -344,11 +292,12 @@ def test_the_step_knows_how_much_is_rounded(fields, bits):
 _EFFECTS = (
   {'seed': 1},
   {'method.name': 'sgd'},
+  {'method.rho_schedule': 'linear'},
   {'method.rho': 0.5},
   {'method.p': float('inf')},
-  {'m': 8},
+  {'m': 8, 'microbatch_size': 8},
   {'method.ascent_steps': 2},
-  {'microbatch_size': 1},
+  {'microbatch_size': 4},
   {'learning_rate': 0.05},
   {'schedule.name': 'exponential'},
   {'schedule.warmup_epochs': 0.2},
@@ -402,18 +351,31 @@ _EFFECTS_ON_DECAY = (
 )
 
 
-def _two_steps(directory, **fields):
-  """Returns the parameters after two steps."""
-  tiny.train(directory, num_steps=2, **fields)
-  return tiny.state(directory)['params']
+# One microbatch, so that the programs are short.
+_SIZES = {'m': 16, 'microbatch_size': 16}
+# Fields of the data change arrays, and not the program.
+_OF_THE_DATA = ('data.seed', 'data.label_noise')
 
 
-@pytest.fixture(scope='module')
-def baselines(tmp_path_factory):
-  return {
-    str(fields): _two_steps(tmp_path_factory.mktemp('baseline'), **fields)
-    for fields in ({}, _DECAYED, _RMSPROP, _AUTO, _RAND, _MIXUP)
-  }
+@functools.cache
+def _program(items):
+  """Returns the program of a step and the labels that it is trained on."""
+  built = build.build(tiny.config(**_SIZES | dict(items)))
+  step = functools.partial(train_step.train_step, fns=built.fns)
+  traced = jax.make_jaxpr(step)(
+    built.state_shapes(), built.task.batch_shapes(16)
+  )
+  text = re.sub(' at 0x[0-9a-f]+', '', str(traced))
+  text += str([np.asarray(x).tolist() for x in traced.consts])
+  return text, built.dataset.train.labels.tobytes()
+
+
+@pytest.mark.slow
+def test_a_program_is_traced_the_same_twice(monkeypatch):
+  tiny.use_devices(monkeypatch, 1)
+  first = _program(())
+  _program.cache_clear()
+  assert _program(()) == first
 
 
 @pytest.mark.slow
@@ -429,19 +391,15 @@ def baselines(tmp_path_factory):
   ],
   ids=str,
 )
-def test_a_field_that_says_how_to_train_changes_the_weights(
-  baselines, tmp_path, fields, base
+def test_a_field_that_says_how_to_train_changes_the_program_or_the_data(
+  monkeypatch, fields, base
 ):
-  baseline = baselines[str(base)]
-  params = _two_steps(tmp_path, **base | fields)
-  largest = max(
-    np.max(np.abs(a - b))
-    for a, b in zip(
-      jax.tree.leaves(params), jax.tree.leaves(baseline), strict=True
-    )
-  )
-  # Ten times what rounding makes of two steps.
-  assert largest > 1e-5
+  tiny.use_devices(monkeypatch, 1)
+  before = _program(tuple(base.items()))
+  after = _program(tuple((base | fields).items()))
+  is_of_the_data = next(iter(fields)) in _OF_THE_DATA
+  assert (before[0] != after[0]) == (not is_of_the_data)
+  assert (before[1] != after[1]) == is_of_the_data
 
 
 # --- Bad values --------------------------------------------------------------
@@ -471,11 +429,16 @@ BAD = (
   ({'data.label_noise_kind': 'pairs'}, 'symmetric'),
   ({'data.train_size': 1797}, 'train_size is 1797'),
   ({'data.train_size': 12}, 'only 12 training'),
+  ({'task.name': 'images'}, r"unknown task 'images'.*image_classification"),
   ({'method.name': 'asam2'}, r"unknown method 'asam2'.*sam.*sgd"),
   ({'method.rho': -0.1}, r'rho is -0\.1'),
   ({'method.rho': float('inf')}, 'rho is inf'),
   ({'method.p': 0.5}, r'p is 0\.5'),
   ({'method.ascent_steps': 0}, 'ascent_steps is 0'),
+  ({'method.eta': 0.1}, "'sam' takes no eta, and eta is 0.1"),
+  ({'plugins': ('no_such_module',)}, "plugins names 'no_such_module'"),
+  ({'init_from': 'gs://bucket/run'}, 'not a path on this machine'),
+  ({'data.directory': 'gs://bucket'}, 'not a path on this machine'),
   ({'schedule.name': 'step'}, r"unknown schedule 'step'.*cosine"),
   ({'schedule.factor': 0.5}, r"'cosine' takes no"),
   ({'schedule.warmup_epochs': 3.0}, 'warm-up takes 15 of 10'),
@@ -532,6 +495,32 @@ def test_a_bad_value_is_one_line_before_anything_is_written(
   assert not (tmp_path / 'run').exists()
 
 
-def test_an_experiment_is_not_changed_by_accident(built):
-  with pytest.raises(dataclasses.FrozenInstanceError):
-    built.num_steps = 3
+class _Unmeasured(tasks.ImageClassification):
+  """A task that forgets to measure something."""
+
+  def __init__(self, metrics):
+    info = {
+      'num_classes': 2,
+      'image_shape': (2, 2, 1),
+      'mean': (0,),
+      'std': (1,),
+    }
+    super().__init__(None, info)
+    self._metrics = metrics
+
+  def example_metrics(self, outputs, batch):
+    return {name: jnp.zeros(shape) for name, shape in self._metrics.items()}
+
+
+@pytest.mark.parametrize(
+  ('metrics', 'message'),
+  [
+    ({'loss': (1,)}, "example_metrics of _Unmeasured has no 'error_rate'"),
+    ({'error_rate': (1,)}, "example_metrics of _Unmeasured has no 'loss'"),
+    ({'loss': (), 'error_rate': (1,)}, r"it returns {'loss': \(\)}"),
+  ],
+)
+def test_a_task_that_does_not_measure_is_refused(metrics, message):
+  outputs = jax.ShapeDtypeStruct((1, 2), jnp.float32)
+  with pytest.raises(ValueError, match=message):
+    validation.check_task(_Unmeasured(metrics), outputs)

@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
 from sam_jax.runs import checkpoints
+from tests import tiny
 
 STATE = {'w': np.arange(6, dtype=np.float32).reshape(2, 3), 'n': np.int32(7)}
 
 
-def _save(saved, step, state=STATE, **progress):
+def _save(saved, step, state=STATE, **remembered):
   """Saves and waits."""
-  saved.save(state, checkpoints.Progress(step=step, **progress), {})
+  saved.save(state, checkpoints.JournalState(step=step, **remembered), {})
   saved.wait()
 
 
@@ -37,23 +37,23 @@ def open_checkpoints(tmp_path):
     saved.close()
 
 
-def test_arrays_and_progress_come_back_as_they_were(open_checkpoints):
-  progress = {
-    'metric_sums': {'loss': 0.1 + 0.2, 'error_rate': 1 / 3},
-    'metric_count': 3,
-    'final_error_rate': 0.25,
-    'best_error_rate': 0.125,
-    'best_step': 5,
-    'elapsed_seconds': 1.5,
-  }
-  saved = open_checkpoints()
-  saved.save(STATE, checkpoints.Progress(step=8, **progress), {'mean': [0.5]})
+def test_arrays_and_the_journal_come_back_as_they_were(open_checkpoints):
+  journal = checkpoints.JournalState(
+    step=8,
+    metric_sums={'loss': 0.1 + 0.2, 'error_rate': 1 / 3},
+    metric_count=3,
+    perturbed_sums={'sharpness': 0.7},
+    perturbed_weight=1 / 3,
+    final_score=0.25,
+    best_score=0.125,
+    best_step=5,
+    elapsed_seconds=1.5,
+    starts=[{'device': '1 x cpu'}],
+  )
+  open_checkpoints().save(STATE, journal, {'mean': [0.5]})
   saved = open_checkpoints()
   assert saved.latest_step() == 8
-  assert saved.read_progress(8) == (
-    checkpoints.Progress(step=8, **progress),
-    {'mean': [0.5]},
-  )
+  assert saved.read_journal(8) == (journal, {'mean': [0.5]})
   jax.tree.map(np.testing.assert_array_equal, saved.read_state(8), STATE)
 
 
@@ -84,7 +84,7 @@ def test_saving_does_not_keep_up_with_what_is_donated(open_checkpoints):
   state = {'w': jnp.zeros(1_000_000)}
   saved = open_checkpoints(max_to_keep=10)
   for i in range(3):
-    saved.save(state, checkpoints.Progress(step=i), {})
+    saved.save(state, checkpoints.JournalState(step=i), {})
     state = step(state)
   saved.wait()
   for i in range(3):
@@ -132,7 +132,7 @@ def test_a_step_that_is_there_stays_as_it_is(open_checkpoints):
   saved = open_checkpoints()
   _save(saved, 1, metric_count=1)
   _save(saved, 1, metric_count=2, state=jax.tree.map(np.zeros_like, STATE))
-  assert saved.read_progress(1)[0].metric_count == 1
+  assert saved.read_journal(1)[0].metric_count == 1
   np.testing.assert_array_equal(saved.read_state(1)['w'], STATE['w'])
 
 
@@ -146,15 +146,15 @@ def test_a_checkpoint_that_is_refused_does_not_pass_in_silence(
 
 
 _DIE_WHILE_SAVING = """
-import os, pathlib, signal, sys, threading, time
+import os, pathlib, signal, sys
 import numpy as np
-from sam_jax import checkpoints
+from sam_jax.runs import checkpoints
 
 directory = pathlib.Path(sys.argv[1])
 saved = checkpoints.Checkpoints(directory)
-saved.save({'w': np.ones(3)}, checkpoints.Progress(step=1), {})
+saved.save({'w': np.ones(3)}, checkpoints.JournalState(step=1), {})
 saved.wait()
-saved.save({'w': np.ones(20_000_000)}, checkpoints.Progress(step=2), {})
+saved.save({'w': np.ones(20_000_000)}, checkpoints.JournalState(step=2), {})
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

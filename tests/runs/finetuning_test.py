@@ -3,16 +3,13 @@
 import shutil
 
 import jax
-import legacy_files
 import numpy as np
 import pytest
-import reference
-import tiny
-import zoo
 
 import sam_jax
 from sam_jax import models
 from sam_jax.runs import loop, preparation
+from tests import legacy_files, reference, tiny, zoo
 
 # The file knows a thousand classes, the digits are ten.
 OLD_CLASSES, CLASSES = 1000, 10

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests import pictures, tiny
+from tests import image_files, tiny
 
 
 @pytest.mark.slow
@@ -14,7 +14,7 @@ def test_a_run_stopped_within_an_epoch_sees_the_same_images(
 ):
   tiny.use_devices(monkeypatch, 2)
   # 4 classes of 12 + 3 images, hence 3 steps in an epoch.
-  folder = pictures.folder(tmp_path / 'data', {'train': 12, 'test': 3})
+  folder = image_files.folder(tmp_path / 'data', {'train': 12, 'test': 3})
   fields = {
     'data.name': 'image_folder',
     'data.directory': str(folder),

@@ -1,12 +1,10 @@
 import os
 import select
 import signal
-import subprocess
 import sys
 import threading
 
 import pytest
-import tiny
 
 from sam_jax.runs import interrupts
 
@@ -57,30 +55,24 @@ def test_the_exception_says_where_and_why_it_stopped():
   assert 'step 7 by SIGTERM' in str(error)
 
 
-_SIGNAL_WHILE_PRINTING = """
-import os, signal, threading
-from sam_jax import interrupts
+def test_a_signal_in_the_middle_of_a_print_is_noted_too(capfd, monkeypatch):
+  reader, writer = os.pipe()
+  pipe = open(writer, 'w')
+  monkeypatch.setattr(sys, 'stdout', pipe)
 
-with interrupts.Listener() as listener:
-  timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM))
-  timer.start()
-  print('x' * 1_000_000, flush=True)  # a pipe that nobody reads: blocks
-  print(listener.signum, flush=True)
-"""
+  def interrupt():
+    while select.select([], [writer], [], 0)[1]:
+      pass  # the pipe is not full yet: the print does not wait
+    os.kill(os.getpid(), signal.SIGTERM)
+    while os.read(reader, 1 << 16):
+      pass
 
-
-def test_a_signal_in_the_middle_of_a_print_is_noted_too():
-  process = subprocess.Popen(
-    [sys.executable, '-c', _SIGNAL_WHILE_PRINTING],
-    cwd=tiny.ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-  # Nothing is read, so that the print blocks, before the signal was noted.
-  is_noted, _, _ = select.select([process.stderr], [], [], 60)
-  output, errors = process.communicate(timeout=60)
-  assert is_noted
-  assert 'SIGTERM: saving a checkpoint' in errors
-  assert 'reentrant' not in errors
-  assert output.splitlines()[-1] == '15'
+  thread = threading.Thread(target=interrupt)
+  with interrupts.Listener() as listener:
+    thread.start()
+    print('x' * 1_000_000, flush=True)
+    pipe.close()
+    thread.join()
+    assert listener.signum == signal.SIGTERM
+  os.close(reader)
+  assert 'SIGTERM: saving a checkpoint' in capfd.readouterr().err

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-import tiny
 
 from sam_jax import tasks
 from sam_jax.runs import build, checkpoints, journal, metrics_log
 from sam_jax.training import diagnostics
+from tests import tiny
 
 
 @pytest.fixture(scope='module')
@@ -43,7 +43,7 @@ def open_journal(experiment, tmp_path):
 def _step(loss, share=1.0, **perturbed):
   """Returns the metrics of a step, as the loop hands them over."""
   step = {'loss': loss, 'error_rate': 0.5}
-  return journal.numbers(
+  return journal.StepValues.of(
     diagnostics.Metrics(
       {name: np.float32(x) for name, x in step.items()},
       {name: np.float32(x) for name, x in perturbed.items()},
@@ -218,7 +218,9 @@ _EFFECTIVE = ('effective_perturbation_ratio', 'effective_perturbation_cosine')
 def test_a_rounded_perturbation_is_warned_of_once(open_journal, capsys):
   one = open_journal()
   for cosine in (0.95, 0.5, 0.4):
-    one.add_step(1, _step(1.0, **dict(zip(_EFFECTIVE, (1.6, cosine)))))
+    one.add_step(
+      1, _step(1.0, **dict(zip(_EFFECTIVE, (1.6, cosine), strict=True)))
+    )
   printed = capsys.readouterr().out
   assert printed.count('rounding changes the perturbation') == 1
   assert 'one 1.60 times as long, at a cosine of 0.50; use comp' in printed

@@ -4,15 +4,14 @@ import gzip
 import re
 
 import jax
-import legacy_files
 import msgpack
 import numpy as np
 import pytest
-import reference
 from flax import serialization
 
 from sam_jax import models
 from sam_jax.runs import initialization, legacy
+from tests import legacy_files, reference
 
 # Of the official file, which does not say them.
 _SALT, _GAIN = 20201, 1.5

@@ -4,18 +4,17 @@ import sys
 import jax
 import numpy as np
 import pytest
-import tiny
 
 import sam_jax
-from sam_jax import datasets
 from sam_jax.runs import (
   checkpoints,
   evaluation,
-  experiment,
+  factories,
   loading,
   metrics_log,
   workdir,
 )
+from tests import tiny
 
 
 @pytest.fixture(scope='module')
@@ -28,16 +27,21 @@ def finished(tmp_path_factory):
   return directory
 
 
+# Starts from `finished`, on one device.
+STARTED = tiny.PLAIN | {'model.norm': 'batch', 'method.name': 'sgd'}
+
+
 def _evaluate(directory, checkpoint):
   """The metrics of a loaded model, as a user would get them."""
-  run, info = loading.load_with_info(directory, checkpoint)
-  dataset = datasets.create(**experiment.factory_kwargs(run.config.data))
-  images = dataset.evaluation.images.astype(np.float32) / 255
-  images = (images - np.array(info['mean'])) / np.array(info['std'])
-  logits = run.model.apply(
-    run.variables, images.astype(np.float32), train=False
-  )
-  metrics = evaluation.example_metrics(logits, dataset.evaluation.labels)
+  model, variables, config = sam_jax.load(directory, checkpoint)
+  restored = loading.restore(directory, checkpoint)
+  evaluation_examples = factories.load_data(config).evaluation
+  images = evaluation_examples.images.astype(np.float32) / 255
+  mean, std = (np.array(restored.task.info[name]) for name in ('mean', 'std'))
+  images = ((images - mean) / std).astype(np.float32)
+  logits = model.apply(variables, images, train=False)
+  labels = {'label': evaluation_examples.labels}
+  metrics = restored.task.example_metrics(logits, labels)
   return {name: float(np.mean(value)) for name, value in metrics.items()}
 
 
@@ -54,6 +58,17 @@ def test_a_loaded_model_makes_the_logged_errors(finished, checkpoint, step):
   )
   # Float32 sums of 1,700 losses, in another order.
   assert metrics['loss'] == pytest.approx(line['test/loss'], rel=1e-5)
+
+
+def test_a_restored_run_predicts_and_measures_all_examples(finished, capsys):
+  restored = loading.restore(finished)
+  examples = factories.load_data(restored.config).evaluation
+  parts = list(restored.predict(examples, 1000))
+  assert [len(part.outputs) for part in parts] == [1000, 717]
+  expected = _evaluate(finished, 'last')
+  for name, value in expected.items():
+    values = np.concatenate([part.metrics[name] for part in parts])
+    assert np.mean(values) == pytest.approx(value, rel=1e-5)
 
 
 def test_best_is_the_step_that_result_json_names(finished):
@@ -76,15 +91,15 @@ def test_load_gives_what_was_saved(finished):
   assert (config.m, config.batch_size) == (4, 16)
 
 
-@pytest.mark.parametrize('norm', ['batch', 'none'])
+@pytest.mark.slow
 def test_a_run_that_keeps_an_average_is_logged_and_loaded_with_it(
-  tmp_path, norm
+  monkeypatch, tmp_path
 ):
-  tiny.train(tmp_path, **{'ema.decay': 0.9, 'model.norm': norm})
+  tiny.use_devices(monkeypatch, 1)
+  tiny.train(tmp_path, **STARTED, **{'ema.decay': 0.9})
   state, variables = tiny.state(tmp_path), loading.load(tmp_path).variables
-  average = {'batch_stats': {}} | state['ema']
-  assert bool(average['batch_stats']) == (norm == 'batch')
-  jax.tree.map(np.testing.assert_array_equal, variables, average)
+  jax.tree.map(np.testing.assert_array_equal, variables, state['ema'])
+  assert variables['batch_stats']
   newest = state['params']['Dense_0']['kernel']
   assert np.any(variables['params']['Dense_0']['kernel'] != newest)
   *_, line = metrics_log.read(tmp_path)
@@ -97,15 +112,28 @@ def test_an_average_that_is_not_kept_takes_no_room(finished):
   assert not jax.tree.leaves(tiny.state(finished).get('ema'))
 
 
-def test_the_info_says_how_images_were_normalised(finished):
-  _, info = loading.load_with_info(finished, 3)
-  assert info == {
-    'step': 3,
+def test_a_task_is_restored_without_its_data_set(finished, monkeypatch):
+  monkeypatch.setattr(factories, 'load_data', lambda *_: pytest.fail('read'))
+  restored = loading.restore(finished, 3)
+  assert restored.step == 3
+  assert restored.task.info == {
     'num_classes': 10,
     'image_shape': [8, 8, 1],
     'mean': [0.3053],
     'std': [0.3759],
   }
+
+
+@pytest.mark.slow
+def test_a_run_whose_method_remembers_is_loaded(monkeypatch, tmp_path):
+  tiny.use_devices(monkeypatch, 1)
+  fields = {'method.name': 'looksam', 'num_steps': 1}
+  tiny.train(tmp_path, **tiny.PLAIN, **fields)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    loading.load(tmp_path).variables['params'],
+    tiny.state(tmp_path)['params'],
+  )
 
 
 def test_loading_writes_nothing(finished):
@@ -133,13 +161,13 @@ def test_a_directory_without_a_run_or_checkpoint_is_one_line(tmp_path):
 
 
 def test_best_is_refused_if_it_was_not_kept(monkeypatch, tmp_path):
+  tiny.use_devices(monkeypatch, 1)
   rates = [0.1, 0.5]
   monkeypatch.setattr(
     evaluation, 'summarize', lambda _: {'loss': 0.0, 'error_rate': rates.pop(0)}
   )
-  tiny.train(
-    tmp_path, **{'checkpoint.keep_best': False, 'checkpoint.max_to_keep': 1}
-  )
+  fields = {'checkpoint.keep_best': False, 'checkpoint.max_to_keep': 1}
+  tiny.train(tmp_path, **STARTED, **fields)
   with pytest.raises(ValueError, match=r"no checkpoint 'best'.*\[10\]"):
     loading.load(tmp_path, 'best')
 
@@ -149,8 +177,9 @@ def test_load_is_imported_when_it_is_asked_for():
     'import sys, sam_jax\n'
     "assert 'sam_jax.runs' not in sys.modules\n"
     "assert 'ml_collections' not in sys.modules\n"
-    'from sam_jax import runs\n'
-    'assert sam_jax.load is runs.load and sam_jax.Run is runs.Run\n'
+    'from sam_jax.runs import loading\n'
+    'assert sam_jax.load is loading.load\n'
+    'assert sam_jax.LoadedModel is loading.LoadedModel\n'
   )
   subprocess.run([sys.executable, '-c', check], cwd=tiny.ROOT, check=True)
   with pytest.raises(AttributeError, match='no_such_name'):
@@ -165,7 +194,9 @@ def started(finished, tmp_path_factory):
   """A run of one step that started from the finished one."""
   directory = tmp_path_factory.mktemp('started')
   fields = {'init_from': str(finished), 'learning_rate': 0.0, 'num_steps': 1}
-  tiny.train(directory, **fields)
+  with pytest.MonkeyPatch.context() as patch:
+    tiny.use_devices(patch, 1)
+    tiny.train(directory, **STARTED, **fields)
   return directory
 
 
@@ -195,10 +226,11 @@ def test_init_from_starts_training_anew(started):
   assert [line['step'] for line in metrics_log.read(started)] == [1, 1]
 
 
-def test_init_from_is_not_needed_to_go_on(finished, tmp_path):
+def test_init_from_is_not_needed_to_resume(monkeypatch, finished, tmp_path):
+  tiny.use_devices(monkeypatch, 1)
   source = tmp_path / 'source'
   source.symlink_to(finished)
-  fields = {'init_from': str(source), 'schedule.name': 'constant'}
+  fields = STARTED | {'init_from': str(source), 'schedule.name': 'constant'}
   tiny.train(tmp_path / 'run', **fields, num_epochs=1)
   source.unlink()
   assert tiny.train(tmp_path / 'run', **fields, num_epochs=2)['steps'] == 10

@@ -7,10 +7,10 @@ import sys
 
 import jax
 import pytest
-import tiny
 
 from sam_jax.runs import lock, preparation
 from sam_jax.training import parallel
+from tests import tiny
 
 _HOLD = """
 import pathlib, sys

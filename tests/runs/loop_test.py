@@ -8,7 +8,6 @@ import signal
 import jax
 import numpy as np
 import pytest
-import tiny
 from tensorboard.backend.event_processing import event_accumulator
 
 from sam_jax.runs import (
@@ -21,6 +20,7 @@ from sam_jax.runs import (
   workdir,
 )
 from sam_jax.training import diagnostics
+from tests import tiny
 
 NUM_STEPS = 2 * tiny.STEPS_PER_EPOCH
 
@@ -127,6 +127,7 @@ UNSET = tiny.PLAIN | {
 }
 
 
+@pytest.mark.slow
 def test_unset_m_is_settled_at_the_first_start(monkeypatch, tmp_path, capsys):
   with monkeypatch.context() as patch:
     tiny.use_devices(patch, 2)
@@ -237,6 +238,7 @@ def _assert_tensorboard_shows_the_lines(directory):
     np.testing.assert_allclose(points[key], lines[key], rtol=1e-6, err_msg=key)
 
 
+@pytest.mark.slow
 def test_a_run_of_bfloat16_logs_what_is_left_of_the_perturbation(
   monkeypatch, tmp_path, capsys
 ):
@@ -487,6 +489,7 @@ def test_a_finished_run_says_so_and_trains_nothing(
   assert tiny.tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_constant_schedule_is_made_longer(monkeypatch, tmp_path):
   tiny.use_devices(monkeypatch, 1)
   fields = tiny.PLAIN | {
@@ -502,15 +505,15 @@ def test_a_constant_schedule_is_made_longer(monkeypatch, tmp_path):
 
 def _explode_at(monkeypatch, broken):
   """Makes the perturbed loss of a step infinite, as the loop reads it."""
-  original, count = journal.numbers, itertools.count(1)
+  original, count = journal.StepValues.of, itertools.count(1)
 
-  def numbers(metrics):
+  def of(metrics):
     values = original(metrics)
     if next(count) < broken:
       return values
     return values._replace(perturbed={'perturbed_loss': math.inf}, share=1.0)
 
-  monkeypatch.setattr(journal, 'numbers', numbers)
+  monkeypatch.setattr(journal.StepValues, 'of', of)
 
 
 @pytest.mark.parametrize(

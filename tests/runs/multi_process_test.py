@@ -9,10 +9,9 @@ import time
 import jax
 import numpy as np
 import pytest
-import tiny
 
 from sam_jax.training import parallel
-from tests import pictures
+from tests import image_files, tiny
 
 _STEPS = 45
 
@@ -90,7 +89,7 @@ def test_two_processes_stop_together_and_train_as_one_does(
   monkeypatch, tmp_path
 ):
   data, workdir = tmp_path / 'data', tmp_path / 'together'
-  pictures.folder(data, {'train': 10, 'test': 3}, height=12, width=12)
+  image_files.folder(data, {'train': 10, 'test': 3}, height=12, width=12)
   config = tiny.config_file(tmp_path, **_fields(data))
   processes = _start(config, workdir)
   metrics = workdir / 'metrics.jsonl'
@@ -122,7 +121,7 @@ def test_two_processes_stop_together_and_train_as_one_does(
 @pytest.mark.slow
 def test_what_only_one_finds_ends_both_soon(tmp_path):
   root = tmp_path / 'data'
-  pictures.folder(root, {'train': 10, 'test': 3}, height=12, width=12)
+  image_files.folder(root, {'train': 10, 'test': 3}, height=12, width=12)
   # Of four test images at a time in the order of their names, the second
   # process has the third and fourth.
   (root / 'test' / 'green' / '001.jpg').write_bytes(b'')

@@ -3,12 +3,23 @@
 import json
 
 import jax
-import legacy_files
 import numpy as np
 import pytest
-import tiny
 
-from sam_jax.runs import dry_run, experiment, preparation, workdir
+from sam_jax.runs import (
+  dry_run,
+  factories,
+  initialization,
+  preparation,
+  workdir,
+)
+from tests import legacy_files, tiny
+
+
+def _begin(config, directory):
+  """Returns a run that has begun; its lock is given back."""
+  with preparation.begin(config, directory) as begun:
+    return begun
 
 
 def _write(directory, config, **files):
@@ -19,19 +30,53 @@ def _write(directory, config, **files):
 
 
 def test_a_new_run_writes_its_config_and_starts_at_step_0(tmp_path):
-  prepared = preparation.prepare(tiny.config(), tmp_path / 'run')
-  assert prepared.result is None
-  assert int(prepared.state.step) == 0
+  begun = _begin(tiny.config(), tmp_path / 'run')
+  assert begun.result is None
+  assert int(begun.state.step) == 0
   saved = json.loads((tmp_path / 'run' / 'config.json').read_text())
-  assert saved['batch_size'] == prepared.config.batch_size
+  assert saved['batch_size'] == begun.config.batch_size
+
+
+def test_what_is_only_looked_at_writes_nothing(tmp_path, monkeypatch, capsys):
+  """Without a directory, as a sweep looks at the cost of its runs."""
+  monkeypatch.chdir(tmp_path)
+  unset = tiny.config(**{'m': None, 'microbatch_size': None})
+  prepared = preparation.prepare(unset)
+  assert (prepared.config.m, prepared.workdir) == (2, None)
+  assert prepared.experiment.num_steps == 10
+  assert capsys.readouterr().err == ''
+  preparation.prepare(tiny.config(), 'run')
+  assert tiny.tree(tmp_path) == {}
+
+
+def test_paths_are_those_of_the_users_directory(monkeypatch, tmp_path):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  begun = _begin(tiny.config(), 'run')
+  assert begun.workdir == tmp_path / 'run'
+  config = tiny.config(init_from='~/weights')
+  with pytest.raises(FileNotFoundError, match=str(tmp_path / 'weights')):
+    _begin(config, 'other')
+  config = tiny.config(**{'data.directory': '~/data'})
+  with pytest.raises(ValueError, match=str(tmp_path / 'data')):
+    _begin(config, 'other')
+
+
+def test_the_directory_is_taken_until_the_context_is_left(tmp_path):
+  with (
+    preparation.begin(tiny.config(), tmp_path),
+    pytest.raises(ValueError, match='is in use by process'),
+  ):
+    _begin(tiny.config(), tmp_path)
+  _begin(tiny.config(), tmp_path)
 
 
 def test_a_run_that_failed_before_its_first_step_leaves_the_directory_free(
   tmp_path,
 ):
   _write(tmp_path, tiny.config(learning_rate=0.5), metrics_jsonl='')
-  prepared = preparation.prepare(tiny.config(), tmp_path)
-  assert prepared.config.learning_rate == tiny.config().learning_rate
+  begun = _begin(tiny.config(), tmp_path)
+  assert begun.config.learning_rate == tiny.config().learning_rate
 
 
 def test_a_run_that_has_logged_keeps_its_directory(tmp_path):
@@ -39,7 +84,7 @@ def test_a_run_that_has_logged_keeps_its_directory(tmp_path):
     tmp_path, tiny.config(learning_rate=0.5), metrics_jsonl='{"step": 1}\n'
   )
   with pytest.raises(ValueError, match=r'learning_rate is 0\.\d+, was 0.5'):
-    preparation.prepare(tiny.config(), tmp_path)
+    _begin(tiny.config(), tmp_path)
 
 
 @pytest.mark.parametrize('steps, is_whole', [(5, True), (7, False)])
@@ -55,10 +100,10 @@ def test_only_a_run_of_whole_epochs_can_be_made_longer(
   )
   assert tiny.STEPS_PER_EPOCH == 5
   if is_whole:
-    assert preparation.prepare(tiny.config(**fields), tmp_path).result is None
+    assert _begin(tiny.config(**fields), tmp_path).result is None
   else:
     with pytest.raises(ValueError, match='ended within an epoch, at step 7'):
-      preparation.prepare(tiny.config(**fields), tmp_path)
+      _begin(tiny.config(**fields), tmp_path)
 
 
 def test_a_finished_run_comes_with_its_result(tmp_path):
@@ -68,9 +113,8 @@ def test_a_finished_run_comes_with_its_result(tmp_path):
     metrics_jsonl='{"step": 10}\n',
     result_json=json.dumps({'steps': 10}),
   )
-  prepared = preparation.prepare(tiny.config(), tmp_path)
-  assert prepared.result == {'steps': 10}
-  assert prepared.state is None
+  begun = _begin(tiny.config(), tmp_path)
+  assert begun.result == {'steps': 10}
 
 
 # --- Weights to start from ---------------------------------------------------
@@ -82,8 +126,9 @@ def _official_file(directory, num_classes=10, **fields):
   Returns its path and the variables.
   """
   config = tiny.config(**fields)
-  model = experiment.create_model(config, num_classes)
-  variables = dict(experiment.init_variables(model, (8, 8, 1), 7))
+  model = factories.create_model(config, {'num_classes': num_classes})
+  images = np.zeros((1, 8, 8, 1), np.float32)
+  variables = dict(initialization.init_variables(model, images, 7))
   file = directory / 'checkpoint_3'
   content = legacy_files.training(jax.tree.map(np.asarray, variables))
   file.write_bytes(legacy_files.pack(content))
@@ -92,8 +137,8 @@ def _official_file(directory, num_classes=10, **fields):
 
 def test_a_run_starts_from_an_official_file(tmp_path, capsys):
   file, variables = _official_file(tmp_path)
-  prepared = preparation.prepare(tiny.config(init_from=file), tmp_path / 'run')
-  state = prepared.state
+  begun = _begin(tiny.config(init_from=file), tmp_path / 'run')
+  state = begun.state
   found = {'params': state.params, 'batch_stats': state.batch_stats}
   jax.tree.map(np.testing.assert_array_equal, found, variables)
   assert f'initialised from {file}: ' in capsys.readouterr().out
@@ -103,9 +148,9 @@ def test_the_classifier_is_initialised_where_the_classes_differ(
   tmp_path, capsys
 ):
   file, variables = _official_file(tmp_path, num_classes=1000)
-  prepared = preparation.prepare(tiny.config(init_from=file), tmp_path / 'run')
-  fresh = preparation.prepare(tiny.config(), tmp_path / 'fresh').state.params
-  found = prepared.state.params
+  begun = _begin(tiny.config(init_from=file), tmp_path / 'run')
+  fresh = _begin(tiny.config(), tmp_path / 'fresh').state.params
+  found = begun.state.params
   for name in found:
     expected = fresh if name == 'Dense_1' else variables['params']
     jax.tree.map(np.testing.assert_array_equal, found[name], expected[name])
@@ -114,7 +159,7 @@ def test_the_classifier_is_initialised_where_the_classes_differ(
 
 
 _STARTS = {
-  'train': lambda config, path: preparation.prepare(config, path),
+  'train': lambda config, path: _begin(config, path),
   'dry_run': lambda config, path: dry_run.run(config, path),
 }
 
@@ -144,10 +189,18 @@ def test_a_dry_run_says_what_it_would_start_from(tmp_path, capsys, monkeypatch):
   assert f'initialised from {file}: ' in capsys.readouterr().out
 
 
-def test_a_dry_run_of_what_goes_on_needs_no_weights(tmp_path, monkeypatch):
+def test_a_dry_run_of_a_run_that_has_begun_needs_no_weights(
+  tmp_path, monkeypatch
+):
+  tiny.use_devices(monkeypatch, 1)
   monkeypatch.setattr(dry_run, 'describe', lambda *_: {})
   file, _ = _official_file(tmp_path)
-  fields = {'schedule.name': 'constant', 'init_from': file}
+  fields = tiny.PLAIN | {
+    'method.name': 'sgd',
+    'model.norm': 'batch',
+    'schedule.name': 'constant',
+    'init_from': file,
+  }
   tiny.train(tmp_path / 'run', **fields, num_steps=1)
   (tmp_path / 'checkpoint_3').unlink()
   dry_run.run(tiny.config(**fields, num_steps=5), tmp_path / 'run')

@@ -5,14 +5,12 @@ import re
 
 import jax
 import jax.numpy as jnp
-import legacy_files
 import numpy as np
 import pytest
-import reference
-import tiny
 
 from sam_jax import models
 from sam_jax.runs import initialization, legacy, loading, pretrained
+from tests import legacy_files, reference, tiny
 
 CLASSES = 4
 

@@ -7,6 +7,7 @@ import termios
 
 import pytest
 
+from sam_jax import tasks
 from sam_jax.runs import progress_line
 
 METRICS = {'loss': 0.1234, 'error_rate': 0.25}
@@ -25,20 +26,24 @@ def clock(monkeypatch):
   return _Clock(monkeypatch)
 
 
-def _reporter(seconds=10.0, start_step=0):
-  return progress_line.Reporter(
-    start_step=start_step, num_steps=100, batch_size=8, seconds=seconds
+def _line(seconds=10.0, start_step=0, task=tasks.ImageClassification):
+  return progress_line.ProgressLine(
+    task=task,
+    start_step=start_step,
+    num_steps=100,
+    batch_size=8,
+    seconds=seconds,
   )
 
 
 def test_without_a_terminal_lines_come_at_most_every_so_many_seconds(
   clock, capsys
 ):
-  reporter = _reporter(seconds=10.0)
+  line = _line(seconds=10.0)
   for step in range(1, 26):
     clock.now += 1
-    reporter.step(step, METRICS)
-  reporter.close()
+    line.step(step, METRICS)
+  line.close()
   lines = capsys.readouterr().out.splitlines()
   assert [line.split(':')[0] for line in lines] == [
     'step 10/100',
@@ -47,49 +52,68 @@ def test_without_a_terminal_lines_come_at_most_every_so_many_seconds(
 
 
 def test_a_line_has_loss_error_rate_and_time_left(clock, capsys):
-  reporter = _reporter(seconds=9.5)
+  line = _line(seconds=9.5)
   for step in range(1, 11):
     clock.now += 1
-    reporter.step(step, METRICS)
-  reporter.close()
+    line.step(step, METRICS)
+  line.close()
   # 8 images per step and second, 90 seconds to go.
   assert capsys.readouterr().out == (
-    'step 10/100: loss 0.1234, error 25.00%, 8 images/s, 0:01:30 left\n'
+    'step 10/100: loss 0.1234, error 25.00 %, 8 images/s, 0:01:30 left\n'
   )
 
 
 def test_the_rate_leaves_out_the_compilation(clock, capsys):
-  reporter = _reporter(seconds=1000.0)
+  line = _line(seconds=1000.0)
   clock.now = 999.0
-  reporter.step(1, METRICS)
+  line.step(1, METRICS)
   clock.now = 1000.0
-  reporter.step(2, METRICS)
-  reporter.close()
+  line.step(2, METRICS)
+  line.close()
   assert '8 images/s' in capsys.readouterr().out
 
 
 def test_the_first_step_promises_no_time(clock, capsys):
-  reporter = _reporter(seconds=1.0)
+  line = _line(seconds=1.0)
   clock.now = 60.0  # compilation
-  reporter.step(1, METRICS)
-  reporter.close()
-  assert capsys.readouterr().out == 'step 1/100: loss 0.1234, error 25.00%\n'
+  line.step(1, METRICS)
+  line.close()
+  assert capsys.readouterr().out == 'step 1/100: loss 0.1234, error 25.00 %\n'
 
 
 def test_the_rate_does_not_count_steps_of_an_earlier_start(clock, capsys):
-  reporter = _reporter(seconds=1.0, start_step=50)
-  reporter.step(51, METRICS)
+  line = _line(seconds=1.0, start_step=50)
+  line.step(51, METRICS)
   clock.now = 1.0
-  reporter.step(52, METRICS)
-  reporter.close()
+  line.step(52, METRICS)
+  line.close()
   assert '8 images/s, 0:00:48 left' in capsys.readouterr().out
 
 
+class _Regression(tasks.ImageTask):
+  score = tasks.Score('squared_error', 'squared error')
+  examples = 'spectra'
+
+
+def test_a_line_has_the_words_of_the_task(clock, capsys):
+  line = _line(seconds=0.0, task=_Regression)
+  for step, metrics in enumerate(
+    ({'loss': 0.5}, {'loss': 0.5, 'squared_error': 0.012345}), 1
+  ):
+    clock.now += 1
+    line.step(step, metrics)
+  line.close()
+  assert capsys.readouterr().out.splitlines() == [
+    'step 1/100: loss 0.5000',
+    'step 2/100: loss 0.5000, squared error 0.01235, 8 spectra/s, 0:01:38 left',
+  ]
+
+
 def test_without_a_terminal_nothing_goes_to_stderr(clock, capsys):
-  reporter = _reporter(seconds=0.0)
-  reporter.step(1, METRICS)
-  reporter.line('epoch 1')
-  reporter.close()
+  line = _line(seconds=0.0)
+  line.step(1, METRICS)
+  line.line('epoch 1')
+  line.close()
   captured = capsys.readouterr()
   assert captured.err == ''
   assert captured.out.splitlines()[-1] == 'epoch 1'
@@ -113,15 +137,15 @@ def test_on_a_terminal_a_bar_has_loss_error_rate_and_time_left(
   clock, capsys, monkeypatch
 ):
   with _terminal(monkeypatch) as read:
-    reporter = _reporter(start_step=40)
+    line = _line(start_step=40)
     for step in range(41, 51):
       clock.now += 1
-      reporter.step(step, METRICS)
-    reporter.line('epoch 5: done')
-    reporter.close()
+      line.step(step, METRICS)
+    line.line('epoch 5: done')
+    line.close()
     shown = read()
   assert '50%' in shown and '50/100' in shown
-  assert 'loss 0.1234, error 25.00%, 8 images/s' in shown
+  assert 'loss 0.1234, error 25.00 %, 8 images/s' in shown
   assert re.search(r'\[\d+:\d+<\d+:\d+', shown)  # elapsed < left
   # The line stands above the bar, and progress lines do not come on top.
   assert capsys.readouterr().out.replace('\r', '').strip() == 'epoch 5: done'

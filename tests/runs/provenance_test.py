@@ -17,7 +17,9 @@ def test_a_result_says_what_produced_it():
 
 
 def test_outside_a_checkout_there_is_no_commit(monkeypatch, tmp_path):
-  monkeypatch.setattr(provenance, '__file__', str(tmp_path / 'module.py'))
+  monkeypatch.setattr(
+    provenance, '__file__', str(tmp_path / 'runs' / 'module.py')
+  )
   monkeypatch.setenv('GIT_CEILING_DIRECTORIES', str(tmp_path.parent))
   assert provenance.describe()['git_commit'] is None
 
@@ -38,7 +40,9 @@ def test_one_set_of_changes_is_told_from_another(monkeypatch, tmp_path):
     command = ['git', '-C', str(tmp_path), *options, *arguments]
     subprocess.run(command, check=True, capture_output=True)
 
-  monkeypatch.setattr(provenance, '__file__', str(tmp_path / '__init__.py'))
+  monkeypatch.setattr(
+    provenance, '__file__', str(tmp_path / 'runs' / 'module.py')
+  )
   git('init')
   code = tmp_path / '__init__.py'
   code.write_text('')

@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from sam_jax.sweeps import pictures, statistics
+from sam_jax.sweeps import pictures, results, settings as settings_lib
+from tests.sweeps import made_up
 
 
-def _cell(errors, *, cost=10.0, split='test', **fields):
-  """Replicas with these final errors."""
+def _setting(errors, *, cost=10.0, split='test', score=made_up.ERROR, **fields):
+  """Replicas with these final scores."""
   runs = tuple(
-    statistics.Run(
+    results.FinishedRun(
       pathlib.Path(),
       {},
       {
-        'final_error_rate': error,
+        'final_score': error,
+        'score': score,
         'gradient_evaluations': cost,
         'wall_seconds': 3 * cost,
         'split': split,
@@ -24,48 +26,48 @@ def _cell(errors, *, cost=10.0, split='test', **fields):
     )
     for error in errors
   )
-  return statistics.Cell(fields, runs, fields)
+  return settings_lib.Setting(fields, runs, fields)
 
 
-def _cells():
+def _settings():
   """Two problems; two methods with three rhos and SGD for each."""
-  cells = []
+  settings = []
   for noise in (0.0, 0.4):
     problem = {'data.label_noise': noise}
     sgd = {'method.name': 'sgd', 'method.rho': None, 'm': None}
-    cells.append(_cell([0.3 + noise], **problem, **sgd))
+    settings.append(_setting([0.3 + noise], **problem, **sgd))
     for m in (1, 4):
       for rho in (0.5, 0.1, 0.2):
         error = 0.1 + noise / 2 + abs(rho - 0.2) + m / 100
-        cells.append(
-          _cell(
+        settings.append(
+          _setting(
             [error, error + 0.02],
             cost=20.0,
             **problem,
             **{'method.name': 'sam', 'method.rho': rho, 'm': m},
           )
         )
-  return cells
+  return settings
 
 
 @pytest.fixture
 def figures(monkeypatch, tmp_path):
-  """Draws cells; returns the panels of each picture by its name."""
+  """Draws settings; returns the panels of each picture by its name."""
   kept = {}
 
   def save(figure, path, styles):
     kept[path.stem] = ({a.get_title(): a for a in figure.axes}, styles)
 
-  def curve(cell, name):
-    assert name == f'{cell.split}/error_rate'
-    mean = cell.estimate('final_error_rate').mean
+  def curve(setting, name):
+    assert name == f'{setting.split}/error_rate'
+    mean = setting.estimate('final_score').mean
     return np.array([1, 2]), np.array([0.9, mean]), np.array([0.0, 0.1])
 
   monkeypatch.setattr(pictures, '_save', save)
-  monkeypatch.setattr(statistics, 'curve', curve)
+  monkeypatch.setattr(settings_lib, 'curve', curve)
 
-  def draw(cells):
-    paths = pictures.draw(tmp_path, cells)
+  def draw(settings):
+    paths = pictures.draw(tmp_path, settings)
     assert [path.stem for path in paths] == list(kept)
     return kept
 
@@ -84,7 +86,7 @@ def _lines(axes):
 
 
 def test_a_problem_is_a_panel_and_a_method_a_line(figures):
-  panels, _ = figures(_cells())['error_vs_rho']
+  panels, _ = figures(_settings())['score_vs_rho']
   assert list(panels) == ['label_noise=0.0', 'label_noise=0.4']
   lines = _lines(panels['label_noise=0.4'])
   assert list(lines) == ['method=sam, m=1', 'method=sam, m=4']
@@ -93,16 +95,16 @@ def test_a_problem_is_a_panel_and_a_method_a_line(figures):
   np.testing.assert_allclose(heights, [45, 35, 65])
   # Two replicas 2 % apart: 12.706 times the error of the mean, 1 %.
   np.testing.assert_allclose(half, [12.706] * 3, rtol=1e-4)
-  panels, _ = figures(_cells())['error_vs_m']
+  panels, _ = figures(_settings())['score_vs_m']
   assert list(_lines(panels['label_noise=0.0'])) == [
     f'method=sam, rho={rho}' for rho in (0.5, 0.1, 0.2)
   ]
 
 
 def test_of_many_perturbations_the_best_is_compared_with_others(figures):
-  made = figures(_cells())
+  made = figures(_settings())
   for name, factor in (('gradients', 1), ('seconds', 3)):
-    panels, _ = made[f'error_vs_{name}']
+    panels, _ = made[f'score_vs_{name}']
     lines = _lines(panels['label_noise=0.0'])
     assert list(lines) == ['method=sgd', 'method=sam']
     assert lines['method=sgd'][0] == [10 * factor]
@@ -124,40 +126,79 @@ def test_of_many_perturbations_the_best_is_compared_with_others(figures):
 
 def test_the_best_is_that_of_the_validation_split(figures):
   """Where there is one: the test split is not to choose by."""
-  cells = [
-    _cell([error], split=split, **{'data.split': split, 'method.rho': rho})
+  settings = [
+    _setting([error], split=split, **{'data.split': split, 'method.rho': rho})
     for split, errors in (('validation', (0.3, 0.2)), ('test', (0.1, 0.4)))
     for rho, error in zip((0.1, 0.2), errors, strict=True)
   ]
-  panels, _ = figures(cells)['error_vs_gradients']
+  panels, _ = figures(settings)['score_vs_gradients']
   assert _lines(panels['split=test'])['all'][1] == [40]
   assert _lines(panels['split=validation'])['all'][1] == [20]
   assert not panels['split=test'].figure.get_suptitle()
 
 
 def test_without_a_perturbation_it_is_another_method(figures):
-  cells = [_cell([0.1 + rho], **{'method.rho': rho}) for rho in (0.0, 0.1, 0.2)]
-  made = figures(cells)
-  [panel] = made['error_vs_gradients'][0].values()
+  settings = [
+    _setting([0.1 + rho], **{'method.rho': rho}) for rho in (0.0, 0.1, 0.2)
+  ]
+  made = figures(settings)
+  [panel] = made['score_vs_gradients'][0].values()
   assert {k: v[1] for k, v in _lines(panel).items()} == {
     'rho=0': [10],
     'all': [pytest.approx(20)],
   }
-  [panel] = made['error_vs_rho'][0].values()
+  [panel] = made['score_vs_rho'][0].values()
   # What is not 0 is apart, as on an axis without 0.
   places = panel.transData.transform([(r, 0) for r in (0.1, 0.2, 0.4)])[:, 0]
   assert places[2] - places[1] == pytest.approx(places[1] - places[0])
 
 
 def test_nothing_is_drawn_against_a_field_that_does_not_vary(figures):
-  cells = [c for c in _cells() if c.fields['method.rho'] in (None, 0.2)]
-  made = figures(cells)
-  assert 'error_vs_rho' not in made
-  assert 'error_vs_m' in made
+  settings = [c for c in _settings() if c.fields['method.rho'] in (None, 0.2)]
+  made = figures(settings)
+  assert 'score_vs_rho' not in made
+  assert 'score_vs_m' in made
 
 
 def test_a_picture_is_written_with_its_legend(tmp_path, monkeypatch):
   empty = (np.array([]), np.array([]), np.array([]))
-  monkeypatch.setattr(statistics, 'curve', lambda cell, name: empty)
-  for path in pictures.draw(tmp_path, _cells()):
+  monkeypatch.setattr(settings_lib, 'curve', lambda cell, name: empty)
+  for path in pictures.draw(tmp_path, _settings()):
     assert plt.imread(path).std() > 0.01
+
+
+def test_axes_have_the_words_and_the_scale_of_the_task(figures):
+  loss = {'metric': 'error_rate', 'label': 'loss', 'unit': 'nats', 'scale': 2.0}
+  problems = ({'task.name': 'b', 'score': loss}, {'task.name': 'a'})
+  settings = [
+    _setting([0.1], **problem, **{'method.rho': rho})
+    for problem in problems
+    for rho in (0.1, 0.2)
+  ]
+  panels, _ = figures(settings)['score_vs_rho']
+  assert {title: axes.get_ylabel() for title, axes in panels.items()} == {
+    'task=a': 'error, %',
+    'task=b': 'loss, nats',
+  }
+  assert _lines(panels['task=b'])['all'][1] == [0.2, 0.2]
+  assert _lines(panels['task=a'])['all'][1] == [10, 10]
+
+
+def test_curves_of_a_few_settings_are_drawn_by_their_names(
+  tmp_path, monkeypatch
+):
+  drawn = (np.array([1, 2]), np.array([0.9, 0.1]), np.array([0.0, 0.2]))
+  monkeypatch.setattr(settings_lib, 'curve', lambda setting, name: drawn)
+  kept = []
+  monkeypatch.setattr(
+    pictures, '_save', lambda figure, path, styles: kept.append(figure)
+  )
+  lines = {'SGD': _setting([0.1]), 'SAM': _setting([0.1])}
+  pictures.draw_curves(tmp_path / 'a.png', lines, 'digits')
+  [axes] = kept[0].axes
+  assert [line.get_label() for line in axes.get_lines()] == list(lines)
+  np.testing.assert_allclose(axes.get_lines()[1].get_ydata(), [90, 10])
+  # The band does not reach below 0.
+  band = axes.collections[0].get_paths()[0].vertices
+  assert (band[:, 1].min(), band[:, 1].max()) == (0, 90)
+  plt.close('all')

@@ -4,10 +4,11 @@ import itertools
 import re
 
 import pytest
-import tiny
 
+from sam_jax import configs
 from sam_jax.sweeps import cells as cells_lib, smoke
 from sam_jax.training import layout
+from tests import tiny
 
 
 # Two microbatches per group, or one; one group, or several.
@@ -45,10 +46,10 @@ def test_whatever_the_sizes_the_cut_fits():
 
 
 def test_one_replica_of_each_kind_of_cell_is_left():
-  axes = ({'config': ['configs/cifar10.py']}, {'method.rho': [0.1, 0.2]})
+  axes = ({'config': [configs.find('cifar10')]}, {'method.rho': [0.1, 0.2]})
   cells = cells_lib.product(*axes, {'seed': [4, 5]})
   sweep = cells_lib.Sweep(cells, smoke={'num_steps': 1})
-  found = smoke.cells(sweep, cells[1:], tiny.ROOT)
+  found = smoke.cells(sweep, cells[1:])
   assert [(c['method.rho'], c['seed']) for c in found] == [(0.1, 5), (0.2, 4)]
   assert {c['model.name'] for c in found} == {'WideResnet10x1'}
   assert {c['num_steps'] for c in found} == {1}
@@ -56,8 +57,8 @@ def test_one_replica_of_each_kind_of_cell_is_left():
 
 
 def test_images_that_are_decoded_are_small():
-  cell = {'config': 'configs/imagenet.py:101'}
-  fields = smoke.fields(cells_lib.config(cell, tiny.ROOT, tiny.ROOT))
+  cell = {'config': configs.find('imagenet:101')}
+  fields = smoke.fields(cells_lib.config(cell, tiny.ROOT))
   assert fields['data.image_size'] == 64
   assert (fields['model.name'], fields['model.width']) == ('Resnet50', 4)
 

@@ -1,9 +1,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 
 from sam_jax.tasks import losses
+from tests import reference
 
 
 @pytest.mark.parametrize('smoothing', [0.0, 0.1])

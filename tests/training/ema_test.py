@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 
 from sam_jax.training import ema
+from tests import reference
 
 
 def _effective_decay(step, decay, warmup_steps):

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import reference
 
 from sam_jax.training import optimizers
+from tests import reference
 
 PARAMS = {
   'conv': {'kernel': np.array([[1.0, -2.0]], np.float32)},

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import zoo
 from jax.extend import core as jex_core
 
 from sam_jax.training import precision
+from tests import zoo
 
 # --- What a multiplication sees ----------------------------------------------
 

@@ -1,9 +1,9 @@
 import jax
 import numpy as np
 import pytest
-import reference
 
 from sam_jax.training import schedules
+from tests import reference
 
 
 def _evaluate(schedule, steps):

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import steps
 
 from sam_jax import augmentation, methods, models, sam
 from sam_jax.augmentation import mixing
 from sam_jax.training import layout, parallel
+from tests import steps
 
 B, MICROBATCH = 64, 4
 # Five steps of a smooth network in float32; float64 is a billion times finer.

@@ -4,11 +4,9 @@ import functools
 
 import numpy as np
 import pytest
-import reference
-import steps
-import zoo
 
 from sam_jax import models
+from tests import reference, steps, zoo
 
 MLP_ATOL = 5e-6  # its README: float32 against float32 over six smooth steps
 

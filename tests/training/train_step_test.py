@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import steps
 
 from sam_jax.training import train_step
+from tests import steps
 
 RATE, RHO = 0.5, 0.3
 EXAMPLES, FEATURES, CLASSES = 8, 3, 4

@@ -28,7 +28,9 @@ def get_sweep() -> cells_lib.Sweep:
     'learning_rate': 0.3,
     'microbatch_loop': 'vmap',
   }
-  methods = [{'method.name': 'sgd', 'm': 128, 'microbatch_size': 128}]
+  methods = [
+    {'method.name': 'sgd', 'method.rho': None, 'm': 128, 'microbatch_size': 128}
+  ]
   methods += cells_lib.product(
     [{'m': m, 'microbatch_size': m} for m in MS],
     [{'method.name': 'sam', 'method.rho': rho} for rho in RHOS],

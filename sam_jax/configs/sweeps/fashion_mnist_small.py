@@ -32,9 +32,9 @@ def get_sweep() -> cells_lib.Sweep:
     'model.hidden': 32,
     'batch_size': 128,
   }
-  tested = [
-    {'method.name': 'sgd', 'num_epochs': 15},
-    {'method.name': 'sgd', 'num_epochs': 30},
+  tested: list[cells_lib.Fields] = [
+    {'method.name': 'sgd', 'method.rho': None, 'num_epochs': 15},
+    {'method.name': 'sgd', 'method.rho': None, 'num_epochs': 30},
     {'method.name': 'sam', 'num_epochs': 15, 'method.rho': RHO},
   ]
   grid = {'method.rho': RHOS, 'seed': range(2)}

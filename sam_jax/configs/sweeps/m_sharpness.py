@@ -20,7 +20,7 @@ m-sharpness and generalisation over the networks of a competition, is not here.
 memory of 256 gradients.
 """
 
-from sam_jax.sweeps import cells as cells_lib
+from sam_jax.sweeps import cells as cells_lib, paper as paper_lib
 
 RHOS = (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1)
 TABLE = {
@@ -50,5 +50,5 @@ def get_sweep() -> cells_lib.Sweep:
   for sizes, error in [({'m': 256, 'method.rho': 0.0}, SGD), *points]:
     fields = cell | sizes | {'microbatch_size': min(sizes['m'], 32)}
     cells += cells_lib.product([fields], {'seed': range(5)})
-    paper.append(cells_lib.Paper(sizes, error))
+    paper.append(paper_lib.Paper(sizes, error))
   return cells_lib.Sweep(cells, paper=paper)

@@ -15,7 +15,7 @@ one run here (L2, rho = .05) has 3.77 in this figure and 3.03 in figure 4
 
 import math
 
-from sam_jax.sweeps import cells as cells_lib
+from sam_jax.sweeps import cells as cells_lib, paper as paper_lib
 
 L2 = {
   0.001: 4.49,
@@ -52,6 +52,6 @@ def get_sweep() -> cells_lib.Sweep:
     axes = ([kind], {'method.rho': errors, 'seed': range(5)})
     cells += cells_lib.product([cell], *axes)
     paper += [
-      cells_lib.Paper(kind | {'method.rho': r}, e) for r, e in errors.items()
+      paper_lib.Paper(kind | {'method.rho': r}, e) for r, e in errors.items()
     ]
   return cells_lib.Sweep(cells, paper=paper)

@@ -18,7 +18,7 @@ the first of the two runs, and another number for it.
 counted as two.
 """
 
-from sam_jax.sweeps import cells as cells_lib
+from sam_jax.sweeps import cells as cells_lib, paper as paper_lib
 
 TABLE = {False: 3.03, True: 3.33}
 
@@ -28,7 +28,7 @@ def get_sweep() -> cells_lib.Sweep:
   cell = {'config': 'configs/cifar10.py', 'model.name': 'WideResnet40x2'}
   axis = {'method.second_order': TABLE, 'seed': range(5)}
   paper = [
-    cells_lib.Paper({'method.second_order': keeps}, error)
+    paper_lib.Paper({'method.second_order': keeps}, error)
     for keeps, error in TABLE.items()
   ]
   return cells_lib.Sweep(cells_lib.product([cell], axis), paper=paper)

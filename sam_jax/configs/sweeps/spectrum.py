@@ -2,7 +2,7 @@
 
     python scripts/sweep.py --sweep=configs/sweeps/spectrum.py --workdir=runs/h
     python scripts/analyze.py hessian --checkpoint=9750 --examples=2048 \
-        --workdir=$(ls -d runs/h/*sgd,seed=0) \
+        --workdir=$(ls -d runs/h/*sgd,*seed=0) \
         --workdir=$(ls -d runs/h/*sam,seed=0)
 
 WRN-40-10 without BatchNorm on CIFAR-10, SGD and SAM, with a checkpoint after
@@ -35,5 +35,8 @@ def get_sweep() -> cells_lib.Sweep:
     'num_epochs': 300,
     'checkpoint.at_epochs': (1, 50, 300),
   }
-  axis = {'method.name': ('sgd', 'sam'), 'seed': range(5)}
-  return cells_lib.Sweep(cells_lib.product([cell], axis))
+  methods: list[cells_lib.Fields] = [
+    {'method.name': 'sgd', 'method.rho': None},
+    {'method.name': 'sam'},
+  ]
+  return cells_lib.Sweep(cells_lib.product([cell], methods, {'seed': range(5)}))

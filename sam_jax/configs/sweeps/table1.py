@@ -14,7 +14,7 @@ but for the last network: `--only='^(?!.*=3600)'`.
 """
 
 from sam_jax.configs import cifar10, cifar100
-from sam_jax.sweeps import cells as cells_lib
+from sam_jax.sweeps import cells as cells_lib, paper as paper_lib
 
 ROWS = {'cifar10': cifar10.ROWS, 'cifar100': cifar100.ROWS}
 
@@ -58,7 +58,7 @@ def get_sweep() -> cells_lib.Sweep:
   """Returns 2 x 15 x 3 x 5 cells."""
   cells, paper = [], []
   for (row, augmentation), text in TABLE.items():
-    sam10, sgd10, sam100, sgd100 = cells_lib.numbers(text)
+    sam10, sgd10, sam100, sgd100 = paper_lib.numbers(text)
     for data, sam, sgd in (
       ('cifar10', sam10, sgd10),
       ('cifar100', sam100, sgd100),
@@ -67,9 +67,12 @@ def get_sweep() -> cells_lib.Sweep:
       epochs, rho = ROWS[data][row].epochs, ROWS[data][row].rho
       for method, number in (
         ({'method.name': 'sam', 'num_epochs': epochs, 'method.rho': rho}, sam),
-        ({'method.name': 'sgd', 'num_epochs': epochs}, sgd),
-        ({'method.name': 'sgd', 'num_epochs': 2 * epochs}, sgd),
+        ({'method.name': 'sgd', 'method.rho': None, 'num_epochs': epochs}, sgd),
+        (
+          {'method.name': 'sgd', 'method.rho': None, 'num_epochs': 2 * epochs},
+          sgd,
+        ),
       ):
         cells += cells_lib.product([cell | method], {'seed': range(5)})
-        paper.append(cells_lib.Paper(fields | method, *number))
+        paper.append(paper_lib.Paper(fields | method, *number))
   return cells_lib.Sweep(cells, paper=paper)

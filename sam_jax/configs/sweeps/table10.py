@@ -10,7 +10,7 @@ paper, hence m = 16.
 """
 
 from sam_jax.configs.sweeps import table3
-from sam_jax.sweeps import cells as cells_lib
+from sam_jax.sweeps import cells as cells_lib, paper as paper_lib
 
 # With SAM, without.
 TABLE = {
@@ -23,7 +23,10 @@ TABLE = {
   'birdsnap': '13.64 14.30',
   'food101': '7.06 7.17',
 }
-METHODS = ({'method.name': 'sam', 'method.rho': 0.05}, {'method.name': 'sgd'})
+METHODS: tuple[cells_lib.Fields, ...] = (
+  {'method.name': 'sam', 'method.rho': 0.05},
+  {'method.name': 'sgd', 'method.rho': None},
+)
 
 
 def get_sweep() -> cells_lib.Sweep:
@@ -31,8 +34,8 @@ def get_sweep() -> cells_lib.Sweep:
   cells, paper = [], []
   for data, text in TABLE.items():
     cell, fields = table3.settings('b7', data)
-    for method, number in zip(METHODS, cells_lib.numbers(text), strict=True):
+    for method, number in zip(METHODS, paper_lib.numbers(text), strict=True):
       test = {'data.split': 'test'} | method
       cells += cells_lib.product([cell | test], {'seed': range(5)})
-      paper.append(cells_lib.Paper(fields | method, *number))
+      paper.append(paper_lib.Paper(fields | method, *number))
   return cells_lib.Sweep(cells, paper=paper, smoke=table3.SMOKE)

@@ -25,7 +25,7 @@ hardware is not said.
 23.4 million gradient evaluations, of batches of 256.
 """
 
-from sam_jax.sweeps import cells as cells_lib
+from sam_jax.sweeps import cells as cells_lib, paper as paper_lib
 
 # CIFAR-10, CIFAR-100.
 TABLE = {1: '2.77 16.72', 2: '2.76 16.59', 3: '2.73 16.62', 5: '2.77 16.60'}
@@ -39,8 +39,8 @@ def get_sweep() -> cells_lib.Sweep:
     {'method.ascent_steps': TABLE, 'seed': range(20)},
   )
   paper = [
-    cells_lib.Paper({'data.name': data, 'method.ascent_steps': steps}, *number)
+    paper_lib.Paper({'data.name': data, 'method.ascent_steps': steps}, *number)
     for steps, text in TABLE.items()
-    for data, number in zip(DATA, cells_lib.numbers(text), strict=True)
+    for data, number in zip(DATA, paper_lib.numbers(text), strict=True)
   ]
   return cells_lib.Sweep(cells, paper=paper)

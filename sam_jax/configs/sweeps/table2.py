@@ -13,7 +13,7 @@ paper trained on 32 cores of TPUv3, hence m = 128. It prints two half widths as
 `--emit=tpu`.
 """
 
-from sam_jax.sweeps import cells as cells_lib
+from sam_jax.sweeps import cells as cells_lib, paper as paper_lib
 
 # SAM: top-1, top-5; SGD: top-1, top-5.
 TABLE = {
@@ -27,6 +27,10 @@ TABLE = {
   (152, 200): '18.5±0.1 4.37±0.03 20.3±0.2 5.39±0.07',
   (152, 400): '18.4±<0.01 4.35±0.04 20.9 5.84±0.07',
 }
+METHODS: tuple[cells_lib.Fields, ...] = (
+  {'method.name': 'sam', 'method.rho': 0.05},
+  {'method.name': 'sgd', 'method.rho': None},
+)
 _METRICS = ('error_rate', 'top5_error_rate')
 
 
@@ -40,16 +44,14 @@ def get_sweep() -> cells_lib.Sweep:
       'model.name': f'Resnet{depth}',
       'num_epochs': epochs,
     }
-    numbers = cells_lib.numbers(text)
+    numbers = paper_lib.numbers(text)
     for method, of_method in zip(
-      ({'method.name': 'sam', 'method.rho': 0.05}, {'method.name': 'sgd'}),
-      (numbers[:2], numbers[2:]),
-      strict=True,
+      METHODS, (numbers[:2], numbers[2:]), strict=True
     ):
       cell = {'config': f'configs/imagenet.py:{depth},{epochs}'} | method
       cells += cells_lib.product([cell], {'seed': range(5)})
       paper += [
-        cells_lib.Paper(fields | method, *number, metric)
+        paper_lib.Paper(fields | method, *number, metric)
         for number, metric in zip(of_method, _METRICS, strict=True)
       ]
   return cells_lib.Sweep(cells, paper=paper)

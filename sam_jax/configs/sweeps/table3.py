@@ -28,9 +28,9 @@ million gradient evaluations, of batches of 1024 and 512.
 
 import os
 
-from sam_jax.sweeps import cells as cells_lib
+from sam_jax.sweeps import cells as cells_lib, paper as paper_lib
 
-GRID = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+GRID: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 CHECKPOINTS = {
   'b7': 'randaug/efficientnet-b7-randaug',
   'l2-475': 'noisystudent/efficientnet-l2',
@@ -72,21 +72,23 @@ def get_sweep() -> cells_lib.Sweep:
   """Returns 2 x 8 x 13 x 5 + 2 x 2 x 5 cells."""
   cells, paper = [], []
   for data, text in TABLE.items():
-    grid, splits = GRID, ('test', 'validation')
+    grid, splits = GRID, ['test', 'validation']
     if data == 'imagenet2012':
-      grid, splits = (0.05,), ('test',)
-    b7_sam, b7, l2_sam, l2 = cells_lib.numbers(text)
+      grid, splits = (0.05,), ['test']
+    b7_sam, b7, l2_sam, l2 = paper_lib.numbers(text)
     for network, with_sam, without in (
       ('b7', b7_sam, b7),
       ('l2-475', l2_sam, l2),
     ):
       cell, fields = settings(network, data)
-      sgd = [{'data.split': 'test', 'method.name': 'sgd'}]
+      sgd = [{'data.split': 'test', 'method.name': 'sgd', 'method.rho': None}]
       sam = {'data.split': splits, 'method.name': ['sam'], 'method.rho': grid}
       for method in (sgd, sam):
         cells += cells_lib.product([cell], method, {'seed': range(5)})
       paper += [
-        cells_lib.Paper(fields | {'method.name': 'sam'}, *with_sam),
-        cells_lib.Paper(fields | {'method.name': 'sgd'}, *without),
+        paper_lib.Paper(fields | {'method.name': 'sam'}, *with_sam),
+        paper_lib.Paper(
+          fields | {'method.name': 'sgd', 'method.rho': None}, *without
+        ),
       ]
   return cells_lib.Sweep(cells, paper=paper, smoke=SMOKE)

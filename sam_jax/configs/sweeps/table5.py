@@ -15,7 +15,7 @@ doubled here, but so is its protocol.
 """
 
 from sam_jax.configs import fashion_mnist, svhn
-from sam_jax.sweeps import cells as cells_lib
+from sam_jax.sweeps import cells as cells_lib, paper as paper_lib
 
 ROWS = {'svhn': svhn.ROWS, 'fashion_mnist': fashion_mnist.ROWS}
 NAMES = {'svhn': 'svhn_cropped', 'fashion_mnist': 'fashion_mnist'}
@@ -42,7 +42,7 @@ def get_sweep() -> cells_lib.Sweep:
   """Returns 8 x 3 x 5 cells."""
   cells, paper = [], []
   for (file, row, augmentation), text in TABLE.items():
-    sam, sgd = cells_lib.numbers(text)
+    sam, sgd = paper_lib.numbers(text)
     settings = ROWS[file][row]
     images = AUGMENTATIONS[augmentation]
     fields = {
@@ -53,10 +53,13 @@ def get_sweep() -> cells_lib.Sweep:
     epochs, rho = settings.epochs, settings.rho
     for method, number in (
       ({'method.name': 'sam', 'num_epochs': epochs, 'method.rho': rho}, sam),
-      ({'method.name': 'sgd', 'num_epochs': epochs}, sgd),
-      ({'method.name': 'sgd', 'num_epochs': 2 * epochs}, sgd),
+      ({'method.name': 'sgd', 'method.rho': None, 'num_epochs': epochs}, sgd),
+      (
+        {'method.name': 'sgd', 'method.rho': None, 'num_epochs': 2 * epochs},
+        sgd,
+      ),
     ):
       cell = {'config': f'configs/{file}.py:{row}'} | images | method
       cells += cells_lib.product([cell], {'seed': range(5)})
-      paper.append(cells_lib.Paper(fields | images | method, *number))
+      paper.append(paper_lib.Paper(fields | images | method, *number))
   return cells_lib.Sweep(cells, paper=paper)

@@ -11,7 +11,7 @@ paper does not say; five seeds, which it does not say here either.
 18.2 million gradient evaluations, of batches of 256.
 """
 
-from sam_jax.sweeps import cells as cells_lib
+from sam_jax.sweeps import cells as cells_lib, paper as paper_lib
 
 NOISE = (0.2, 0.4, 0.6, 0.8)
 
@@ -35,9 +35,15 @@ def get_sweep() -> cells_lib.Sweep:
     [{}, {'labels_from': cells_lib.Like({})}],
     {'seed': range(5)},
   )
-  fields = {'data.split': 'validation', 'method.name': 'sam', 'labels_from': bool}
+  fields = {
+    'data.split': 'validation',
+    'method.name': 'sam',
+    'labels_from': bool,
+  }
   paper = [
-    cells_lib.Paper(fields | {'data.label_noise': noise, 'method.rho': rho}, error)
+    paper_lib.Paper(
+      fields | {'data.label_noise': noise, 'method.rho': rho}, error
+    )
     for rho, errors in TABLE.items()
     for noise, error in zip(NOISE, errors, strict=True)
   ]

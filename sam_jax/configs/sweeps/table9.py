@@ -14,7 +14,7 @@ that has rho = .1.
 """
 
 from sam_jax.configs.sweeps import table1
-from sam_jax.sweeps import cells as cells_lib
+from sam_jax.sweeps import cells as cells_lib, paper as paper_lib
 
 # CIFAR-10, CIFAR-100.
 TABLE = {
@@ -40,10 +40,10 @@ def get_sweep() -> cells_lib.Sweep:
   """Returns 2 x 15 x 5 cells."""
   cells, paper = [], []
   for (row, augmentation), text in TABLE.items():
-    for data, number in zip(table1.ROWS, cells_lib.numbers(text), strict=True):
+    for data, number in zip(table1.ROWS, paper_lib.numbers(text), strict=True):
       cell, fields = table1.settings(data, row, augmentation)
       epochs = table1.ROWS[data][row].epochs
       sam = {'method.name': 'sam', 'num_epochs': epochs, 'method.rho': 0.05}
       cells += cells_lib.product([cell | sam], {'seed': range(5)})
-      paper.append(cells_lib.Paper(fields | sam, *number))
+      paper.append(paper_lib.Paper(fields | sam, *number))
   return cells_lib.Sweep(cells, paper=paper)

@@ -2,16 +2,16 @@
 
 import re
 
-import curved
 import numpy as np
 import pytest
 
 from sam_jax import analysis
-from sam_jax.analysis import progress
+from sam_jax.analysis import pass_bar, store as store_lib
+from tests import curved
 
 
 def test_a_piece_is_computed_once(tmp_path):
-  store, calls = progress.Store(tmp_path / 'pieces'), []
+  store, calls = store_lib.Store(tmp_path / 'pieces'), []
 
   def piece():
     calls.append(1)
@@ -36,7 +36,7 @@ def test_an_interrupted_analysis_goes_on_and_finds_the_same(tmp_path):
     if len(walks) == 4:
       raise KeyboardInterrupt
 
-  store = progress.Store(tmp_path / 'pieces')
+  store = store_lib.Store(tmp_path / 'pieces')
   interrupted = curved.objective(on_pass=stop_at_the_fourth)
   with pytest.raises(KeyboardInterrupt):
     analysis.trace(interrupted, curved.PARAMS, 6, unit=store)
@@ -51,7 +51,7 @@ def test_an_interrupted_analysis_goes_on_and_finds_the_same(tmp_path):
 
 
 def test_lines_have_rate_and_time_left_without_a_terminal(capsys):
-  shown = progress.Progress('run: trace', {'trace': (4, 1)}, seconds=0)
+  shown = pass_bar.PassBar('run: trace', {'trace': (4, 1)}, seconds=0)
   shown.passed(100)
   shown.piece('trace-0', is_kept=True)
   shown.piece('trace-1', is_kept=False)
@@ -63,7 +63,7 @@ def test_lines_have_rate_and_time_left_without_a_terminal(capsys):
 
 
 def test_there_are_no_lines_before_their_time(capsys):
-  shown = progress.Progress('run', {'row': (2, 1)}, seconds=60)
+  shown = pass_bar.PassBar('run', {'row': (2, 1)}, seconds=60)
   for _ in range(5):
     shown.passed(1)
   assert capsys.readouterr().out == ''

@@ -1,4 +1,4 @@
-"""Pictures of several networks side by side: one scale for all of them."""
+"""Figures of several networks side by side: one scale for all of them."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ def sharpness(path: pathlib.Path, results: Results) -> None:
     )
     axes.set_xticks(places, results, rotation=30, ha='right', fontsize=8)
     axes.set_title(measure.replace('_', ' '), fontsize=9)
-  rows[0, 0].set_ylabel('rise of the loss, nats')
+  rows[0, 0].set_ylabel('rise of the loss')
   _save(figure, path)
 
 
@@ -93,7 +93,7 @@ def lines(path: pathlib.Path, results: Results, xlabel: str) -> None:
   figure, rows = _figure(1, 1, (7, 4))
   for label, result in results.items():
     rows[0, 0].plot(result['coordinates'], result['loss'], label=label)
-  rows[0, 0].set(xlabel=xlabel, ylabel='loss, nats')
+  rows[0, 0].set(xlabel=xlabel, ylabel='loss')
   rows[0, 0].grid(alpha=0.3)
   rows[0, 0].legend(fontsize=8)
   _save(figure, path)
@@ -139,7 +139,7 @@ def planes(path: pathlib.Path, results: Results, axis: str) -> None:
     axes.set(aspect='equal', xlabel=f'{axis} 1', ylabel=f'{axis} 2')
     axes.set_title(label, fontsize=9)
   bar = figure.colorbar(shown, ax=list(used), format='%.2g')
-  bar.set_label('loss, nats')
+  bar.set_label('loss')
   _save(figure, path)
 
 

@@ -1,18 +1,13 @@
-"""scripts/evaluate.py, as a user runs it."""
+"""The evaluation command."""
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-import tiny
 
-from sam_jax import datasets
-from sam_jax.runs import experiment, loading, metrics_log, workdir
-
-SCRIPT = tiny.ROOT / 'scripts' / 'evaluate.py'
+from sam_jax.runs import factories, loading, metrics_log, workdir
+from tests import tiny
 
 
 @pytest.fixture(scope='module')
@@ -31,18 +26,6 @@ def run(tmp_path_factory):
   return directory
 
 
-def _evaluate(*arguments, cwd=tiny.ROOT, **variables):
-  return subprocess.run(
-    [sys.executable, str(SCRIPT), *map(str, arguments)],
-    cwd=cwd,
-    env=tiny.environment(1) | variables,
-    capture_output=True,
-    text=True,
-    timeout=240,
-    check=False,
-  )
-
-
 def _logged(run, step, split):
   """What the run found at the end of an epoch."""
   (line,) = [
@@ -55,19 +38,21 @@ def _logged(run, step, split):
 
 
 def _dataset(run, **changes):
-  config = workdir.read_config(run)
-  return datasets.create(**experiment.factory_kwargs(config.data) | changes)
+  return factories.load_data(workdir.read_config(run), **changes)
 
 
 @pytest.mark.parametrize(
   ('split', 'logged'), [('validation', 'validation'), ('train', 'train_eval')]
 )
-def test_it_finds_what_the_run_found(run, tmp_path, split, logged):
-  done = _evaluate(
-    f'--workdir={run}', f'--split={split}', f'--output={tmp_path}/p.csv'
+def test_it_finds_what_the_run_found(command, run, tmp_path, split, logged):
+  done = command(
+    'evaluate',
+    f'--workdir={run}',
+    f'--split={split}',
+    f'--output={tmp_path}/p.csv',
   )
-  assert done.returncode == 0, done.stderr
-  summary = json.loads(done.stdout)
+  assert done.status == 0, done.err
+  summary = json.loads(done.out)
   assert summary['checkpoint'] == 8
   assert summary['split'] == split
   assert summary['examples'] == {'validation': 8, 'train': 72}[split]
@@ -80,7 +65,7 @@ _SIZED_MODEL = """
 from flax import linen as nn
 from sam_jax import models
 
-@models.register('sized')
+@models.register('sized_for_evaluation')
 class Sized(nn.Module):
   num_classes: int
   resolution: int = 12
@@ -91,28 +76,32 @@ class Sized(nn.Module):
 """
 
 
-def test_it_shows_a_model_images_of_its_resolution(monkeypatch, tmp_path):
+def test_it_shows_a_model_images_of_its_resolution(
+  command, monkeypatch, tmp_path
+):
   (tmp_path / 'sized_model.py').write_text(_SIZED_MODEL)
   monkeypatch.syspath_prepend(tmp_path)
   run = tmp_path / 'run'
-  tiny.train(run, model={'name': 'sized'}, plugins=('sized_model',))
-  _, info = loading.load_with_info(run)
+  tiny.train(
+    run, model={'name': 'sized_for_evaluation'}, plugins=('sized_model',)
+  )
+  info = loading.restore(run).task.info
   assert info['image_shape'] == [8, 8, 1]
-  done = _evaluate(f'--workdir={run}', PYTHONPATH=str(tmp_path))
-  assert done.returncode == 0, done.stderr
-  summary = json.loads(done.stdout)
+  done = command('evaluate', f'--workdir={run}')
+  assert done.status == 0, done.err
+  summary = json.loads(done.out)
   logged = _logged(run, 10, 'test')
   for name, value in logged.items():
     # Float32 sums, in another order.
     assert summary[name] == pytest.approx(value, rel=1e-5), name
 
 
-def test_the_csv_has_a_row_per_example(run, tmp_path):
-  done = _evaluate(
-    f'--workdir={run}', '--split=test', '--checkpoint=5', cwd=tmp_path
+def test_the_csv_has_a_row_per_example(command, run):
+  done = command(
+    'evaluate', f'--workdir={run}', '--split=test', '--checkpoint=5'
   )
-  assert done.returncode == 0, done.stderr
-  summary = json.loads(done.stdout)
+  assert done.status == 0, done.err
+  summary = json.loads(done.out)
   path = run / 'predictions_test_5.csv'
   assert summary['predictions'] == str(path)
   with path.open() as stream:
@@ -125,25 +114,31 @@ def test_the_csv_has_a_row_per_example(run, tmp_path):
   assert all(0.1 <= float(row['probability']) <= 1 for row in rows)
 
 
-def test_the_npz_has_the_logits_whatever_the_batch_size(run, tmp_path):
+def test_the_npz_has_the_logits_whatever_the_batch_size(command, run, tmp_path):
   saved = []
   for size in (7, 500):
     path = tmp_path / f'{size}.npz'
-    done = _evaluate(
+    done = command(
+      'evaluate',
       f'--workdir={run}',
       '--checkpoint=best',
       f'--output={path}',
       f'--batch_size={size}',
     )
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     saved.append(dict(np.load(path)))
-  assert saved[0].keys() == {'label', 'prediction', 'logits'}
-  logits = saved[0]['logits']
+  assert saved[0].keys() == {
+    'label',
+    'prediction',
+    'probability',
+    'outputs',
+  }
+  logits = saved[0]['outputs']
   assert (logits.dtype, logits.shape) == (np.float32, (1717, 10))
   np.testing.assert_array_equal(saved[0]['prediction'], logits.argmax(-1))
-  np.testing.assert_allclose(logits, saved[1]['logits'], atol=1e-5)
+  np.testing.assert_allclose(logits, saved[1]['outputs'], atol=1e-5)
   best = tiny.result(run)['best_step']
-  assert json.loads(done.stdout)['checkpoint'] == best
+  assert json.loads(done.out)['checkpoint'] == best
 
 
 @pytest.mark.parametrize(
@@ -157,18 +152,19 @@ def test_the_npz_has_the_logits_whatever_the_batch_size(run, tmp_path):
   ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(
-  run, tmp_path, arguments, answer
+  command, run, tmp_path, arguments, answer
 ):
   before = tiny.tree(run)
-  done = _evaluate(
+  done = command(
+    'evaluate',
     *(
       a.replace('{run}', str(run)).replace('{tmp}', str(tmp_path))
       for a in arguments
-    )
+    ),
   )
-  assert done.returncode == 2
-  assert done.stderr.startswith('evaluate: ') and answer in done.stderr
-  assert done.stderr.count('\n') == 1
-  assert done.stdout == ''
+  assert done.status == 2
+  assert done.err.startswith('evaluate: ') and answer in done.err
+  assert done.err.count('\n') == 1
+  assert done.out == ''
   assert tiny.tree(run) == before
   assert tiny.tree(tmp_path) == {}

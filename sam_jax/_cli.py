@@ -1,0 +1,150 @@
+"""What all command lines share: flags, errors in one line, configs by name.
+
+A command has its flags in a table of its own, because several commands have
+flags of the same name:
+
+    flags = _cli.Flags()
+    _WORKDIR = flags.DEFINE_string('workdir', None, 'Run directory.')
+
+    def main(argv): ...
+
+    def cli():
+      _cli.run(main, 'train', flags)
+
+Exit status: 0 done, 1 failed, 2 something is wrong with what the user gave,
+128 + the number of a signal that ended the command.
+"""
+
+import functools
+import inspect
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from sam_jax import __version__, configs, extras
+
+try:
+  with extras.required():
+    from absl import flags as absl_flags, logging
+except ModuleNotFoundError as _error:  # only a command line imports this module
+  sys.exit(f'sam_jax: {_error}')
+
+Main = Callable[[Sequence[str]], int | None]
+
+
+class Flags:
+  """The flags of one command, defined as with `absl.flags`."""
+
+  def __init__(self) -> None:
+    """Makes a table with the flags that every command has."""
+    self.values = values = absl_flags.FlagValues()
+    # Each takes arguments out of a command line before its flags are parsed.
+    self.filters: list[Callable[[Sequence[str]], list[str]]] = []
+
+    def bound(define: Callable[..., Any]) -> Callable[..., Any]:
+      return functools.partial(define, flag_values=values)
+
+    self.DEFINE_bool = bound(absl_flags.DEFINE_bool)
+    self.DEFINE_enum = bound(absl_flags.DEFINE_enum)
+    self.DEFINE_float = bound(absl_flags.DEFINE_float)
+    self.DEFINE_integer = bound(absl_flags.DEFINE_integer)
+    self.DEFINE_list = bound(absl_flags.DEFINE_list)
+    self.DEFINE_multi_string = bound(absl_flags.DEFINE_multi_string)
+    self.DEFINE_string = bound(absl_flags.DEFINE_string)
+    self.DEFINE_bool('help', False, 'Print this text.', short_name='h')
+    self.DEFINE_bool('version', False, 'Print the version.')
+    self.DEFINE_integer(
+      'verbosity',
+      logging.WARNING,
+      'What the libraries log: -1 warnings, 0 also information.',
+    )
+
+
+def run(main: Main, name: str, flags: Flags) -> NoReturn:
+  """Runs a command with the arguments of this process, and ends the process.
+
+  Args:
+    main: gets the arguments that are not flags, the program's name first, and
+      returns an exit status, None for 0.
+    name: of the command, for messages.
+    flags: of the command; they are parsed here.
+  """
+  try:
+    sys.exit(main(_parse(main, flags)))
+  except ModuleNotFoundError as error:
+    if (advice := extras.advice(error.name)) is None:
+      raise
+    fail(name, advice)
+  except (ValueError, OSError, absl_flags.Error) as error:
+    fail(name, error)
+  except KeyboardInterrupt:
+    fail(name, 'stopped', 128 + signal.SIGINT)
+
+
+def fail(name: str, error: Exception | str, status: int = 2) -> NoReturn:
+  """Ends the process with one line that says why."""
+  say(name, error)
+  sys.exit(status)
+
+
+def say(name: str, what: Exception | str) -> None:
+  """Prints one line on standard error."""
+  print(f'{name}: {" ".join(str(what).split())}', file=sys.stderr)
+
+
+def refuse_arguments(arguments: Sequence[str]) -> None:
+  """Refuses arguments that are not flags.
+
+  Args:
+    arguments: what is left, without the program's name.
+  """
+  if arguments:
+    raise ValueError(f'unknown arguments: {" ".join(arguments)}')
+
+
+def config_path(name: str) -> str:
+  """Returns the path of a config, perhaps with :ARGUMENT, from path or name."""
+  return configs.find(name)
+
+
+def sweep_path(name: str) -> str:
+  """Returns the path of a sweep file from path or name."""
+  return configs.find_sweep(name)
+
+
+def checkpoint(text: str) -> int | str:
+  """Returns which checkpoint a flag names: 'last', 'best', or a step."""
+  return int(text) if text.isdecimal() else text
+
+
+def _parse(main: Main, flags: Flags) -> list[str]:
+  """Parses the flags of this process; answers --help and --version."""
+  asked = {argument.lstrip('-') for argument in sys.argv if argument[:1] == '-'}
+  if asked & {'help', 'h'}:  # before a flag that is required is missed
+    print(_help(main, flags))
+    sys.exit(0)
+  if 'version' in asked:
+    print(f'sam_jax {__version__}')
+    sys.exit(0)
+  argv = list(sys.argv)
+  for take in flags.filters:
+    argv = take(argv)
+  arguments = flags.values(argv)
+  logging.use_absl_handler()
+  logging.set_verbosity(flags.values.verbosity)
+  return arguments
+
+
+def _help(main: Main, flags: Flags) -> str:
+  """Returns the docstring of a command's module and what its flags mean."""
+  by_module = flags.values.flags_by_module_dict()
+  lines = [
+    line
+    for module in by_module
+    if module != 'absl.flags'
+    for line in flags.values.module_help(module).splitlines()
+    if line.startswith(' ')  # not the name of the module
+  ]
+  description = inspect.cleandoc(sys.modules[main.__module__].__doc__ or '')
+  return '\n'.join([description, '', 'Flags:', *lines])

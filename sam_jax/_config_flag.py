@@ -1,0 +1,163 @@
+"""The flag --config, and --config.FIELD=VALUE for the fields of the config.
+
+ml_collections parses the values. Two things that it cannot do are done here: a
+field can be set to None, and a field of a plug-in, of which the config knows
+nothing until the plug-in is imported, can be set.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+from absl import flags as absl_flags
+from ml_collections import config_flags
+
+from sam_jax import _cli
+from sam_jax.configs import default
+from sam_jax.runs import config_files
+
+_OVERRIDE = re.compile(
+  r'--?(?:no)?config\.(?P<field>[^=]+)(?:=(?P<value>.*))?', re.DOTALL
+)
+
+
+class Override(NamedTuple):
+  """What the command line gives for a field.
+
+  Attributes:
+    arguments: as they were typed; a tuple may be given by several.
+    is_none: whether the field is set to None.
+  """
+
+  arguments: tuple[str, ...] = ()
+  is_none: bool = False
+
+
+Overrides = dict[str, Override]  # by the field's dotted name
+
+
+class ConfigFlag:
+  """The flag --config of a command, with the overrides of its fields."""
+
+  def __init__(self, flags: _cli.Flags, required: bool = True) -> None:
+    """Adds the flag to those of a command.
+
+    Args:
+      flags: of the command.
+      required: whether the command needs a config.
+    """
+    self._overrides: Overrides = {}
+    self._name = flags.DEFINE_string(
+      'config',
+      None,
+      'Path of a config file or name of a shipped config, perhaps with '
+      ':ARGUMENT. --config.FIELD=VALUE sets a field of it.',
+      required=required,
+    )
+    flags.filters.append(self._take)
+
+  def _take(self, argv: Sequence[str]) -> list[str]:
+    """Takes the overrides out of the arguments; returns the other ones."""
+    self._overrides, rest = split(argv)
+    return rest
+
+  @property
+  def is_given(self) -> bool:
+    """Whether the command line names a config."""
+    return self._name.value is not None
+
+  def load(self) -> ml_collections.ConfigDict:
+    """Returns the config with the fields that the command line sets, locked.
+
+    Raises:
+      ValueError: there is no such config or field, or a value does not fit.
+    """
+    config = config_files.read(_cli.config_path(self._name.value))
+    override(config, self._overrides)
+    return config.lock()
+
+
+def split(argv: Sequence[str]) -> tuple[Overrides, list[str]]:
+  """Splits arguments into the overrides of the config and the other ones.
+
+  What is given last for a field counts.
+
+  Example:
+    >>> from sam_jax import _config_flag
+    >>> overrides, rest = _config_flag.split(['--config.m=None', '--help'])
+    >>> overrides, rest
+    ({'m': Override(arguments=(), is_none=True)}, ['--help'])
+  """
+  overrides: Overrides = {}
+  rest = []
+  waiting = list(argv)
+  while waiting:
+    argument = waiting.pop(0)
+    if not (match := _OVERRIDE.fullmatch(argument)):
+      rest.append(argument)
+      continue
+    typed, (field, value) = [argument], match.group('field', 'value')
+    if value is None and waiting and not waiting[0].startswith('--'):
+      value = waiting.pop(0)
+      typed.append(value)
+    before = overrides.get(field, Override()).arguments
+    overrides[field] = (
+      Override(is_none=True) if value == 'None' else Override((*before, *typed))
+    )
+  return overrides, rest
+
+
+def override(config: ml_collections.ConfigDict, overrides: Overrides) -> None:
+  """Sets fields of a config.
+
+  Args:
+    config: is changed.
+    overrides: see `split`. A field may be new if the method, model, data set,
+      ... that its section names takes it; plug-ins are imported first.
+
+  Raises:
+    ValueError: there is no such field, it may not be None, or its value has
+      another type.
+  """
+  known = config_files.names(config)
+  old = {name: given for name, given in overrides.items() if name in known}
+  new = {name: given for name, given in overrides.items() if name not in known}
+  _set(config, old)
+  config_files.admit(config, list(new))
+  if new:
+    with config.unlocked():
+      _set(config, new)
+
+
+def _set(config: ml_collections.ConfigDict, overrides: Overrides) -> None:
+  """Sets fields that exist or may be new."""
+  arguments = [a for given in overrides.values() for a in given.arguments]
+  values = absl_flags.FlagValues()
+  try:
+    config_flags.DEFINE_config_dict(
+      'config',
+      config,
+      flag_values=values,
+      sys_argv=arguments,
+      lock_config=False,
+      accept_new_attributes=True,
+    )
+    _, *rest = values(['', *arguments])
+  except (absl_flags.Error, TypeError) as error:
+    raise ValueError(str(error)) from error
+  _cli.refuse_arguments(rest)
+  names = [name for name, given in overrides.items() if given.is_none]
+  for name in names:
+    _check_none(name)
+  with config.unlocked():
+    config.update_from_flattened_dict(dict.fromkeys(names))
+
+
+def _check_none(name: str) -> None:
+  """Refuses None for a field that needs a value: its default is no None."""
+  value: Any = default.get_config()
+  for part in name.split('.'):
+    value = value.get(part) if hasattr(value, 'get') else None
+  if value is not None:
+    raise ValueError(f'{name} may not be None; its default is {value!r}')

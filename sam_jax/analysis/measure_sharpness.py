@@ -1,0 +1,102 @@
+"""Measures by how much the loss of m examples rises within a ball."""
+
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+
+from sam_jax.analysis import (
+  choice,
+  figures,
+  objective as objective_lib,
+  pass_bar,
+  sharpness,
+  trained,
+  units,
+)
+
+_NORMS = {'l2': 2.0, 'linf': math.inf}
+
+
+def _m(model: trained.Trained, options: choice.Options) -> int:
+  return options.m or model.config.m
+
+
+def _groups(
+  model: trained.Trained, options: choice.Options
+) -> list[objective_lib.Batches]:
+  m = _m(model, options)
+  return model.groups(m, seed=options.seed, max_groups=options.groups)
+
+
+def _sharpness_plan(
+  model: trained.Trained, options: choice.Options
+) -> pass_bar.Plan:
+  count = len(_groups(model, options))
+  return {
+    'one-worst': (count, 2),
+    'ascent-worst': (count, options.restarts * (options.ascent_steps + 1)),
+    'random-average': (count, 1 + options.samples),
+  }
+
+
+def _sharpness(
+  models: choice.Models,
+  options: choice.Options,
+  unit: units.Unit,
+  on_pass: Callable[[int], None],
+) -> choice.Result:
+  """Measures m-sharpness, by three measures on the same groups."""
+  model, groups = models[0], _groups(models[0], options)
+  m = _m(model, options)
+  eta = options.eta if options.adaptive else None
+  ball = sharpness.Ball(options.rho, _NORMS[options.norm], eta)
+  objective = model.objective(group_size=m, on_pass=on_pass)
+  given = (objective, model.params, groups, ball)
+
+  def within(prefix: str) -> units.Unit:
+    return lambda name, fn: unit(f'{prefix}-{name}', fn)
+
+  found = {
+    'one_ascent_step': sharpness.worst_case(*given, unit=within('one')),
+    'projected_ascent': sharpness.worst_case(
+      *given,
+      steps=options.ascent_steps,
+      restarts=options.restarts,
+      seed=options.seed,
+      unit=within('ascent'),
+    ),
+    'random_directions': sharpness.average_case(
+      *given,
+      num_samples=options.samples,
+      seed=options.seed,
+      unit=within('random'),
+    ),
+  }
+  measures = {name: value._asdict() for name, value in found.items()}
+  return {'m': m, 'num_groups': len(groups), 'measures': measures}
+
+
+def _draw_sharpness(
+  path: pathlib.Path,
+  results: Mapping[str, choice.Result],
+  options: choice.Options,
+) -> None:
+  del options
+  figures.sharpness(path, {k: r['measures'] for k, r in results.items()})
+
+
+def _sharpness_columns(result: choice.Result) -> dict[str, float]:
+  means = {name: f['mean'] for name, f in result['measures'].items()}
+  return {'m': result['m'], 'groups': result['num_groups'], **means}
+
+
+SHARPNESS = choice.Measurement(
+  options=(
+    *('m', 'rho', 'norm', 'adaptive', 'eta'),
+    *('ascent_steps', 'restarts', 'samples', 'groups'),
+  ),
+  plan=_sharpness_plan,
+  measure=_sharpness,
+  draw=_draw_sharpness,
+  columns=_sharpness_columns,
+)

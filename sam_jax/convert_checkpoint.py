@@ -1,0 +1,211 @@
+r"""Turns a checkpoint of the official 2020 release into a run directory.
+
+    python -m sam_jax.convert_checkpoint --input=checkpoint_200 \
+        --model=WideResnet28x10 --output=runs/official \
+        --mean=0.491,0.482,0.447 --std=0.247,0.243,0.262
+
+`sam_jax.load('runs/official')` and `--config.init_from=runs/official` take the
+result. Prints what the file holds; without --model and --output it does nothing
+else. The file does not say on which data set the model was trained. So the
+flags give the name of the data set (which sam_jax.evaluate needs), the size of
+the images, their mean and their standard deviation.
+
+Exit status: 0 done, 2 the file or the output is not usable.
+"""
+
+import collections
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sam_jax import _cli, datasets, lookup, models, types
+from sam_jax.configs import default
+from sam_jax.runs import (
+  checkpoints,
+  factories,
+  files,
+  initialization,
+  legacy,
+  pretrained,
+  workdir,
+)
+
+flags = _cli.Flags()
+_INPUT = flags.DEFINE_string(
+  'input',
+  None,
+  'File, or a directory with files checkpoint_<N> or one named checkpoint.',
+  required=True,
+)
+_MODEL = flags.DEFINE_string('model', None, 'Name of the model.')
+_OUTPUT = flags.DEFINE_string(
+  'output', None, 'Run directory to write: a new one, or empty.'
+)
+_DATA = flags.DEFINE_string(
+  'data',
+  '',
+  'Name of the data set that the model was trained on, if sam_jax has it.',
+)
+_IMAGE_SIZE = flags.DEFINE_integer(
+  'image_size',
+  None,
+  "Height and width of the images. Default: the model's resolution if it has "
+  'one, else 32.',
+  lower_bound=1,
+)
+_CHANNELS = flags.DEFINE_integer('channels', 3, 'Of the images.', lower_bound=1)
+_MEAN = flags.DEFINE_list(
+  'mean',
+  None,
+  'Of the training images, per channel, in [0, 1]. Default, for ResNets and '
+  "EfficientNets: ImageNet's.",
+)
+_STD = flags.DEFINE_list('std', None, 'Standard deviation, likewise.')
+
+Variables = Mapping[str, Any]
+
+_IMAGENET_MEAN = ['0.485', '0.456', '0.406']
+_IMAGENET_STD = ['0.229', '0.224', '0.225']
+
+
+def main(argv: Sequence[str]) -> None:
+  """Does what the flags say; raises if it cannot be done."""
+  _cli.refuse_arguments(argv[1:])
+  if bool(_MODEL.value) != bool(_OUTPUT.value):
+    raise ValueError('give both --model and --output, or neither')
+  source = files.user_path(_INPUT.value)
+  if not _MODEL.value:
+    print(_inventory(legacy.read(source)))
+    return
+  mean = _per_channel(_MEAN, _IMAGENET_MEAN)
+  std = _per_channel(_STD, _IMAGENET_STD)
+  output = files.user_path(_OUTPUT.value)
+  _check_free(output)
+  if _DATA.value:
+    lookup.check('data set', _DATA.value, datasets.names())
+  loaded = legacy.read(source)
+  num_classes, image_size = _sizes(_MODEL.value, loaded['params'])
+  fitted = pretrained.fit(
+    _shapes(_MODEL.value, num_classes, image_size),
+    loaded,
+    source=str(source),
+    num_classes=num_classes,
+  )
+  info = {
+    'num_classes': num_classes,
+    'image_shape': [image_size, image_size, _CHANNELS.value],
+    'mean': mean,
+    'std': std,
+  }
+  _write(output, _MODEL.value, fitted.variables, info)
+  print(_inventory(loaded))
+  print(
+    f'{output}: {_MODEL.value}, {num_classes} classes; names and shapes fit'
+  )
+
+
+def _per_channel(flag: Any, imagenet: list[str]) -> list[float]:
+  """Returns the numbers of a flag, or ImageNet's for a model of its."""
+  given = flag.value
+  if given is None and not _MODEL.value.startswith(('Resnet', 'efficientnet')):
+    raise ValueError(
+      f'give --{flag.name}, that of the images which {_MODEL.value} was '
+      'trained on; the file does not say'
+    )
+  given = given or imagenet
+  try:
+    values = [float(text) for text in given]
+  except ValueError:
+    values = []
+  if len(values) != _CHANNELS.value:
+    raise ValueError(
+      f'--{flag.name} is {",".join(given)}; it must be '
+      f'{_CHANNELS.value} numbers, one per channel'
+    )
+  return values
+
+
+def _check_free(output: pathlib.Path) -> None:
+  """Refuses to write over anything."""
+  if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    raise ValueError(f'--output {output} is there already; give a new one')
+
+
+def _sizes(name: str, params: Variables) -> tuple[int, int]:
+  """Returns the classes that a file has, and the model's image size."""
+  # Of a model with a single class, the classifier is what has one output.
+  model = models.create(name, num_classes=1)
+  image_size = _IMAGE_SIZE.value or getattr(model, 'resolution', None) or 32
+  ours = _flatten(_shapes(name, 1, image_size)['params'])
+  theirs = _flatten(params)
+  heads = [k for k, v in ours.items() if v.ndim == 2 and v.shape[-1] == 1]
+  classes = [theirs[k].shape[-1] for k in heads if k in theirs]
+  return (classes or [1])[0], image_size
+
+
+def _shapes(name: str, num_classes: int, image_size: int) -> Variables:
+  """Returns the shapes of a model's variables."""
+  model = models.create(name, num_classes=num_classes)
+  images = jnp.zeros((1, image_size, image_size, _CHANNELS.value))
+  return jax.eval_shape(lambda: initialization.init_variables(model, images, 0))
+
+
+def _write(
+  output: pathlib.Path, name: str, variables: Variables, info: dict[str, Any]
+) -> None:
+  """Writes a run directory with one checkpoint, before step 0."""
+  config = default.get_config()
+  config.model.name = name
+  config.method.name = 'sgd'
+  config.data.name = _DATA.value
+  workdir.write_config(output, config)
+  method = factories.create_method(config)
+  state = {**variables, 'method_state': method.init(variables['params'])}
+  saved = checkpoints.Checkpoints(output / 'checkpoints')
+  try:
+    saved.save(state, checkpoints.JournalState(), info)
+  finally:
+    saved.close()
+
+
+def _inventory(loaded: Variables) -> str:
+  """Returns a table of what a file holds."""
+  modules = collections.defaultdict(list)
+  for path, array in _flatten(loaded['params']).items():
+    modules[path.partition('/')[0]].append(array)
+  statistics = list(_flatten(loaded['batch_stats']).values())
+  everything = [array for arrays in modules.values() for array in arrays]
+  width = max(map(len, [*modules, 'batch statistics']))
+  lines = [f'{"module":{width}}  arrays   parameters       MiB']
+  lines += [_row(k, modules[k], width) for k in sorted(modules)]
+  lines.append(_row('total', everything, width))
+  lines.append(_row('batch statistics', statistics, width))
+  return '\n'.join(lines)
+
+
+def _row(name: str, arrays: Sequence[np.ndarray], width: int) -> str:
+  """Returns a line of the table."""
+  count = sum(array.size for array in arrays)
+  size = sum(array.nbytes for array in arrays) / 2**20
+  return f'{name:{width}}  {len(arrays):6}  {count:11,}  {size:8.2f}'
+
+
+def _flatten(tree: types.PyTree) -> dict[str, Any]:
+  """Returns {'Dense_0/kernel': array}."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def cli() -> None:
+  """Runs the command with the arguments of this process."""
+  _cli.run(main, 'convert_checkpoint', flags)
+
+
+if __name__ == '__main__':
+  cli()

@@ -1,0 +1,124 @@
+"""Evaluates a trained model and writes its predictions.
+
+    python -m sam_jax.evaluate --workdir=runs/a --checkpoint=best --split=test
+
+Prints the metrics as one JSON object. The predictions go to a CSV file, one row
+per example with the columns of the task: of image classification, label,
+prediction and probability of the prediction. If the name ends in .npz, they go
+to arrays of these names, with the outputs of the model beside them.
+
+Exit status: 0 done, 2 the run, the checkpoint or the output is not usable.
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any, BinaryIO
+
+import jax
+import numpy as np
+
+from sam_jax import _cli
+
+flags = _cli.Flags()
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Run directory.', required=True)
+_CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', 'last', "'last', 'best', or a step."
+)
+_SPLIT = flags.DEFINE_enum(
+  'split',
+  'test',
+  ['test', 'validation', 'train'],
+  'What to evaluate on; train has the labels that the run was trained on.',
+)
+_OUTPUT = flags.DEFINE_string(
+  'output',
+  None,
+  'File for the predictions, .csv or .npz. Default: predictions_SPLIT_STEP.csv '
+  'in the run directory.',
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size',
+  256,
+  'Examples at once; the result does not depend on it.',
+  lower_bound=1,
+)
+
+
+def main(argv: Sequence[str]) -> None:
+  """Does what the flags say; raises if it cannot be done."""
+  from sam_jax.runs import bootstrap, files, loading
+
+  _cli.refuse_arguments(argv[1:])
+  workdir = files.user_path(_WORKDIR.value)
+  restored = loading.restore(workdir, _cli.checkpoint(_CHECKPOINT.value))
+  output = _output_path(workdir, restored.step)
+  examples = bootstrap.examples(restored.config, workdir, _SPLIT.value)
+  parts = list(restored.predict(examples, _BATCH_SIZE.value))
+  outputs, metrics = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  columns = restored.task.predictions(outputs, examples.labels)
+  _write(output, columns, outputs)
+  summary = {
+    'checkpoint': restored.step,
+    'split': _SPLIT.value,
+    'examples': restored.task.count(examples),
+    **{key: float(np.mean(value)) for key, value in metrics.items()},
+    'predictions': str(output),
+  }
+  print(json.dumps(summary, indent=2))
+
+
+def _output_path(workdir: pathlib.Path, step: int) -> pathlib.Path:
+  """Returns where the predictions go."""
+  from sam_jax.runs import files
+
+  if _OUTPUT.value:
+    path = files.user_path(_OUTPUT.value)
+  else:
+    path = workdir / f'predictions_{_SPLIT.value}_{step}.csv'
+  if path.suffix not in ('.csv', '.npz'):
+    raise ValueError(f'--output is {path}; it must end in .csv or .npz')
+  if not path.parent.is_dir():
+    raise ValueError(f'--output is {path}; there is no such directory')
+  return path
+
+
+def _write(
+  path: pathlib.Path, columns: dict[str, np.ndarray], outputs: np.ndarray
+) -> None:
+  """Writes the table or the arrays, as the name of the file asks for."""
+  from sam_jax.runs import files
+
+  def write(stream: BinaryIO) -> None:
+    if path.suffix == '.csv':
+      return _write_csv(stream, **columns)
+    arrays: dict[str, Any] = columns | {'outputs': outputs}
+    return np.savez(stream, **arrays)
+
+  files.write_atomically(path, write)
+
+
+def _write_csv(stream: BinaryIO, **columns: np.ndarray) -> None:
+  """Writes a row per example."""
+  count = len(next(iter(columns.values())))
+  columns = {'index': np.arange(count), **columns}
+  np.savetxt(
+    stream,
+    np.stack(list(columns.values()), 1),
+    fmt=[
+      '%d' if np.issubdtype(column.dtype, np.integer) else '%.6f'
+      for column in columns.values()
+    ],
+    delimiter=',',
+    header=','.join(columns),
+    comments='',
+  )
+
+
+def cli() -> None:
+  """Runs the command with the arguments of this process."""
+  _cli.run(main, 'evaluate', flags)
+
+
+if __name__ == '__main__':
+  cli()

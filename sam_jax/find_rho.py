@@ -1,0 +1,76 @@
+r"""Finds rho for a config: a grid of short runs on the validation split.
+
+    python -m sam_jax.find_rho --config=digits:noisy --workdir=runs/rho \
+        --workers=2
+
+Trains with each rho of the paper's grid and without a perturbation (rho = 0),
+for a fifth of the config's length and with three seeds, unless told otherwise.
+Prints and draws the validation score against rho, and names the best rho and
+those that cannot be told apart from it. The runs are a sweep: the same command
+resumes a search that was interrupted. A short run may like another rho than a
+long one: give a length by --set=num_epochs=N if you can afford it.
+
+Exit status: 0 if there is a recommendation, 1 if runs failed, 2 if the command
+cannot be carried out, 128 + the number of a signal that ended it.
+"""
+
+from collections.abc import Sequence
+
+from sam_jax import _cli
+from sam_jax.runs import files
+from sam_jax.sweeps import cells as cells_lib, execution, pool, rho_search
+
+flags = _cli.Flags()
+_CONFIG = flags.DEFINE_string(
+  'config',
+  None,
+  'Config file, or the name of a shipped config, perhaps with :ARGUMENT.',
+  required=True,
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Directory of all runs.', required=True
+)
+_RHOS = flags.DEFINE_list(
+  'rhos', ['0.01', '0.02', '0.05', '0.1', '0.2', '0.5'], 'Values to try.'
+)
+_SEEDS = flags.DEFINE_integer(
+  'seeds', 3, 'Number of runs of each value.', lower_bound=1
+)
+_SET = flags.DEFINE_multi_string(
+  'set', [], 'FIELD=VALUE of the config, for all runs: data.directory=DIR.'
+)
+_WORKERS = flags.DEFINE_integer(
+  'workers', 1, 'Number of runs at a time.', lower_bound=1
+)
+_GPUS = flags.DEFINE_list(
+  'gpus', [], 'Numbers of GPUs that the workers take turns with, one each.'
+)
+_RETRY = flags.DEFINE_bool('retry', False, 'Run failed runs again.')
+
+
+def main(argv: Sequence[str]) -> int:
+  """Searches; returns the exit status."""
+  _cli.refuse_arguments(argv[1:])
+  directory = files.user_path(_WORKDIR.value)
+  given = dict(map(cells_lib.parse_field, _SET.value))
+  config = _cli.config_path(_CONFIG.value)
+  cells = rho_search.cells(config, _RHOS.value, _SEEDS.value, given)
+  place = pool.Pool(directory, workers=_WORKERS.value, gpus=_GPUS.value)
+  status = execution.execute(cells, directory, place, retry=_RETRY.value)
+  if status:
+    return status
+  found, score = rho_search.read(cells, directory)
+  picture = directory / 'rho.png'
+  rho_search.draw(found, score, _CONFIG.value, picture)
+  print(f'\n{rho_search.table(found, score)}\n\n{picture}')
+  print(rho_search.recommend(found))
+  return 0
+
+
+def cli() -> None:
+  """Runs the command with the arguments of this process."""
+  _cli.run(main, 'find_rho', flags)
+
+
+if __name__ == '__main__':
+  cli()

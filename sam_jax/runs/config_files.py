@@ -1,0 +1,144 @@
+"""Config files, and the fields that may be set in a config.
+
+A field of a plug-in's method, model, data set or task is one that the config
+knows nothing of: it is new, and may be set if the factory that its section
+names takes it.
+"""
+
+import difflib
+import importlib.util
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+# What names a factory, which may take fields that the config does not have.
+_SECTIONS = ('data', 'method', 'model', 'optimizer', 'schedule', 'task')
+
+
+def call(path: str | pathlib.Path, function: str, *arguments: str) -> Any:
+  """Returns what a function of a Python file returns.
+
+  Raises:
+    ValueError: the file does not exist, or has a fault.
+  """
+  path = pathlib.Path(path)
+  spec = importlib.util.spec_from_file_location('loaded_file', path)
+  if spec is None or spec.loader is None or not path.exists():
+    raise ValueError(f'{path} is not a Python file')
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    return getattr(module, function)(*arguments)
+  except Exception as error:  # the file is a program of the user's
+    kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
+    given = ':'.join([str(path), *arguments])
+    raise ValueError(f'{given}: {kind}{error}') from error
+
+
+def read(path: str) -> ml_collections.ConfigDict:
+  """Returns the config of a file, locked.
+
+  Args:
+    path: of the file, perhaps with :ARGUMENT for its `get_config`.
+
+  Raises:
+    ValueError: the file does not exist, or has a fault.
+  """
+  file, _, argument = path.partition(':')
+  config = call(file, 'get_config', *([argument] if argument else []))
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise ValueError(f'{path}: get_config did not return a ConfigDict')
+  return config.lock()
+
+
+def names(config: ml_collections.ConfigDict) -> list[str]:
+  """Returns the dotted names of all fields and sections of a config."""
+  found = []
+  for name, value in config.items():
+    found.append(name)
+    if isinstance(value, ml_collections.ConfigDict):
+      found += [f'{name}.{inner}' for inner in names(value)]
+  return found
+
+
+def update(
+  config: ml_collections.ConfigDict, values: Mapping[str, Any]
+) -> None:
+  """Sets fields of a config.
+
+  Args:
+    config: is changed.
+    values: by dotted name.
+
+  Raises:
+    ValueError: there is no such field, and nothing takes it as a new one; or a
+      value has another type.
+  """
+  known = names(config)
+  new = {name: value for name, value in values.items() if name not in known}
+  try:
+    config.update_from_flattened_dict(
+      {name: value for name, value in values.items() if name in known}
+    )
+    admit(config, list(new))
+    with config.unlocked():
+      config.update_from_flattened_dict(new)
+  except (KeyError, TypeError) as error:
+    raise ValueError(str(error.args[0])) from error
+
+
+def admit(config: ml_collections.ConfigDict, new: Sequence[str]) -> None:
+  """Refuses new fields that nothing takes; imports the plug-ins first.
+
+  Args:
+    config: names the plug-ins and the factories.
+    new: dotted names that the config does not have.
+
+  Raises:
+    ValueError: a field is not taken; the message has one with a close name.
+  """
+  if not new:
+    return
+  from sam_jax.runs import build  # takes seconds, and is rarely needed
+
+  build.load_plugins(config)
+  for name in new:
+    _check_new(config, name)
+
+
+def _options(section: str, name: str) -> list[str] | None:
+  """Returns what the factory of a section takes; None is anything.
+
+  The options of schedules and optimizers are checked when they are made.
+  """
+  from sam_jax import datasets, methods, models, tasks
+
+  options: dict[str, Callable[[str], list[str] | None]] = {
+    'data': datasets.options,
+    'method': methods.options,
+    'model': models.options,
+    'task': tasks.options,
+  }
+  return options[section](name) if section in options else None
+
+
+def _check_new(config: ml_collections.ConfigDict, name: str) -> None:
+  """Refuses a new field that nothing takes."""
+  section, _, field = name.rpartition('.')
+  options: list[str] | None = []
+  takes = ''
+  if section in _SECTIONS and section in config:
+    chosen = config[section].get('name')
+    options = _options(section, chosen)
+    if options is None or field in options:
+      return
+    takes = f'; {section} {chosen!r} takes {", ".join(options) or "no options"}'
+  known = [*names(config), *(f'{section}.{o}' for o in options or ())]
+  close = difflib.get_close_matches(name, known, n=1)
+  hint = f' (did you mean {close[0]!r}?)' if close else ''
+  raise ValueError(
+    f'the config has no field {name!r}{hint}{takes}; configs/default.py lists '
+    'the fields'
+  )

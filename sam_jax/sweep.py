@@ -1,0 +1,154 @@
+r"""Runs all cells of a sweep, or resumes them, and shows how far it is.
+
+    python -m sam_jax.sweep --sweep=digits_noise --workdir=runs/digits_noise \
+        --workers=2
+
+A cell is one run of `python -m sam_jax.train` in a directory of its own. What
+is finished is left alone, and what was interrupted resumes, so the same command
+again is all that it takes after a kill or a power cut. A cell that fails does
+not stop the rest; it is listed in the end, and run again with --retry. The
+first signal (Ctrl-C, SIGTERM) has the running cells save a checkpoint and end;
+the second kills them.
+
+On several machines:
+
+  --ray=ADDRESS runs the cells on a Ray cluster (pip install 'sam_jax[ray]').
+    Each cell is a task with GPUs of its own; a cell whose machine dies resumes
+    on another one. All machines see the workdir under the same path.
+  --emit=slurm prints a script with a job array, --emit=tpu a command a line for
+    every worker of a TPU pod, --emit=shell a command a line.
+
+Before a long sweep:
+
+  --dry_run prints the cells and what they cost.
+  --scale=smoke takes three steps of the first replica of each cell, with a
+    small network of the same kind on a few examples: do the cells run at all?
+    Give it a directory of its own.
+
+--only=REGEX takes the cells whose names match, and those that they need.
+--set=FIELD=VALUE sets a field of all cells, such as where the data are.
+
+Exit status: 0 if every cell is finished, 1 if some are not, 2 if the sweep
+cannot be run, 128 + the number of a signal that ended it.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from sam_jax import _cli, configs
+from sam_jax.runs import files
+from sam_jax.sweeps import (
+  cells as cells_lib,
+  cost,
+  emit,
+  execution,
+  pool,
+  ray_cluster,
+  smoke,
+)
+
+flags = _cli.Flags()
+_SWEEP = flags.DEFINE_string(
+  'sweep', None, 'Sweep file, or the name of a shipped sweep.', required=True
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Directory of all runs.', required=True
+)
+_WORKERS = flags.DEFINE_integer(
+  'workers', 1, 'Number of cells at a time on this machine.', lower_bound=1
+)
+_GPUS = flags.DEFINE_list(
+  'gpus', [], 'Numbers of GPUs that the workers take turns with, one each.'
+)
+_RETRY = flags.DEFINE_bool('retry', False, 'Run failed cells again.')
+_ONLY = flags.DEFINE_string(
+  'only', '', 'Regular expression: take the cells whose names match.'
+)
+_SET = flags.DEFINE_multi_string(
+  'set', [], 'FIELD=VALUE of the config, for all cells: data.directory=DIR.'
+)
+_SCALE = flags.DEFINE_enum(
+  'scale',
+  'full',
+  ['full', 'smoke'],
+  'smoke: a few steps of a small network, of one replica.',
+)
+_DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print the cells; run nothing.')
+_TIME_STEPS = flags.DEFINE_integer(
+  'time_steps',
+  3,
+  'Steps that --dry_run times of each kind of cell; 0 times none.',
+  lower_bound=0,
+)
+_EMIT = flags.DEFINE_enum(
+  'emit', None, list(emit.FORMATS), 'Print commands; run nothing.'
+)
+_RAY = flags.DEFINE_string(
+  'ray',
+  None,
+  "Address of a Ray cluster to run the cells on: HOST:PORT, or 'auto' on one "
+  'of its machines.',
+)
+_GPUS_PER_CELL = flags.DEFINE_float(
+  'gpus_per_cell',
+  None,
+  'With --ray: GPUs of each cell; by default 1 if the cluster has GPUs, else '
+  '0.',
+  lower_bound=0,
+)
+_CPUS_PER_CELL = flags.DEFINE_float(
+  'cpus_per_cell', 1, 'With --ray: CPU cores of each cell.', lower_bound=0
+)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Does what the flags say; returns the exit status."""
+  _cli.refuse_arguments(argv[1:])
+  path = _cli.sweep_path(_SWEEP.value)
+  directory = files.user_path(_WORKDIR.value)
+  cells = _cells(path)
+  if _EMIT.value:
+    name = pathlib.Path(path).stem
+    print(emit.emit(cells, directory, _EMIT.value, name), end='')
+    return 0
+  if _DRY_RUN.value:
+    for line in cost.describe(cells, directory, _TIME_STEPS.value):
+      print(line)
+    return 0
+  return execution.execute(
+    cells, directory, _place(directory), retry=_RETRY.value
+  )
+
+
+def _cells(path: str) -> list[cells_lib.Fields]:
+  """Returns the cells of a sweep file, as the flags change them."""
+  sweep = cells_lib.load(path, configs.find)
+  cells = cells_lib.only(sweep.cells, _ONLY.value)
+  if _SCALE.value == 'smoke':
+    cells = smoke.cells(sweep, cells)
+  fields = dict(map(cells_lib.parse_field, _SET.value))
+  cells = [cell | fields for cell in cells]
+  cells_lib.check(dataclasses.replace(sweep, cells=cells))
+  return cells
+
+
+def _place(directory: pathlib.Path) -> execution.Place:
+  """Returns where the flags have the cells run."""
+  if _RAY.value is None:
+    return pool.Pool(directory, workers=_WORKERS.value, gpus=_GPUS.value)
+  return ray_cluster.RayCluster(
+    directory,
+    _RAY.value,
+    gpus_per_cell=_GPUS_PER_CELL.value,
+    cpus_per_cell=_CPUS_PER_CELL.value,
+  )
+
+
+def cli() -> None:
+  """Runs the command with the arguments of this process."""
+  _cli.run(main, 'sweep', flags)
+
+
+if __name__ == '__main__':
+  cli()

@@ -1,0 +1,57 @@
+"""What the paper printed for some cells of a sweep, to compare with."""
+
+from typing import Any, NamedTuple
+
+Fields = dict[str, Any]
+
+
+class Paper(NamedTuple):
+  """A number of the paper and the runs that it is compared with.
+
+  Attributes:
+    fields: what those runs have in their config, by dotted name. A function in
+      place of a value is called with the value and says whether it fits.
+    number: as the paper prints it, in the unit of the metric's tables: percent
+      for an error rate.
+    half_width: of its 95 % confidence interval; None if the paper has none.
+    metric: the metric that the number is of. It is compared with no other.
+
+  `numbers` reads number and half width as the paper prints them. A run is
+  compared with the first entry of each metric that fits it.
+  """
+
+  fields: Fields
+  number: float
+  half_width: float | None = None
+  metric: str = 'error_rate'
+
+  def fits(self, fields: Fields) -> bool:
+    """Returns whether a run with these fields is compared with the number."""
+    return all(
+      wanted(fields.get(name))
+      if callable(wanted)
+      else fields.get(name) == wanted
+      for name, wanted in self.fields.items()
+    )
+
+  def __str__(self) -> str:
+    """Returns the number as the paper prints it."""
+    half_width = '' if self.half_width is None else f' ± {self.half_width}'
+    return f'{self.number}{half_width}'
+
+
+def numbers(text: str) -> list[tuple[float, float | None]]:
+  """Reads the numbers and half widths of a row of the paper.
+
+  Args:
+    text: such as '2.7±0.1 2.1±<0.1 15.3'; '<0.1' counts as 0.1.
+
+  Example:
+    >>> numbers('2.7±0.1 2.1±<0.1 15.3')
+    [(2.7, 0.1), (2.1, 0.1), (15.3, None)]
+  """
+  parts = (number.partition('±') for number in text.split())
+  return [
+    (float(number), float(half.lstrip('<')) if half else None)
+    for number, _, half in parts
+  ]

@@ -1,0 +1,48 @@
+"""Runs a command in this process, as its console command would."""
+
+import importlib
+import sys
+from typing import NamedTuple
+
+import jax
+import pytest
+from absl import logging
+
+
+class Done(NamedTuple):
+  """What a command left behind."""
+
+  status: int
+  out: str
+  err: str
+
+
+_CACHE = (
+  'jax_persistent_cache_min_compile_time_secs',
+  'jax_persistent_cache_min_entry_size_bytes',
+)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+  """`command(name, *arguments) -> Done`; the name may be of scripts/."""
+  verbosity = logging.get_verbosity()
+  cache = {name: getattr(jax.config, name) for name in _CACHE}
+
+  def run(name, *arguments):
+    path = name if '.' in name else f'sam_jax.{name}'
+    is_loaded = path in sys.modules
+    module = importlib.import_module(path)
+    if is_loaded:  # its flags have the values of an earlier test
+      module = importlib.reload(module)
+    monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+      module.cli()
+    captured = capsys.readouterr()
+    return Done(stop.value.code or 0, captured.out, captured.err)
+
+  yield run
+  logging.set_verbosity(verbosity)
+  for name, value in cache.items():
+    jax.config.update(name, value)

@@ -1,0 +1,37 @@
+"""The demo of the README, as a user runs it."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def _run(script, *arguments):
+  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  return subprocess.run(
+    [sys.executable, f'scripts/{script}', *map(str, arguments)],
+    cwd=_ROOT,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+@pytest.mark.slow
+def test_the_demo_shows_sam_ahead_of_sgd_under_label_noise(tmp_path):
+  done = _run('demo.py', '--seeds=2', f'--directory={tmp_path}')
+  assert done.returncode == 0, done.stderr
+  rows = dict(
+    re.findall(r'^(S\S+(?:, 2x epochs)?) +([\d.]+) \+-', done.stdout, re.M)
+  )
+  accuracy = {name: float(value) for name, value in rows.items()}
+  assert accuracy['SAM'] > accuracy['SGD'] + 20
+  assert accuracy['SAM'] > accuracy['SGD, 2x epochs'] + 20
+  picture = pathlib.Path(done.stdout.strip().splitlines()[-1])
+  assert picture.read_bytes().startswith(b'\x89PNG')

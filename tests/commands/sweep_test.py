@@ -1,0 +1,210 @@
+"""The sweep command and the report of what it ran."""
+
+import csv
+import shlex
+
+import pytest
+from matplotlib import pyplot as plt
+
+from sam_jax import configs
+from sam_jax.runs import lock
+from sam_jax.sweeps import cells as cells_lib, results
+from tests import tiny
+from tests.sweeps import made_up
+
+
+def _sweep_file(directory, *axes, **fields):
+  """Writes a sweep over a tiny config; returns its path and its cells."""
+  axes = [{'config': [str(tiny.config_file(directory, **fields))]}, *axes]
+  path = directory / 'my_sweep.py'
+  path.write_text(
+    'from sam_jax.sweeps.cells import Sweep, product\n'
+    f'def get_sweep():\n  return Sweep(product(*{axes!r}))\n'
+  )
+  return path, cells_lib.product(*axes)
+
+
+def _lines(command, path, workdir, *rest):
+  """The commands that a sweep prints, as lists of words."""
+  done = command(
+    'sweep', f'--sweep={path}', f'--workdir={workdir}', '--emit=shell', *rest
+  )
+  assert done.status == 0, done.err
+  return list(map(shlex.split, done.out.splitlines()[1:]))
+
+
+def test_a_shipped_sweep_is_found_by_name_from_any_directory(
+  command, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  for name in ('digits_noise', 'configs/sweeps/digits_noise.py'):
+    lines = _lines(command, name, 'runs')
+    assert len(lines) == 330
+    assert f'--config={configs.find("digits")}' in lines[0]
+    assert lines[0][-1].startswith(f'--workdir={tmp_path}/runs/digits.py,')
+  assert not (tmp_path / 'runs').exists()
+
+
+def test_fields_are_set_for_the_cells_that_are_chosen(command, tmp_path):
+  path, cells = _sweep_file(
+    tmp_path, {'method.rho': [0.1, 0.2], 'seed': [4, 5]}
+  )
+  options = (r'--only=rho=0\.2.*seed=[5-9]', '--set=learning_rate=0.5')
+  [line] = _lines(command, path, tmp_path / 'runs', *options)
+  cell = cells[3] | {'learning_rate': 0.5}
+  assert line[3:] == cells_lib.arguments(cell, tmp_path / 'runs')
+  small = _lines(command, path, tmp_path / 'runs', '--scale=smoke')
+  assert len(small) == 2
+  for line in small:
+    assert {'--config.seed=4', '--config.num_steps=3'} <= set(line)
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    (('--set=seed=3',), 'two cells have the name'),
+    (('--set=seed',), '--set=seed does not have the form FIELD=VALUE'),
+    (('--only=rho=0.3',), "'rho=0.3' matches none of 2 cells"),
+    (('more',), 'unknown arguments: more'),
+    (('--sweep=table12',), "unknown sweep 'table12'; known: digits_m, "),
+    (('--workdir=gs://bucket/runs',), 'gs://bucket/runs'),
+    (('--ray=127.0.0.1:1', '--gpus_per_cell=-1'), 'gpus_per_cell'),
+  ],
+)
+def test_a_bad_command_is_one_line(command, tmp_path, options, message):
+  path, _ = _sweep_file(tmp_path, {'seed': [0, 1]})
+  runs = tmp_path / 'runs'
+  done = command('sweep', f'--sweep={path}', f'--workdir={runs}', *options)
+  assert done.status == 2
+  assert done.err.startswith('sweep: ') and done.err.count('\n') == 1
+  assert message in done.err
+  assert not runs.exists()
+
+
+def test_a_second_sweep_is_one_line(command, tmp_path):
+  path, _ = _sweep_file(tmp_path, {'seed': [0, 1]})
+  runs = tmp_path / 'runs'
+  with lock.hold(runs, 'sweep'):
+    done = command('sweep', f'--sweep={path}', f'--workdir={runs}')
+  assert done.status == 2
+  assert 'sweep directory' in done.err and 'in use by process' in done.err
+  assert done.err.count('\n') == 1
+
+
+def test_a_dry_run_runs_nothing(command, tmp_path, monkeypatch):
+  tiny.use_devices(monkeypatch, 1)
+  path, _ = _sweep_file(tmp_path, {'seed': [0, 1]}, num_steps=7, **tiny.PLAIN)
+  runs = tmp_path / 'runs'
+  done = command(
+    'sweep',
+    f'--sweep={path}',
+    f'--workdir={runs}',
+    *('--dry_run', '--time_steps=0'),
+  )
+  assert done.status == 0, done.err
+  assert 'left to do: 28 gradient evaluations' in done.out
+  assert not runs.exists()
+
+
+@pytest.mark.slow
+def test_a_shipped_sweep_is_run_and_reported(command, tmp_path, monkeypatch):
+  """Mixup, and a run on the labels that it predicts: the only real training."""
+  monkeypatch.setenv('XLA_FLAGS', '')
+  runs = tmp_path / 'runs'
+  done = command(
+    'sweep',
+    '--sweep=digits_noise',
+    f'--workdir={runs}',
+    '--scale=smoke',
+    '--only=test.*noise=0.4.*mixup.*same',
+  )
+  assert done.status == 0, done.out + done.err
+  assert '2 of 2 cells are finished' in done.out
+  found = [results.read(path.parent) for path in runs.glob('*/config.json')]
+  assert [result['steps'] for result in found] == [3, 3]
+  [second] = [p for p in runs.glob('*/config.json') if 'same' in str(p)]
+  log = runs / 'logs' / f'{second.parent.name}.log'
+  assert 'labels from ' in log.read_text()
+  done = command('report', runs, '--sweep=digits_noise')
+  assert done.status == 0, done.err
+  with (runs / 'report' / 'table.csv').open() as stream:
+    rows = list(csv.DictReader(stream))
+  assert sorted(row['labels_from'] for row in rows) == ['', 'same']
+  errors = {f'{100 * result["final_score"]:.2f}' for result in found}
+  assert {row['error, %'] for row in rows} == errors
+
+
+# --- The report --------------------------------------------------------------
+
+
+def test_a_report_has_tables_and_pictures(command, tmp_path):
+  runs = made_up.sweep(tmp_path / 'runs')
+  path, _ = _sweep_file(tmp_path, {'seed': [0]})
+  made_up.write_run(runs, 'unfinished', [0.5], finished=False)
+  done = command('report', runs, f'--sweep={path}')
+  assert done.status == 0, done.err
+  assert '12.50 ± 6.35' in done.out
+  assert '1 runs are not finished and left out' in done.out
+  names = ['curves', 'score_vs_gradients', 'score_vs_rho', 'score_vs_seconds']
+  pictures = sorted((runs / 'report').glob('*.png'))
+  assert [picture.stem for picture in pictures] == names
+  for picture in pictures:
+    assert str(picture) in done.out
+    assert plt.imread(picture).std() > 0.01
+
+
+@pytest.mark.parametrize(
+  ('kind', 'message'),
+  [('nothing', 'no runs in it'), ('unfinished', 'none of the 1 runs')],
+)
+def test_where_there_is_nothing_to_report_one_line_says_so(
+  command, tmp_path, kind, message
+):
+  if kind == 'unfinished':
+    made_up.write_run(tmp_path, 'a', [0.5], finished=False)
+  done = command('report', tmp_path)
+  assert (done.status, done.out) == (2, '')
+  assert message in done.err
+  assert done.err.count('\n') == 1
+
+
+# --- The search for rho ------------------------------------------------------
+
+
+def test_a_search_that_is_finished_recommends(command, tmp_path, monkeypatch):
+  """By the scores of its runs, which it does not make again."""
+  monkeypatch.chdir(tmp_path)
+  path = tiny.config_file(tmp_path, num_epochs=2)
+  for rho, seed in ((0.0, 0), (0.0, 1), (0.1, 0), (0.1, 1)):
+    cell = {
+      'config': path.name,
+      'num_epochs': 1,
+      'data.split': 'validation',
+      'method.rho': rho,
+      'seed': seed,
+    }
+    fields = {k: v for k, v in cell.items() if k != 'config'}
+    name = cells_lib.cell_name(cell)
+    made_up.write_run(tmp_path / 'runs', name, [0.5 - rho], **fields)
+  done = command(
+    'find_rho',
+    f'--config={path.name}',
+    '--workdir=runs',
+    *('--rhos=0.1', '--seeds=2', '--set=num_epochs=1'),
+  )
+  assert done.status == 0, done.out + done.err
+  assert '4 of 4 cells are finished' in done.out
+  assert 'rho   validation error, %   n' in done.out
+  assert 'best on the validation split: rho = 0.1' in done.out
+  assert plt.imread(tmp_path / 'runs' / 'rho.png').std() > 0.01
+
+
+def test_a_search_that_cannot_be_made_is_one_line(command, tmp_path):
+  runs = tmp_path / 'runs'
+  done = command(
+    'find_rho', '--config=digits', f'--workdir={runs}', '--rhos=-1'
+  )
+  assert done.status == 2
+  assert done.err.startswith('find_rho: --rhos has -1; rho is a radius')
+  assert done.err.count('\n') == 1
+  assert not runs.exists()

@@ -1,0 +1,53 @@
+"""What --dry_run says that a sweep costs."""
+
+import re
+
+from sam_jax.sweeps import cells as cells_lib, cost
+from tests import tiny
+from tests.sweeps import made_up
+
+
+def _describe(monkeypatch, cells, directory, time_steps=0):
+  """Returns the rows of the cells, in columns, and the last line."""
+  tiny.use_devices(monkeypatch, 1)
+  lines = list(cost.describe(cells, directory, time_steps))
+  return [line.split(maxsplit=4) for line in lines[1:-1]], lines[-1]
+
+
+def test_a_dry_run_tells_the_cost_and_writes_nothing(tmp_path, monkeypatch):
+  config = str(tiny.config_file(tmp_path, num_steps=7, **tiny.PLAIN))
+  cells = cells_lib.product(
+    {'config': [config]},
+    [{'method.name': 'sgd'}, {'method.name': 'sam'}, {'data.name': 'nowhere'}],
+  )
+  runs = tmp_path / 'runs'
+  rows, total = _describe(monkeypatch, cells, runs, time_steps=1)
+  assert [row[0] for row in rows] == ['7', '14', '?']
+  assert "unknown data set 'nowhere'" in rows[2][-1]
+  assert re.search(
+    r'3 cells; left to do: 21 gradient evaluations .*, \d+\.\d\d hours on 1 x',
+    total,
+  )
+  assert not runs.exists()
+
+
+def test_a_dry_run_counts_what_the_cost_depends_on(tmp_path, monkeypatch):
+  """A rho of 0 is one pass; the validation split is not trained on."""
+  # 80 examples, of which 8 are for validation; batches of 16.
+  expected = {(0.0, 'test'): 5, (0.0, 'validation'): 4}
+  expected |= {(0.1, 'test'): 10, (0.1, 'validation'): 8}
+  config = str(tiny.config_file(tmp_path, num_epochs=1, **tiny.PLAIN))
+  cells = [
+    {'config': config, 'method.rho': rho, 'data.split': split, 'seed': seed}
+    for rho, split in expected
+    for seed in (0, 1)
+  ]
+  # Half of one is made.
+  name = cells_lib.cell_name(cells[4])
+  made_up.write_run(tmp_path, name, [0.5], finished=False, num_epochs=2)
+  rows, total = _describe(monkeypatch, cells, tmp_path)
+  assert [int(row[0]) for row in rows] == [
+    e for e in expected.values() for _ in (0, 1)
+  ]
+  assert [row[2] for row in rows] == ['0%'] * 4 + ['50%'] + ['0%'] * 3
+  assert 'left to do: 49 gradient evaluations' in total

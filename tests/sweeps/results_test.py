@@ -1,0 +1,78 @@
+"""The runs in a directory: which there are, and what tells them apart."""
+
+from sam_jax import tasks
+from sam_jax.sweeps import results, settings
+from tests.sweeps import made_up
+
+
+def test_what_a_method_ignores_tells_no_runs_apart(tmp_path):
+  for i in (0, 1):
+    ignored = {'mixing.alpha': 1.0 + i, 'm': 4 + i, 'seed': i}
+    made_up.write_run(
+      tmp_path, f'sgd-{i}', [0.3], **{'method.name': 'sgd'}, **ignored
+    )
+    made_up.write_run(
+      tmp_path, f'mixup-{i}', [0.3], **{**ignored, 'mixing.name': 'mixup'}
+    )
+  cells = settings.group(results.collect(tmp_path)[0])
+  assert sorted(len(cell.runs) for cell in cells) == [1, 1, 2]
+
+
+def test_a_run_that_is_gone_is_not_the_one_that_started_from_it(tmp_path):
+  for name in ('a', 'b'):  # of the names of those that are gone
+    source = {'init_from': f'/gone/{name}', 'labels_from': f'/gone/{name}'}
+    made_up.write_run(tmp_path, name, [0.3], **source)
+  for run in results.collect(tmp_path)[0]:
+    assert run.fields['labels_from'] == 'another run'
+    assert run.fields['init_from'].startswith('/gone/')
+  for name, other in (('c', 'd'), ('d', 'c')):
+    made_up.write_run(tmp_path, name, [0.3], init_from=f'/gone/{other}')
+  assert len(results.collect(tmp_path)[0]) == 4
+
+
+def test_runs_are_sorted_by_their_numbers(tmp_path):
+  names = ['m=4,rho=1e-06', 'm=4,rho=0.05', 'm=4,rho=0.1', 'm=16,rho=0.1']
+  for name in reversed(names):
+    made_up.write_run(tmp_path, name, [0.5])
+  runs, _ = results.collect(tmp_path)
+  assert [run.workdir.name for run in runs] == names
+
+
+def test_unfinished_runs_are_counted(tmp_path):
+  made_up.write_run(tmp_path, 'a', [0.5])
+  made_up.write_run(tmp_path, 'b', [0.5], finished=False)
+  runs, num_unfinished = results.collect(tmp_path)
+  assert [run.workdir.name for run in runs] == ['a']
+  assert num_unfinished == 1
+
+
+def test_the_share_of_a_run_that_is_made(tmp_path):
+  assert results.fraction(tmp_path / 'none') == 0
+  run = tmp_path / 'run'
+  made_up.write_run(tmp_path, 'run', [0.5, 0.4, 0.3], num_steps=20)
+  assert results.fraction(run) == 1
+  assert results.read(run)['steps'] == 15
+  (run / 'result.json').unlink()
+  assert results.read(run) is None
+  assert results.fraction(run) == 0.75
+  (run / 'metrics.jsonl').write_text('')
+  assert results.fraction(run) == 0
+  (run / 'config.json').write_text('{')  # the run itself will say so
+  assert results.fraction(run) == 0
+
+
+def test_a_run_knows_its_words(tmp_path):
+  loss = {'metric': 'mse', 'label': 'squared error', 'unit': 'm2', 'scale': 1.0}
+  made_up.write_run(tmp_path, 'a', [3.0, 0.25], score=loss)
+  [run], _ = results.collect(tmp_path)
+  assert run.score == tasks.Score(**loss)
+  assert run.final('mse') == 0.25
+  assert run.final('second_metric') == 0.05
+  assert run.final('error_rate') is None
+
+
+def test_a_prefix_of_a_name_is_not_its_section():
+  assert results.is_within('m', 'm')
+  assert results.is_within('data.name', 'm', 'data')
+  assert not results.is_within('model.name', 'm')
+  assert not results.is_within('mixing.alpha', 'm', 'mixing.name')
