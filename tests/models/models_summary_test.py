@@ -97,8 +97,9 @@ def test_flops_of_depthwise_convolutions_equal_the_closed_form():
   ('name', 'size', 'giga_multiply_adds'),
   [
     # He et al. 2016 print 3.8: their stride is in the first convolution.
-    ('Resnet50', 224, 4.1),
-    ('efficientnet-b0', 224, 0.39),  # Tan and Le 2019, table 2
+    pytest.param('Resnet50', 224, 4.1, marks=pytest.mark.slow),
+    # Tan and Le 2019, table 2
+    pytest.param('efficientnet-b0', 224, 0.39, marks=pytest.mark.slow),
     ('WideResnet28x10', 32, 5.2),  # Zagoruyko and Komodakis 2016
   ],
 )
@@ -110,7 +111,7 @@ def test_flops_are_twice_the_published_multiply_adds(
   assert table.flops / 2e9 == pytest.approx(giga_multiply_adds, rel=0.02)
 
 
-@pytest.mark.parametrize('architecture', ['cnn', 'shake_drop', 'efficientnet'])
+@pytest.mark.parametrize('architecture', ['cnn', 'efficientnet'])
 def test_rows_add_up_to_the_totals_at_every_depth(architecture):
   model, size = zoo.tiny(architecture)
   shapes = zoo.shapes(model, (1, size, size, 3))
@@ -253,7 +254,13 @@ def test_flags_reach_the_model_and_the_images(capsys):
   assert '\n  ShakeShakeBlock_0 ' in deep
 
 
-@pytest.mark.parametrize('name', ['Pyramid_ShakeDrop_mini', 'efficientnet-b0'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    'Pyramid_ShakeDrop_mini',
+    pytest.param('efficientnet-b0', marks=pytest.mark.slow),
+  ],
+)
 def test_the_table_is_readable_at_100_columns(capsys, name):
   _, output, _ = _run(capsys, name, '--depth', '2')
   lines = output.splitlines()

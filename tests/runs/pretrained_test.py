@@ -176,6 +176,7 @@ def test_a_value_that_is_not_finite_is_refused(value):
     _fit(_model(), loaded)
 
 
+@pytest.mark.slow
 def test_a_run_directory_and_an_official_file_are_told_apart(tmp_path):
   tiny.train(tmp_path / 'run', num_steps=1)
   _assert_equal(
