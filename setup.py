@@ -21,7 +21,7 @@ _ANALYSIS = [
 _TRAIN = [
   'absl-py>=2.1',
   'array_record>=0.8.1; sys_platform != "win32"',
-  'filelock>=3.16',
+  'filelock>=4',
   'flax>=0.12.8',
   'grain>=0.2.16',
   # tensorflow-datasets imports it without listing it.

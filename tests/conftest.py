@@ -25,7 +25,7 @@ def _set_environment():
     # The tests run each program once or twice, and wait for the compiler. This
     # leaves XLA's own optimisations and takes LLVM's: the training pass of a
     # small network compiled in half the CPU time, and the tests of the official
-    # numbers took 113 s in place of 173 s, within the same tolerances. The other
+    # numbers took 113 s in place of 173 s, within the same tolerances. Other
     # options of XLA that were tried saved nothing.
     'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
   }

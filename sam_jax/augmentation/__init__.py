@@ -10,7 +10,7 @@ from sam_jax.augmentation.pixels import (
   normalize,
 )
 from sam_jax.augmentation.recipes import AugmentFn, create, names
-from sam_jax.augmentation.resizing import preprocess, resize
+from sam_jax.augmentation.resizing import resize
 
 __all__ = [
   'AugmentFn',
@@ -19,6 +19,5 @@ __all__ = [
   'flip_and_crop',
   'names',
   'normalize',
-  'preprocess',
   'resize',
 ]

@@ -1,33 +1,8 @@
-"""Resizing as TensorFlow 1 did it, and what evaluation does to images."""
-
-from collections.abc import Sequence
+"""Resizing as TensorFlow 1 did it."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from sam_jax.augmentation import pixels
-
-
-def preprocess(
-  images: jax.Array,
-  *,
-  mean: Sequence[float],
-  std: Sequence[float],
-  resolution: int | None = None,
-) -> jax.Array:
-  """Returns what a model is evaluated on: normalised images, resized.
-
-  Args:
-    images: uint8 [n, height, width, channels].
-    mean: see `recipes.create`.
-    std: see `recipes.create`.
-    resolution: see `resize`.
-
-  Returns:
-    float32 [n, height, width, channels], of the resolution if there is one.
-  """
-  return resize(pixels.normalize(images, mean, std), resolution)
 
 
 def resize(images: jax.Array, resolution: int | None) -> jax.Array:

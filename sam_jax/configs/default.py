@@ -283,7 +283,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.checkpoint.every_steps = placeholder(int)
   # How many of the newest to keep.
   config.checkpoint.max_to_keep = 2
-  # Whether to keep the one with the lowest error rate too. Costs a copy of the
+  # Whether to keep the one with the lowest score too. Costs a copy of the
   # state on the device while an evaluation is pending.
   config.checkpoint.keep_best = True
   # Epochs after which to save a checkpoint that is kept for ever. Official

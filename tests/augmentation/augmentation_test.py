@@ -184,16 +184,6 @@ def test_resize_aligns_the_upper_left_corners_of_the_pixels():
   np.testing.assert_allclose(resized[:, ::2, ::2], images, rtol=1e-6)
 
 
-def test_preprocessing_normalises_and_then_resizes():
-  images = _images(4, 16)
-  preprocess = functools.partial(augmentation.preprocess, mean=_MEAN, std=_STD)
-  normal = augmentation.normalize(images, _MEAN, _STD)
-  np.testing.assert_array_equal(preprocess(images), normal)
-  np.testing.assert_array_equal(
-    preprocess(images, resolution=24), augmentation.resize(normal, 24)
-  )
-
-
 # The random part.
 
 
