@@ -109,8 +109,13 @@ def vary_like(x: jax.Array, other: Any) -> jax.Array:
 
 
 def zeros(shape: jax.ShapeDtypeStruct) -> jax.Array:
-  """Returns zeros of that shape that vary over its mesh axes."""
-  return vary_like(jnp.zeros(shape.shape, shape.dtype), shape)
+  """Returns zeros of that shape, cut and varying over the same mesh axes."""
+  sharding = shape.sharding
+  is_cut = sharding is not None and any(
+    axis is not None for axis in sharding.spec
+  )
+  cut = sharding if is_cut else None
+  return vary_like(jnp.zeros(shape.shape, shape.dtype, device=cut), shape)
 
 
 def projection(a: types.PyTree, b: types.PyTree) -> jax.Array:

@@ -155,7 +155,7 @@ def test_the_base_has_the_gradient_and_the_methods(base, tmp_path):
 @pytest.mark.parametrize(
   ('code', 'package', 'extra'),
   [
-    ('import sam_jax; sam_jax.load', 'flax', 'train'),
+    ('import sam_jax; sam_jax.load', 'ml_collections', 'train'),
     ('import sam_jax.models', 'flax', 'train'),
     ('import sam_jax; sam_jax.analysis', 'matfree', 'analysis'),
   ],

@@ -18,7 +18,13 @@ from sam_jax.methods._sam import sam
 from sam_jax.methods._sgd import sgd
 from sam_jax.methods.base import Method, Perturbed, either
 from sam_jax.methods.interface import Context, GroupResult, Problem, State
-from sam_jax.methods.registry import create, names, options, register
+from sam_jax.methods.registry import (
+  create,
+  defaults,
+  names,
+  options,
+  register,
+)
 
 __all__ = [
   'Context',
@@ -29,6 +35,7 @@ __all__ = [
   'State',
   'asam',
   'create',
+  'defaults',
   'either',
   'gsam',
   'looksam',

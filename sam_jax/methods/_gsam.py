@@ -49,7 +49,7 @@ def gsam(
   radius_fn = radius.create(rho, rho_schedule, rho_min)
   return base.Perturbed(
     lambda ctx: perturbations.l2(radius_fn(ctx)),
-    gradient_evaluations=1 if rho == 0 and rho_schedule == 'constant' else 2,
+    gradient_evaluations=1 if rho == 0 else 2,
     combine=functools.partial(_subtract_orthogonal, alpha=alpha),
   )
 

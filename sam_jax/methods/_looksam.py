@@ -32,7 +32,10 @@ def looksam(
 
   All gradients, norms and projections are those of the whole batch: of what the
   groups return, averaged. One gradient, and in every k-th step another one. The
-  state is a tree like the parameters. With every = 1 it is SAM.
+  state is a tree like the parameters. With every = 1 it is SAM, with rho = 0 it
+  is SGD. Both gradients are of the loss that is trained, else g_v would have
+  the difference of two losses: weight decay with `place='descent'` takes part
+  in the perturbation too.
 
   Args:
     rho: radius of the perturbation, in units of the parameters.
@@ -46,13 +49,16 @@ def looksam(
     ValueError: a value is out of range.
 
   Source: Liu et al. 2022, algorithm 1. Public re-implementations take the norms
-  tensor by tensor, which is another method.
+  tensor by tensor, which is another method. Differs from the paper: a g_v that
+  is no longer than rounding makes it counts as zero, and is not stretched.
   """
   if not isinstance(every, int) or every < 1:
     raise ValueError(f'every is {every!r}; it must be a whole number >= 1')
   if not 0 <= alpha < math.inf:
     raise ValueError(f'alpha is {alpha}; it must be a number >= 0')
   radius_fn = radius.create(rho, rho_schedule, rho_min)
+  if rho == 0:
+    return base.Method()
   return _LookSam(
     sam=base.Perturbed(lambda ctx: perturbations.l2(radius_fn(ctx))),
     every=every,
@@ -84,7 +90,10 @@ class _LookSam(base.Method):
     """Returns SAM's gradient or the plain one; stats is the ascent gradient."""
 
     def perturbed() -> interface.GroupResult:
-      result, info = self.sam.perturb(problem, params, ctx)
+      # Both passes differentiate one function.
+      result, info = self.sam.perturb(
+        problem._replace(ascend=problem.descend), params, ctx
+      )
       return result._replace(stats=info.ascent_grads)
 
     plain = super().gradient
@@ -130,4 +139,17 @@ def _look(
     result.stats,
     memory,
   )
-  return result.grads, orthogonal
+  limit = _rounding(memory) * tree.norm(result.grads)
+  is_noise = tree.norm(orthogonal) <= limit  # NaN is none
+  return result.grads, jax.tree.map(
+    lambda v: jnp.where(is_noise, jnp.zeros_like(v), v), orthogonal
+  )
+
+
+def _rounding(memory: types.PyTree) -> float:
+  """Returns how long g_v may be by rounding alone, in units of |g_s|.
+
+  The two gradients come from two computations, which round differently.
+  """
+  epsilons = [float(jnp.finfo(v.dtype).eps) for v in jax.tree.leaves(memory)]
+  return min(100 * max(epsilons, default=0.0), 0.05)

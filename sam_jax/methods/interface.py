@@ -21,7 +21,7 @@ class Context(NamedTuple):
     key: PRNG key of the step and, in `gradient`, of the group: the same
       wherever the group runs.
     learning_rate: of the step, a scalar.
-    peak_learning_rate: the largest one of the run.
+    peak_learning_rate: the largest one that the run was asked for.
   """
 
   step: jax.Array

@@ -49,8 +49,8 @@ def value_and_grad(
     num_steps: length of the run, for a radius that follows it.
     learning_rate: of the optimizer, a number or a schedule of the step, for a
       radius that is tied to it.
-    peak_learning_rate: the largest one of the run; if it is not given, a
-      number that is the learning rate.
+    peak_learning_rate: the largest one of the run; not needed if
+      `learning_rate` is a number.
 
   Returns:
     A function `(state, params, *args, **kwargs) -> (out, grads, state)`; `out`
@@ -103,6 +103,9 @@ def value_and_grad(
     grads, state = method.finish(state, result, ctx)
     return out, grads, state
 
+  # Whoever asks for the signature, as `jax.jit` does for static_argnames, is to
+  # see state and params, not the arguments of fun.
+  del method_value_and_grad.__wrapped__
   return method_value_and_grad
 
 

@@ -1,7 +1,7 @@
 """The names of the methods, and the fields that each of them takes."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from sam_jax import lookup
@@ -50,14 +50,35 @@ def names() -> list[str]:
   return sorted(_METHODS)
 
 
-def options(name: str) -> list[str]:
-  """Returns the fields that a method takes.
+def options(name: str) -> list[str] | None:
+  """Returns the fields that a method takes; None if it takes any.
 
   Raises:
     ValueError: the name is unknown.
   """
+  parameters = _parameters(name).values()
+  if any(p.kind is p.VAR_KEYWORD for p in parameters):
+    return None
+  return [p.name for p in parameters]
+
+
+def defaults(name: str) -> dict[str, Any]:
+  """Returns what a method's fields are unless they are set.
+
+  Raises:
+    ValueError: the name is unknown.
+  """
+  return {
+    p.name: p.default
+    for p in _parameters(name).values()
+    if p.default is not p.empty and p.default is not None
+  }
+
+
+def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
+  """Returns the arguments of the factory of that name."""
   lookup.check('method', name, names())
-  return list(inspect.signature(_METHODS[name]).parameters)
+  return inspect.signature(_METHODS[name]).parameters
 
 
 def create(name: str, **fields: Any) -> base.Method:
@@ -75,16 +96,17 @@ def create(name: str, **fields: Any) -> base.Method:
   accepted = options(name)
   given = {key: value for key, value in fields.items() if value is not None}
   for field, value in given.items():
-    if field not in accepted:
+    if accepted is not None and field not in accepted:
       raise _refused(name, field, value)
   return _METHODS[name](**given)
 
 
 def _refused(name: str, field: str, value: Any) -> ValueError:
   """Returns the error for a field that the method does not take."""
-  takers = [other for other in names() if field in options(other)]
+  fields = {other: options(other) or [] for other in names()}
+  takers = [other for other, taken in fields.items() if field in taken]
   if not takers:
-    known = sorted({option for other in names() for option in options(other)})
+    known = sorted({option for taken in fields.values() for option in taken})
     return lookup.unknown('field of a method', field, known)
   return ValueError(
     f'method {name!r} takes no {field}, and {field} is {value!r}; set it to '

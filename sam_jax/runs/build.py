@@ -6,7 +6,6 @@ is touched.
 
 import dataclasses
 import functools
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +13,14 @@ import jax
 import ml_collections
 import optax
 
-from sam_jax import datasets, tasks, types
-from sam_jax.runs import evaluation, factories, validation
+from sam_jax import datasets, methods, tasks, types
+from sam_jax.runs import (
+  config_files,
+  evaluation,
+  factories,
+  reserved,
+  validation,
+)
 from sam_jax.training import (
   ema,
   layout as layout_lib,
@@ -85,29 +90,14 @@ class Experiment:
     return train_step.eval_variables(state, self.fns)
 
 
-def load_plugins(config: ml_collections.ConfigDict) -> None:
-  """Imports the modules that register a user's tasks, models, data sets, ...
-
-  Raises:
-    ValueError: a module cannot be imported.
-  """
-  for name in config.plugins:
-    try:
-      importlib.import_module(name)
-    except ImportError as error:
-      raise ValueError(
-        f'config.plugins names {name!r}, which cannot be imported: {error}'
-      ) from error
-
-
 def resolve(
   config: ml_collections.ConfigDict, num_devices: int
 ) -> ml_collections.ConfigDict:
-  """Returns a copy with m, microbatch_size and image_size filled in.
+  """Returns a copy with what is not set filled in.
 
-  They become part of the run, so that it can be resumed anywhere. Encoded
-  images are decoded to the size that the model is meant for, else to 224
-  pixels.
+  m, microbatch_size, image_size and the defaults of the method become part of
+  the run, so that it can be resumed anywhere. Encoded images are decoded to the
+  size that the model is meant for, else to 224 pixels.
 
   Args:
     config: of a run.
@@ -123,6 +113,7 @@ def resolve(
   resolved = config.copy_and_resolve_references()
   resolved.m = layout.m
   resolved.microbatch_size = layout.microbatch_size
+  config_files.fill_method(resolved)
   if _is_sized(config) and config.data.image_size is None:
     resolved.data.image_size = _image_size(config)
   return resolved
@@ -165,6 +156,9 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
   parallel = parallel_lib.create(config.parallel, layout)
   validation.check_norm(config, layout)
   validation.check_mixing(config)
+  for name in config_files.names(config):
+    reserved.check(name)
+  method = factories.create_method(config)  # before data that take long to read
   dataset = factories.load_data(config)
   task = factories.create_task(config, dataset.info, parallel.collectives.axes)
   steps_per_epoch = datasets.steps_per_epoch(
@@ -175,6 +169,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
   fns = _step_fns(
     config,
     task=task,
+    method=method,
     params=variables['params'],
     layout=layout,
     collectives=parallel.collectives,
@@ -250,6 +245,7 @@ def _step_fns(
   config: ml_collections.ConfigDict,
   *,
   task: tasks.Task,
+  method: methods.Method,
   params: types.Params,
   layout: layout_lib.Layout,
   collectives: parallel_lib.Collectives,
@@ -263,7 +259,7 @@ def _step_fns(
   return train_step.StepFns(
     task=task,
     apply_fn=precision.apply_in(task.apply, *rounding),
-    method=factories.create_method(config),
+    method=method,
     optimizer=_optimizer(config, params, schedule),
     ema_fn=ema.create(**config.ema),
     learning_rate_fn=schedule,

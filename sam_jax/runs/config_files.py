@@ -6,12 +6,15 @@ names takes it.
 """
 
 import difflib
+import importlib
 import importlib.util
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
+
+from sam_jax.runs import reserved
 
 # What names a factory, which may take fields that the config does not have.
 _SECTIONS = ('data', 'method', 'model', 'optimizer', 'schedule', 'task')
@@ -51,6 +54,43 @@ def read(path: str) -> ml_collections.ConfigDict:
   if not isinstance(config, ml_collections.ConfigDict):
     raise ValueError(f'{path}: get_config did not return a ConfigDict')
   return config.lock()
+
+
+def load_plugins(config: ml_collections.ConfigDict) -> None:
+  """Imports the modules that register a user's tasks, models, data sets, ...
+
+  Raises:
+    ValueError: a module cannot be imported.
+  """
+  for name in config.plugins:
+    try:
+      importlib.import_module(name)
+    except Exception as error:  # the module is a program of the user's
+      raise ValueError(
+        f'config.plugins names {name!r}, which cannot be imported: '
+        f'{type(error).__name__}: {error}'
+      ) from error
+
+
+def fill_method(config: ml_collections.ConfigDict) -> None:
+  """Sets the fields of the method that are None to the method's own defaults.
+
+  They become part of the run, whatever the defaults will be one day.
+
+  Args:
+    config: is changed; an unknown method is left to whoever makes it.
+  """
+  from sam_jax import methods
+
+  section = config.get('method')
+  if not isinstance(section, ml_collections.ConfigDict):
+    return  # of another program
+  if section.get('name') not in methods.names():
+    return
+  with section.unlocked():
+    for field, value in methods.defaults(section.name).items():
+      if section.get(field) is None:
+        section[field] = value
 
 
 def names(config: ml_collections.ConfigDict) -> list[str]:
@@ -101,9 +141,7 @@ def admit(config: ml_collections.ConfigDict, new: Sequence[str]) -> None:
   """
   if not new:
     return
-  from sam_jax.runs import build  # takes seconds, and is rarely needed
-
-  build.load_plugins(config)
+  load_plugins(config)
   for name in new:
     _check_new(config, name)
 
@@ -121,11 +159,15 @@ def _options(section: str, name: str) -> list[str] | None:
     'model': models.options,
     'task': tasks.options,
   }
-  return options[section](name) if section in options else None
+  taken = options[section](name) if section in options else None
+  if taken is None:
+    return None
+  return [o for o in taken if f'{section}.{o}' not in reserved.FIELDS]
 
 
 def _check_new(config: ml_collections.ConfigDict, name: str) -> None:
   """Refuses a new field that nothing takes."""
+  reserved.check(name)
   section, _, field = name.rpartition('.')
   options: list[str] | None = []
   takes = ''

@@ -12,8 +12,8 @@ import tqdm
 
 from sam_jax import tasks, types
 from sam_jax.runs import (
-  build,
   checkpoints,
+  config_files,
   evaluation,
   factories,
   files,
@@ -119,7 +119,7 @@ def restore(
       f'{workdir} is no run directory: it has no config.json; give the '
       '--workdir of a run'
     )
-  build.load_plugins(config)
+  config_files.load_plugins(config)
   saved = checkpoints.Checkpoints(directory / 'checkpoints', read_only=True)
   with contextlib.closing(saved):
     step = _pick(saved, checkpoint, str(workdir))

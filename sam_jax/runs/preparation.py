@@ -20,6 +20,7 @@ from sam_jax.runs import (
   bootstrap,
   build,
   checkpoints as checkpoints_lib,
+  config_files,
   files,
   initialization,
   lock,
@@ -75,7 +76,7 @@ def prepare(
       another run.
     FileNotFoundError: the data set is not there.
   """
-  build.load_plugins(config)
+  config_files.load_plugins(config)
   config = _with_absolute_paths(config)
   if workdir is None:
     config = build.resolve(config, jax.device_count())

@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from sam_jax.runs import files
+from sam_jax.runs import config_files, files
 
 # What may change when a run is resumed: it does not change the result, or only
 # by the rounding of another order of sums.
@@ -23,6 +23,7 @@ _OPERATIONAL = (
   'model.remat',
   'parallel',
 )
+_FIELDS_OF_METHOD = 'method.'
 _LENGTHS = ('num_epochs', 'num_steps')
 # How the radius changes when the length of the run is of no consequence.
 _ENDLESS_RADII = (None, 'constant', 'learning_rate')
@@ -100,6 +101,9 @@ def _adopt(
 ) -> ml_collections.ConfigDict:
   """Returns what `adopt` does, of which these fields are compared."""
   config = config.copy_and_resolve_references()
+  saved = saved.copy_and_resolve_references()
+  for either in (config, saved):
+    config_files.fill_method(either)
   asked, old = flatten(config), flatten(saved)
   for name in _RESOLVED:
     if name in asked and asked[name] is None:
@@ -110,6 +114,9 @@ def _adopt(
     for name in sorted(names)
     if new.get(name) != old.get(name) and not _may_differ(name, new, old)
   ]
+  if 'method.name' in differing:  # of course its fields differ too
+    differing = [n for n in differing if not n.startswith(_FIELDS_OF_METHOD)]
+    differing.append('method.name')
   if differing:
     listed = '; '.join(
       f'{name} is {new.get(name)!r}, was {old.get(name)!r}'

@@ -8,7 +8,7 @@ import matplotlib
 import ml_collections
 
 from sam_jax import methods, tasks
-from sam_jax.runs import build
+from sam_jax.runs import config_files
 from sam_jax.sweeps import (
   cells as cells_lib,
   results,
@@ -83,9 +83,10 @@ def _radius(text: str) -> float:
 
 def _check_method(config: ml_collections.ConfigDict) -> None:
   """Refuses a method that has no rho."""
-  build.load_plugins(config)
+  config_files.load_plugins(config)
   name = config.method.name
-  if 'rho' not in methods.options(name):
+  options = methods.options(name)
+  if options is not None and 'rho' not in options:
     raise ValueError(
       f'method {name!r} has no rho; choose another by --set=method.name=sam'
     )

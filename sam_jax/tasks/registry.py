@@ -10,6 +10,8 @@ from sam_jax import lookup
 from sam_jax.tasks import base
 
 _Task = TypeVar('_Task', bound=type[base.Task])
+# What every config has, for the tasks that take it.
+_SHARED = ('augmentation', 'mixing', 'label_smoothing')
 _TASKS: dict[str, type[base.Task]] = {}
 
 
@@ -64,8 +66,9 @@ def create(
     name: one of `names()`.
     model: see `Task`.
     info: see `Task`.
-    **fields: what the task takes; None is its default. What it does not take
-      has to be off: None, 0, or a section whose name is 'none'.
+    **fields: what the task takes; None is its default. Of what it does not
+      take, `augmentation`, `mixing` and `label_smoothing`, which every config
+      has, may be there if they are off.
 
   Raises:
     ValueError: the name is unknown, a field is on that the task does not take,
@@ -76,7 +79,7 @@ def create(
   refused = [
     key
     for key, value in given.items()
-    if key not in accepted and not _is_off(value)
+    if key not in accepted and not (key in _SHARED and _is_off(value))
   ]
   if refused:
     raise ValueError(

@@ -135,3 +135,43 @@ def test_devices_with_a_group_each_average_by_reduce(name):
   whole = lambda w, s: jnp.mean(jax.vmap(_loss, (None, 0))(w, s))
   other = _walk(method.value_and_grad(whole), method.init(W), SCALES)
   assert np.abs(np.asarray(other) - expected).max() > 1e-3
+
+
+def test_arguments_of_the_loss_may_be_static():
+  method = methods.sam(rho=0.3)
+  fun = lambda w, scale, is_double: (1 + is_double) * _loss(w, scale)
+  grad_fn = jax.jit(method.value_and_grad(fun), static_argnames='is_double')
+  state = method.init(W)
+  once, _, _ = grad_fn(state, W, SCALES[0], is_double=False)
+  twice, _, _ = grad_fn(state, W, SCALES[0], is_double=True)
+  assert twice == 2 * once
+
+
+def test_parameters_may_be_cut_over_explicit_axes():
+  mesh = jax.make_mesh(
+    (2,), ('data',), axis_types=(jax.sharding.AxisType.Explicit,)
+  )
+  method = methods.looksam(rho=0.3, every=2)
+  fun = lambda w: jnp.sum(w**4)
+  start = np.arange(1, 5, dtype=np.float32)
+  grad_fn = jax.jit(method.value_and_grad(fun))
+  expected = grad_fn(method.init(start), start)
+  with jax.set_mesh(mesh):
+    cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+    w = jax.device_put(start, cut)
+    value, grads, state = grad_fn(method.init(w), w)
+  np.testing.assert_allclose(grads, expected[1], rtol=1e-6)
+  np.testing.assert_allclose(state.memory, expected[2].memory, rtol=1e-3)
+  assert value == pytest.approx(float(expected[0]))
+
+
+def test_weight_decay_of_the_descent_alone_is_not_stretched_by_looksam():
+  """Its g_v is of one loss: a linear one has none."""
+  method = methods.looksam(rho=0.1, every=2)
+  c = jnp.array([1.0, 0.0])
+  fun = lambda w: c @ w + 0.05 * w @ w
+  grad_fn = method.value_and_grad(fun, ascent_fun=lambda w: c @ w)
+  w, state = jnp.array([0.0, 1.0]), method.init(W)
+  for _ in range(2):
+    _, grads, state = grad_fn(state, w)
+  assert abs(float(grads[1])) < 0.7

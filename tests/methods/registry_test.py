@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import pytest
 
 from sam_jax import methods
@@ -87,3 +88,36 @@ def test_a_radius_without_what_it_follows_says_what_is_missing():
   ):
     with pytest.raises(ValueError, match=f'needs {missing}; give {missing}=..'):
       radius.create(0.1, schedule)(ctx)
+
+
+def test_beyond_the_end_of_a_run_the_radius_stays_as_it_was_at_the_end():
+  for schedule in ('linear', 'cosine'):
+    radius_fn = radius.create(0.4, schedule, 0.1)
+    ctx = methods.Context(step=jnp.int32(150), num_steps=100)
+    assert radius_fn(ctx) == pytest.approx(0.1)
+
+
+def test_without_a_learning_rate_the_radius_that_follows_it_is_the_smallest():
+  ctx = methods.Context(0, learning_rate=0.0, peak_learning_rate=0.0)
+  assert radius.create(0.4, 'learning_rate', 0.1)(ctx) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize('name', ['sam', 'random', 'asam', 'gsam', 'looksam'])
+@pytest.mark.parametrize('schedule', ['constant', 'linear'])
+def test_without_a_radius_every_method_costs_one_gradient(name, schedule):
+  method = methods.create(name, rho=0.0, rho_schedule=schedule)
+  assert method.gradient_evaluations == 1
+
+
+def test_a_method_that_takes_anything_gets_it(monkeypatch):
+  monkeypatch.setattr(registry, '_METHODS', dict(registry._METHODS))
+  methods.register('open')(lambda **fields: fields)
+  assert methods.create('open', strength=2) == {'strength': 2}
+  assert methods.options('open') is None
+
+
+def test_the_defaults_are_those_of_the_factory():
+  defaults = methods.defaults('gsam')
+  assert defaults['rho_schedule'] == 'learning_rate'
+  assert 'rho_min' not in defaults  # None: not set
+  assert methods.defaults('sgd') == {}

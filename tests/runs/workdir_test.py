@@ -4,7 +4,7 @@ import pathlib
 import ml_collections
 import pytest
 
-from sam_jax.runs import workdir
+from sam_jax.runs import config_files, workdir
 from tests import tiny
 
 
@@ -14,6 +14,13 @@ def _saved(directory, **fields):
   return workdir.read_config(directory)
 
 
+def _filled(config):
+  """The config with the defaults of its method, as a run has it."""
+  config = config.copy_and_resolve_references()
+  config_files.fill_method(config)
+  return config
+
+
 def test_a_directory_without_a_run_has_no_config(tmp_path):
   assert workdir.read_config(tmp_path) is None
   assert workdir.read_config(tmp_path / 'missing') is None
@@ -21,7 +28,7 @@ def test_a_directory_without_a_run_has_no_config(tmp_path):
 
 def test_the_same_config_is_adopted_after_a_round_trip(tmp_path):
   saved = _saved(tmp_path)
-  assert workdir.adopt(tiny.config(), saved) == tiny.config()
+  assert workdir.adopt(tiny.config(), saved) == _filled(tiny.config())
 
 
 def test_m_and_microbatch_size_come_from_the_run_if_they_are_unset(tmp_path):
@@ -92,14 +99,14 @@ def test_another_run_is_refused_and_the_field_named(tmp_path, fields):
 def test_an_operational_field_may_change(tmp_path, fields):
   saved = _saved(tmp_path)
   changed = tiny.config(**fields)
-  assert workdir.adopt(changed, saved) == changed
+  assert workdir.adopt(changed, saved) == _filled(changed)
 
 
 @pytest.mark.parametrize('field', ['init_from', 'labels_from'])
 def test_the_run_that_it_started_from_may_have_moved(tmp_path, field):
   saved = _saved(tmp_path, **{field: '/nfs/a/first'})
   moved = tiny.config(**{field: '/mnt/a/first'})
-  assert workdir.adopt(moved, saved) == moved
+  assert workdir.adopt(moved, saved) == _filled(moved)
   for other in ('/nfs/a/second', ''):
     with pytest.raises(ValueError, match=f'{field} is .*, was ./nfs/a/first'):
       workdir.adopt(tiny.config(**{field: other}), saved)
@@ -146,7 +153,7 @@ def test_only_a_constant_schedule_may_be_made_longer(
   saved = _saved(tmp_path, **{'schedule.name': schedule}, **before)
   asked = tiny.config(**{'schedule.name': schedule}, **after)
   if is_allowed:
-    assert workdir.adopt(asked, saved) == asked
+    assert workdir.adopt(asked, saved) == _filled(asked)
   else:
     with pytest.raises(ValueError, match='num_(epochs|steps) is'):
       workdir.adopt(asked, saved)
@@ -163,7 +170,7 @@ def test_a_radius_that_depends_on_the_length_keeps_it(
   saved = _saved(tmp_path, **fields, num_epochs=2)
   asked = tiny.config(**fields, num_epochs=3)
   if is_allowed:
-    assert workdir.adopt(asked, saved) == asked
+    assert workdir.adopt(asked, saved) == _filled(asked)
   else:
     with pytest.raises(ValueError, match='num_epochs is 3, was 2'):
       workdir.adopt(asked, saved)

@@ -78,7 +78,7 @@ def test_a_task_without_labels_says_that_it_has_none(plain):
   [
     (tasks.Score('error_rate', 'error', '%', 100.0), 0.0321, '3.21 %'),
     (tasks.Score('loss', 'loss'), 0.012345, '0.01235'),
-    (tasks.Score('loss', 'loss', 'nats'), 1.5, '1.50 nats'),
+    (tasks.Score('loss', 'loss', 'nats'), 1.5, '1.5 nats'),
   ],
 )
 def test_a_score_is_read_in_its_unit(score, value, text):
