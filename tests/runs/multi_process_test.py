@@ -133,7 +133,7 @@ def test_what_only_one_finds_ends_both_soon(tmp_path):
   statuses, outputs = _end(processes, timeout=250)
   assert statuses[1] == 1, outputs
   assert statuses[0] != 0
-  lines = [x for x in outputs[1].splitlines() if 'sam_jax: ' in x]
+  lines = [x for x in outputs[1].splitlines() if 'train: ' in x]
   assert len(lines) == 1
   assert 'green/001.jpg cannot be decoded' in lines[0]
   assert 'Traceback' not in outputs[1]

@@ -213,12 +213,10 @@ def test_wide_resnet_steps_of_one_device_are_the_releases(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('devices, loop', [(4, 'unroll'), (1, 'vmap')])
 @pytest.mark.parametrize('name', _configs('step_configs_d4.json'))
-def test_wide_resnet_steps_of_four_devices_are_the_releases_on_one_too(
-  name, devices, loop
-):
-  _check_wide_resnet(4, name, devices, loop)
+def test_wide_resnet_steps_of_four_devices_are_the_releases_on_one(name):
+  """Any other number computes the same: see the invariance."""
+  _check_wide_resnet(4, name, 1, 'vmap')
 
 
 def _check_shake_update(start, params, arrays):
