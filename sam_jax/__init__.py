@@ -12,7 +12,7 @@ from sam_jax import extras as _extras
 from sam_jax.perturbations import asam, l2, lp
 from sam_jax.sam import SamInfo, grad, value_and_grad
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 __all__ = [
   'LoadedModel',
   'SamInfo',
