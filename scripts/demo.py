@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     name: _setting(members, directory) for name, members in cells.items()
   }
   print(_table(found))
-  path = pathlib.Path(_DIRECTORY.value) / 'test_error.png'
+  path = directory / 'test_error.png'
   title = (
     'Digits, 40 % of the training labels wrong: error on clean test labels'
   )
