@@ -69,6 +69,8 @@ def test_fields_are_set_for_the_cells_that_are_chosen(command, tmp_path):
     (('--sweep=table12',), "unknown sweep 'table12'; known: digits_m, "),
     (('--workdir=gs://bucket/runs',), 'gs://bucket/runs'),
     (('--ray=127.0.0.1:1', '--gpus_per_cell=-1'), 'gpus_per_cell'),
+    (('--ray=127.0.0.1:1', '--workers=2', '--gpus=0'), '--workers, --gpus'),
+    (('--cpus_per_cell=1', '--dry_run'), '--cpus_per_cell needs --ray'),
   ],
 )
 def test_a_bad_command_is_one_line(command, tmp_path, options, message):
