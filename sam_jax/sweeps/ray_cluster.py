@@ -165,9 +165,5 @@ def _wait_for_lock(workdir: pathlib.Path) -> None:
   After that the run itself says who uses it.
   """
   deadline = time.monotonic() + _LOCK_SECONDS
-  while workdir.exists() and time.monotonic() < deadline:
-    try:
-      with lock.hold(workdir):
-        return
-    except ValueError:
-      time.sleep(_POLL_SECONDS)
+  while lock.is_held(workdir) and time.monotonic() < deadline:
+    time.sleep(_POLL_SECONDS)

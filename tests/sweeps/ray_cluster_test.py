@@ -196,6 +196,24 @@ def test_a_run_that_outlives_its_machine_is_waited_for(tmp_path, monkeypatch):
   assert len(waited) == 3
 
 
+def test_a_directory_that_cannot_be_written_to_is_not_waited_for(
+  tmp_path, monkeypatch
+):
+  """The run says what is wrong with it."""
+
+  class Started(Exception):
+    pass
+
+  def start(*arguments):
+    raise Started
+
+  monkeypatch.setattr(ray_cluster.time, 'sleep', lambda seconds: pytest.fail())
+  monkeypatch.setattr(ray_cluster.child, 'Child', start)
+  (tmp_path / lock.FILE).mkdir()  # which no process can lock
+  with pytest.raises(Started):
+    ray_cluster._run_cell([], tmp_path, tmp_path / 'log', {}, os.getcwd())
+
+
 def test_an_address_where_nothing_listens_is_refused(tmp_path):
   pytest.importorskip('ray')
   with socket.socket() as taken:  # bound, and not listening
