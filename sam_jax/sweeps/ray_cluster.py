@@ -23,8 +23,9 @@ _POLL_SECONDS = 0.5
 _MAX_RETRIES = 20
 # A machine that Ray has lost may live on for a while, and its run with it.
 _LOCK_SECONDS = 600
-# Variables of this process that the runs get on the other machines.
-_PASSED_ON = ('JAX_', 'XLA_', 'SAM_JAX_')
+# What the variables of this process begin with that the runs get on the other
+# machines. A plug-in may be found by PYTHONPATH alone.
+_PASSED_ON = ('JAX_', 'PYTHONPATH', 'SAM_JAX_', 'XLA_')
 
 
 class RayCluster:
