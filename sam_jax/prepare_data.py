@@ -53,6 +53,7 @@ _PACKAGES = (
 )
 # What runs there; tensorflow-datasets' own command wants Apache Beam.
 _PROGRAM = """
+import sys
 import tensorflow_datasets as tfds
 name, directory, manual = sys.argv[1:]
 builder = tfds.builder(

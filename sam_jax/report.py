@@ -45,16 +45,21 @@ def main(argv: Sequence[str]) -> None:
   sweep = cells_lib.Sweep(())
   if _SWEEP.value:
     sweep = cells_lib.load(_cli.sweep_path(_SWEEP.value), configs.find)
-  runs, num_unfinished = results.collect(directory)
+  runs, num_unfinished, unreadable = results.collect(directory)
   if not runs:
+    count = num_unfinished + len(unreadable)
+    reasons = ''.join(f'; {reason}' for reason in unreadable[:1])
     raise ValueError(
-      f'none of the {num_unfinished} runs in {directory} is finished'
+      f'none of the {count} runs in {directory} can be reported: '
+      f'{num_unfinished} are not finished{reasons}'
     )
   settings = settings_lib.group(runs, sweep.replicas)
   out = directory / 'report'
   out.mkdir(exist_ok=True)
   for text in tables.write(out, settings, sweep.paper):
     print(text)
+  for reason in unreadable:
+    print(f'warning: left out: {reason}')
   if num_unfinished:
     print(f'{num_unfinished} runs are not finished and left out')
   for path in pictures.draw(out, settings):

@@ -105,6 +105,7 @@ _CPUS_PER_CELL = flags.DEFINE_float(
 def main(argv: Sequence[str]) -> int:
   """Does what the flags say; returns the exit status."""
   _cli.refuse_arguments(argv[1:])
+  _check_flags()
   path = _cli.sweep_path(_SWEEP.value)
   directory = files.user_path(_WORKDIR.value)
   cells = _cells(path)
@@ -119,6 +120,26 @@ def main(argv: Sequence[str]) -> int:
   return execution.execute(
     cells, directory, _place(directory), retry=_RETRY.value
   )
+
+
+def _check_flags() -> None:
+  """Refuses flags that say how cells share another place than the chosen one.
+
+  Raises:
+    ValueError: there is such a flag.
+  """
+  if _RAY.value is None:
+    unused = [f for f in (_GPUS_PER_CELL, _CPUS_PER_CELL) if f.present]
+    advice = 'needs --ray; on this machine give --workers and --gpus'
+  else:
+    unused = [f for f in (_WORKERS, _GPUS) if f.present]
+    advice = (
+      'cannot be used with --ray, which runs as many cells as there is room '
+      'for; give --gpus_per_cell and --cpus_per_cell'
+    )
+  if unused:
+    names = ', '.join(f'--{flag.name}' for flag in unused)
+    raise ValueError(f'{names} {advice}')
 
 
 def _cells(path: str) -> list[cells_lib.Fields]:

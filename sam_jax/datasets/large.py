@@ -153,7 +153,7 @@ def load_folder(
     raise ValueError(
       f'data.name={name!r} needs data.directory: tensorflow-datasets does not '
       f'have it; sort the images of {facts.home} into train/CLASS/ and '
-      'test/CLASS/ ("python scripts/prepare_data.py '
+      'test/CLASS/ ("python -m sam_jax.prepare_data '
       f'{name}" says more)'
     )
   source = image_folder.load(

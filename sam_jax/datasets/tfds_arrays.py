@@ -72,8 +72,8 @@ def open_splits(
   except (NotImplementedError, ValueError) as error:
     raise FileNotFoundError(
       f'{name} with splits {", ".join(splits)} is not prepared as '
-      f'array_record in {builder.data_dir}; run "python '
-      f'scripts/prepare_data.py {name}" (--directory for another place)'
+      f'array_record in {builder.data_dir}; run "python -m '
+      f'sam_jax.prepare_data {name}" (--directory for another place)'
       f'{alternative}'
     ) from error
   return pathlib.Path(builder.data_dir), sources

@@ -119,6 +119,8 @@ def restore(
       f'{workdir} is no run directory: it has no config.json; give the '
       '--workdir of a run'
     )
+  if 'task' not in config:
+    raise workdir_lib.other_edition(directory / 'config.json')
   config_files.load_plugins(config)
   saved = checkpoints.Checkpoints(directory / 'checkpoints', read_only=True)
   with contextlib.closing(saved):
@@ -138,7 +140,7 @@ def _variables(
   params = state['params']
   method = factories.create_method(config)
   method_state = flax.serialization.from_state_dict(
-    method.init(params), state.get('method_state', {})
+    method.init(params), state['method_state']
   )
   return {
     'params': method.eval_params(method_state, params),

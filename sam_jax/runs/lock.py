@@ -18,6 +18,23 @@ FILE = '.lock'
 _OWNER = '.lock.owner'
 
 
+class InUse(ValueError):  # noqa: N818  (named after what it says)
+  """Another process holds the lock of a directory."""
+
+
+def is_held(directory: pathlib.Path) -> bool:
+  """Returns whether another process holds the lock of a directory."""
+  if not (directory / FILE).exists():  # it is there while the lock is held
+    return False
+  try:
+    with hold(directory):
+      return False
+  except InUse:
+    return True
+  except ValueError:  # the directory cannot be written to, by no process
+    return False
+
+
 @contextlib.contextmanager
 def hold(directory: pathlib.Path, what: str = 'run') -> Iterator[None]:
   """Holds the lock of a directory, and leaves no trace of it afterwards.
@@ -28,8 +45,8 @@ def hold(directory: pathlib.Path, what: str = 'run') -> Iterator[None]:
     what: is kept in the directory, for the message: 'run' or 'sweep'.
 
   Raises:
-    ValueError: another process holds the lock, or the directory cannot be
-      written to. Nothing was touched.
+    InUse: another process holds the lock. Nothing was touched.
+    ValueError: the directory cannot be written to. Nothing was touched.
   """
   made = _make(directory)
   lock = filelock.FileLock(directory / FILE, timeout=0)
@@ -66,14 +83,14 @@ def _make(directory: pathlib.Path) -> list[pathlib.Path]:
   return new
 
 
-def _in_use(directory: pathlib.Path, what: str) -> ValueError:
+def _in_use(directory: pathlib.Path, what: str) -> InUse:
   """Returns the error that names the owner of the lock."""
   try:
     host, pid = (directory / _OWNER).read_text('utf-8').split()
     owner = f'process {pid} on {host}'
   except (OSError, ValueError):  # it has the lock, and has not said so yet
     owner = 'another process'
-  return ValueError(
+  return InUse(
     f'the {what} directory {directory} is in use by {owner}; wait for it to '
     'end, stop it, or choose another directory'
   )

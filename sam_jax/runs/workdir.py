@@ -50,6 +50,14 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict | None:
   return ml_collections.ConfigDict(_tuples(content))
 
 
+def other_edition(path: pathlib.Path) -> ValueError:
+  """Returns the error for a file that another edition has written."""
+  return ValueError(
+    f'{path} is of another edition of sam_jax, which alone can use this run; '
+    'use that edition, or train again in another directory'
+  )
+
+
 def _tuples(value: Any) -> Any:
   """Turns the lists of JSON into the tuples that they were."""
   if isinstance(value, dict):

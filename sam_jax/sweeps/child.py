@@ -9,9 +9,11 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from sam_jax.runs import lock
 from sam_jax.sweeps import results, tether
 
 _TRACEBACK = 'Traceback (most recent call last):'
+_REFUSED = 2  # exit status of a run that found something wrong before it began
 # Exit statuses of a run that saved a checkpoint because it was asked to stop.
 _STOPPED = (
   128 + signal.SIGTERM,
@@ -89,7 +91,9 @@ class Child:
       return End(result)
     if status in _STOPPED:
       return End(None, 'was stopped by a signal', is_failure=False)
-    return End(None, self._reason(status))
+    # Who works in the directory may end at any time.
+    is_elsewhere = status == _REFUSED and lock.is_held(self._workdir)
+    return End(None, self._reason(status), is_failure=not is_elsewhere)
 
   def _reason(self, status: int) -> str:
     """Returns why the run failed, in one line."""

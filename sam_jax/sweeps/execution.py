@@ -8,7 +8,7 @@ resumes, so the same command again is all that it takes after a kill.
 import contextlib
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from sam_jax.runs import interrupts, lock, workdir as workdir_lib
 from sam_jax.sweeps import cells as cells_lib, child, display, results
@@ -84,7 +84,9 @@ class _Execution:
       if (name := cells_lib.cell_name(cell)) not in self._other_runs
       and results.is_finished(directory / name)
     }
+    # Why cells failed, and why others were left: they only have to be resumed.
     self._failed: dict[str, str] = {}
+    self._left: dict[str, str] = {}
     # Cells that are not started yet, and those that were and have not ended.
     self._pending = {cells_lib.cell_name(cell): cell for cell in cells}
     self._running: set[str] = set()
@@ -149,19 +151,25 @@ class _Execution:
   def _take_note(self, name: str, end: child.End) -> None:
     """Says what became of a cell that has ended."""
     if end.result is not None:
-      self._finished.add(name)
-      run = results.FinishedRun(self._directory / name, {}, end.result)
-      score = run.score.text(end.result['final_score'])
-      seconds = end.result['wall_seconds']
-      self._line(
-        f'{run.split} {run.score.label} {score} in {seconds:.0f} s: {name}'
-      )
-      return
-    if end.is_failure:
+      self._finish(name, end.result)
+    elif end.is_failure:
       failure = self._failure(name)
       failure.parent.mkdir(parents=True, exist_ok=True)
       failure.write_text(end.reason + '\n', 'utf-8')
-    self._fail(name, end.reason)
+      self._fail(name, end.reason)
+    else:
+      self._left[name] = end.reason
+      self._line(f'not finished: {name}: {end.reason}')
+
+  def _finish(self, name: str, result: dict[str, Any]) -> None:
+    """Takes note of a cell that is finished, and says what it found."""
+    self._finished.add(name)
+    run = results.FinishedRun(self._directory / name, {}, result)
+    score = run.score.text(result['final_score'])
+    seconds = result['wall_seconds']
+    self._line(
+      f'{run.split} {run.score.label} {score} in {seconds:.0f} s: {name}'
+    )
 
   @contextlib.contextmanager
   def _guard(self, name: str) -> Iterator[None]:
@@ -195,10 +203,13 @@ class _Execution:
   def _conclude(self, signum: int | None) -> int:
     """Says what is finished and what is not; returns the exit status."""
     print(f'{len(self._finished)} of {len(self._cells)} cells are finished')
-    for name, reason in self._failed.items():
-      log = self._directory / 'logs' / f'{name}.log'
+    for cell in self._cells:
+      name = cells_lib.cell_name(cell)
+      log = log_path(cell, self._directory)
       where = f' ({log})' if log.exists() else ''
-      print(f'failed: {name}: {reason}{where}')
+      for what, why in (('not finished', self._left), ('failed', self._failed)):
+        if name in why:
+          print(f'{what}: {name}: {why[name]}{where}')
     if signum is not None:
       print('stopped by a signal; the same command resumes the sweep')
       return 128 + signum

@@ -23,8 +23,9 @@ _POLL_SECONDS = 0.5
 _MAX_RETRIES = 20
 # A machine that Ray has lost may live on for a while, and its run with it.
 _LOCK_SECONDS = 600
-# Variables of this process that the runs get on the other machines.
-_PASSED_ON = ('JAX_', 'XLA_', 'SAM_JAX_')
+# What the variables of this process begin with that the runs get on the other
+# machines. A plug-in may be found by PYTHONPATH alone.
+_PASSED_ON = ('JAX_', 'PYTHONPATH', 'SAM_JAX_', 'XLA_')
 
 
 class RayCluster:
@@ -165,9 +166,5 @@ def _wait_for_lock(workdir: pathlib.Path) -> None:
   After that the run itself says who uses it.
   """
   deadline = time.monotonic() + _LOCK_SECONDS
-  while workdir.exists() and time.monotonic() < deadline:
-    try:
-      with lock.hold(workdir):
-        return
-    except ValueError:
-      time.sleep(_POLL_SECONDS)
+  while lock.is_held(workdir) and time.monotonic() < deadline:
+    time.sleep(_POLL_SECONDS)

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import pathlib
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -18,11 +18,21 @@ A_RUN = 'a run'
 
 
 def read(workdir: pathlib.Path) -> dict[str, Any] | None:
-  """Returns result.json of a run, None if the run is not finished."""
+  """Returns result.json of a run, None if the run is not finished.
+
+  Raises:
+    ValueError: the file is torn, or of another edition.
+  """
+  path = workdir / 'result.json'
   try:
-    return json.loads((workdir / 'result.json').read_text('utf-8'))
+    result = json.loads(path.read_text('utf-8'))
   except FileNotFoundError:
     return None
+  except ValueError as error:
+    raise ValueError(f'{path} cannot be read ({error})') from error
+  if 'score' not in result:
+    raise workdir_lib.other_edition(path)
+  return result
 
 
 def is_finished(workdir: pathlib.Path) -> bool:
@@ -85,26 +95,41 @@ class FinishedRun:
     return next((line[key] for line in reversed(lines) if key in line), None)
 
 
-def collect(directory: pathlib.Path) -> tuple[list[FinishedRun], int]:
-  """Finds the runs under a directory.
+class Found(NamedTuple):
+  """The runs under a directory.
 
-  Returns:
-    The finished runs, sorted by path with numbers as numbers, and how many
-    other runs there are.
+  Attributes:
+    runs: the finished ones, sorted by path with numbers as numbers.
+    num_unfinished: how many are not finished.
+    unreadable: why others cannot be read, a line each.
+  """
+
+  runs: list[FinishedRun]
+  num_unfinished: int
+  unreadable: list[str]
+
+
+def collect(directory: pathlib.Path) -> Found:
+  """Finds the runs under a directory.
 
   Raises:
     ValueError: there is no run at all.
   """
-  runs, num_unfinished = [], 0
+  runs: list[FinishedRun] = []
+  unreadable: list[str] = []
+  num_unfinished = 0
   for path in sorted(directory.rglob('config.json'), key=_natural):
-    result = read(path.parent)
-    if result is None:
-      num_unfinished += 1
-      continue
-    runs.append(FinishedRun(path.parent, _fields(path.parent), result))
-  if not runs and not num_unfinished:
+    try:
+      result = read(path.parent)
+      if result is None:
+        num_unfinished += 1
+      else:
+        runs.append(FinishedRun(path.parent, _fields(path.parent), result))
+    except ValueError as error:
+      unreadable.append(str(error))
+  if not (runs or num_unfinished or unreadable):
     raise ValueError(f'{directory} has no runs in it, nor below')
-  return runs, num_unfinished
+  return Found(runs, num_unfinished, unreadable)
 
 
 def _natural(path: pathlib.Path) -> list[str | float]:

@@ -17,6 +17,7 @@ from sam_jax.sweeps import (
 )
 
 _RHO = 'method.rho'
+_RHO_MIN = 'method.rho_min'
 # Fields that cannot be set for all runs, and what to do instead.
 _OURS = {
   _RHO: 'give --rhos',
@@ -56,7 +57,8 @@ def cells(
   base |= _length(config, given)
   made = cells_lib.product(
     [base | {'data.split': 'validation'}],
-    {_RHO: _radii(rhos), 'seed': range(num_seeds)},
+    _perturbed_by(_radii(rhos), config.method.get('rho_min')),
+    {'seed': range(num_seeds)},
   )
   cells_lib.check(cells_lib.Sweep(made))
   return made
@@ -79,6 +81,27 @@ def _radius(text: str) -> float:
   if not 0 <= rho < math.inf:
     raise ValueError(f'--rhos has {text}; rho is a radius, give numbers >= 0')
   return rho
+
+
+def _perturbed_by(
+  rhos: Sequence[float], rho_min: float | None
+) -> list[cells_lib.Fields]:
+  """Returns the fields of each rho.
+
+  Args:
+    rhos: to try, from 0 on.
+    rho_min: of the config, to which the radius falls; there is none where the
+      radius is 0 from the first step.
+  """
+  if rho_min is None:
+    return [{_RHO: rho} for rho in rhos]
+  for rho in rhos:
+    if 0 < rho < rho_min:
+      raise ValueError(
+        f'--rhos has {rho:g}, which is below {_RHO_MIN} = {rho_min:g}; leave '
+        f'it out, or give a smaller --set={_RHO_MIN}'
+      )
+  return [{_RHO: rho} | ({} if rho else {_RHO_MIN: None}) for rho in rhos]
 
 
 def _check_method(config: ml_collections.ConfigDict) -> None:

@@ -23,7 +23,7 @@ def cross_entropy(
 
   Example:
     >>> import jax.numpy as jnp
-    >>> from sam_jax import losses
+    >>> from sam_jax.tasks import losses
     >>> print(losses.cross_entropy(jnp.zeros((1, 4)), jnp.array([2])))
     [1.3862944]
   """

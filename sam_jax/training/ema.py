@@ -41,7 +41,7 @@ def update(
   away.
 
   Example:
-    >>> from sam_jax import ema
+    >>> from sam_jax.training import ema
     >>> print(ema.update(0.0, 1.0, step=8, decay=0.9))
     0.5
   """

@@ -84,7 +84,7 @@ def create(
     ValueError: the sizes do not fit; the message says which would.
 
   Example:
-    >>> from sam_jax import layout
+    >>> from sam_jax.training import layout
     >>> print(layout.create(256, 2, m=32, microbatch_size=8).describe())
     256 examples per step on 2 device(s): 8 perturbation(s) of m = 32, 4 per \
 device, in turn; 4 microbatch(es) of 8 per device and perturbation

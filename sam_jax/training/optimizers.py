@@ -125,7 +125,7 @@ def decay_mask(params: types.Params, exclude: str) -> types.PyTree:
     ValueError: the expression is no regular expression, or matches nothing.
 
   Example:
-    >>> from sam_jax import optimizers
+    >>> from sam_jax.training import optimizers
     >>> print(optimizers.decay_mask({'kernel': 1.0, 'bias': 1.0}, 'bias$'))
     {'bias': False, 'kernel': True}
   """

@@ -67,7 +67,7 @@ def mantissa_bits(
     ValueError: an unknown name.
 
   Example:
-    >>> from sam_jax import precision
+    >>> from sam_jax.training import precision
     >>> precision.mantissa_bits('float32', None, 'gpu')
     10
   """

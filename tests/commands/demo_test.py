@@ -8,6 +8,10 @@ import sys
 
 import pytest
 
+from sam_jax.sweeps import cells as cells_lib, execution
+from scripts import demo
+from tests.sweeps import made_up
+
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -23,6 +27,22 @@ def _run(script, *arguments):
     text=True,
     check=False,
   )
+
+
+def test_runs_and_picture_go_where_the_user_says(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
+
+  def execute(cells, directory, place, retry):
+    del place, retry
+    for cell in cells:
+      made_up.write_run(directory, cells_lib.cell_name(cell), [0.5, 0.25])
+    return 0
+
+  monkeypatch.setattr(execution, 'execute', execute)
+  demo.flags.values(['demo', '--directory=~/here', '--seeds=2'])
+  assert demo.main(['demo']) == 0
+  assert (tmp_path / 'here' / 'test_error.png').exists()
 
 
 @pytest.mark.slow

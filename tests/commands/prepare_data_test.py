@@ -1,10 +1,13 @@
 """The command that prepares data, on sets made here; nothing is downloaded."""
 
 import subprocess
+import sys
+import types
 import venv
 
 import pytest
 
+from sam_jax import prepare_data
 from sam_jax.datasets import large
 from tests import image_files, originals
 from tests.datasets import large_test
@@ -56,6 +59,29 @@ def test_a_set_is_prepared_in_an_environment_of_its_own(record, tmp_path):
   assert prepared[1][3:] == ['imagenet2012', *paths]
   # Nothing was written, which is what is said in the end.
   assert done.status == 2 and 'not prepared as array_record' in done.err
+
+
+def test_the_program_hands_its_arguments_to_tensorflow_datasets(monkeypatch):
+  asked = []
+
+  class Builder:
+    def __init__(self, name, **options):
+      asked.append((name, options))
+
+    def download_and_prepare(self, download_config):
+      asked.append(download_config)
+
+  stub = types.ModuleType('tensorflow_datasets')
+  stub.builder = Builder
+  stub.download = types.SimpleNamespace(DownloadConfig=dict)
+  monkeypatch.setitem(sys.modules, 'tensorflow_datasets', stub)
+  for directory in ('/data', ''):
+    monkeypatch.setattr(sys, 'argv', ['-c', 'food101', directory, '/manual'])
+    exec(prepare_data._PROGRAM, {})
+  place = {'data_dir': '/data', 'file_format': 'array_record'}
+  manual = {'manual_dir': '/manual'}
+  assert asked[:2] == [('food101', place), manual]
+  assert asked[2:] == [('food101', place | {'data_dir': None}), manual]
 
 
 def test_an_environment_is_made_once_and_directories_may_be_left_out(record):

@@ -69,6 +69,8 @@ def test_fields_are_set_for_the_cells_that_are_chosen(command, tmp_path):
     (('--sweep=table12',), "unknown sweep 'table12'; known: digits_m, "),
     (('--workdir=gs://bucket/runs',), 'gs://bucket/runs'),
     (('--ray=127.0.0.1:1', '--gpus_per_cell=-1'), 'gpus_per_cell'),
+    (('--ray=127.0.0.1:1', '--workers=2', '--gpus=0'), '--workers, --gpus'),
+    (('--cpus_per_cell=1', '--dry_run'), '--cpus_per_cell needs --ray'),
   ],
 )
 def test_a_bad_command_is_one_line(command, tmp_path, options, message):
@@ -141,10 +143,13 @@ def test_a_report_has_tables_and_pictures(command, tmp_path):
   runs = made_up.sweep(tmp_path / 'runs')
   path, _ = _sweep_file(tmp_path, {'seed': [0]})
   made_up.write_run(runs, 'unfinished', [0.5], finished=False)
+  made_up.write_run(runs, 'old', [0.5])
+  (runs / 'old' / 'result.json').write_text('{"final_error_rate": 0.5}')
   done = command('report', runs, f'--sweep={path}')
   assert done.status == 0, done.err
   assert '12.50 ± 6.35' in done.out
   assert '1 runs are not finished and left out' in done.out
+  assert f'warning: left out: {runs}/old/result.json ' in done.out
   names = ['curves', 'score_vs_gradients', 'score_vs_rho', 'score_vs_seconds']
   pictures = sorted((runs / 'report').glob('*.png'))
   assert [picture.stem for picture in pictures] == names
@@ -155,13 +160,20 @@ def test_a_report_has_tables_and_pictures(command, tmp_path):
 
 @pytest.mark.parametrize(
   ('kind', 'message'),
-  [('nothing', 'no runs in it'), ('unfinished', 'none of the 1 runs')],
+  [
+    ('nothing', 'no runs in it'),
+    ('unfinished', 'none of the 1 runs'),
+    ('old', 'none of the 1 runs'),
+  ],
 )
 def test_where_there_is_nothing_to_report_one_line_says_so(
   command, tmp_path, kind, message
 ):
   if kind == 'unfinished':
     made_up.write_run(tmp_path, 'a', [0.5], finished=False)
+  if kind == 'old':
+    made_up.write_run(tmp_path, 'a', [0.5])
+    (tmp_path / 'a' / 'result.json').write_text('{"final_error_rate": 0.5}')
   done = command('report', tmp_path)
   assert (done.status, done.out) == (2, '')
   assert message in done.err

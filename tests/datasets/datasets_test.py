@@ -384,7 +384,7 @@ def test_a_missing_set_says_where_it_looked_and_how_to_get_it(
   with pytest.raises(FileNotFoundError) as error:
     datasets.create(name, directory=str(tmp_path))
   message = _one_line(error)
-  command = f'python scripts/prepare_data.py {name}'
+  command = f'python -m sam_jax.prepare_data {name}'
   for words in [str(tmp_path / name), command, *ways]:
     assert words in message
 
@@ -396,7 +396,7 @@ def test_a_missing_set_in_the_default_directory_is_reported(
   from tensorflow_datasets.core import constants
 
   monkeypatch.setattr(constants, 'DATA_DIR', str(tmp_path))
-  with pytest.raises(FileNotFoundError, match='prepare_data.py') as error:
+  with pytest.raises(FileNotFoundError, match='sam_jax.prepare_data') as error:
     datasets.create(name)
   assert str(tmp_path) in _one_line(error)
 

@@ -141,7 +141,7 @@ def test_a_missing_set_says_how_to_get_it(name, tmp_path):
   with pytest.raises((ValueError, FileNotFoundError)) as error:
     datasets.create(name, directory=None if is_folder else str(tmp_path))
   message = str(error.value)
-  assert f'scripts/prepare_data.py {name}' in message
+  assert f'python -m sam_jax.prepare_data {name}' in message
   assert '\n' not in message
 
 

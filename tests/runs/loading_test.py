@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -158,6 +159,15 @@ def test_a_directory_without_a_run_or_checkpoint_is_one_line(tmp_path):
   with pytest.raises(ValueError, match='no checkpoint yet'):
     loading.load(tmp_path)
   assert tiny.tree(tmp_path) == before
+
+
+def test_a_run_of_another_edition_is_one_line(tmp_path):
+  config = {'method': 'sam', 'sam': {'rho': 0.05}, 'model': {'name': 'cnn'}}
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  with pytest.raises(ValueError, match='another edition of sam_jax') as error:
+    loading.restore(tmp_path)
+  assert str(tmp_path) in str(error.value)
+  assert '\n' not in str(error.value)
 
 
 def test_best_is_refused_if_it_was_not_kept(monkeypatch, tmp_path):

@@ -47,6 +47,20 @@ def test_a_second_owner_is_refused_in_one_line_and_touches_nothing(tmp_path):
     pass
 
 
+def test_whether_a_lock_is_held_is_told_without_a_trace(tmp_path):
+  assert not lock.is_held(tmp_path / 'none')
+  with lock.hold(tmp_path):
+    before = tiny.tree(tmp_path)
+    assert lock.is_held(tmp_path)
+    assert tiny.tree(tmp_path) == before
+  assert not lock.is_held(tmp_path)
+  (tmp_path / lock.FILE).touch()  # left by an owner that died
+  assert not lock.is_held(tmp_path)
+  (tmp_path / lock.FILE).unlink(missing_ok=True)
+  (tmp_path / lock.FILE).mkdir()  # which no process can lock
+  assert not lock.is_held(tmp_path)
+
+
 def test_an_error_while_it_is_held_gives_the_lock_back(tmp_path):
   with pytest.raises(ZeroDivisionError), lock.hold(tmp_path):
     raise ZeroDivisionError

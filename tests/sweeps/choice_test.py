@@ -7,7 +7,7 @@ from tests.sweeps import made_up
 
 
 def test_rho_is_chosen_on_the_validation_split(tmp_path):
-  runs, _ = results.collect(made_up.sweep(tmp_path))
+  runs = results.collect(made_up.sweep(tmp_path)).runs
   choices = choice_lib.choose(settings.group(runs))
   by_method = {c.test.fields['method.name']: c for c in choices}
   assert set(by_method) == {'sgd', 'sam'}
@@ -31,7 +31,7 @@ def test_rho_is_chosen_where_all_start_from_one_run(tmp_path):
       fields = {'method.rho': rho, 'data.split': split}
       source = {'labels_from': str(tmp_path / 'first')}
       made_up.write_run(tmp_path, f'{split}-{rho}', [error], **fields, **source)
-  choices = choice_lib.choose(settings.group(results.collect(tmp_path)[0]))
+  choices = choice_lib.choose(settings.group(results.collect(tmp_path).runs))
   [choice] = [c for c in choices if c.is_needed]
   assert choice.test.fields['method.rho'] == 0.1
   assert len(choice.tried) == 3
@@ -50,7 +50,7 @@ def test_alpha_is_chosen_where_each_starts_from_one_of_its_own(tmp_path):
       made_up.write_run(
         tmp_path, f'second-{split}-{alpha}', [error], **fields, **source
       )
-  choices = choice_lib.choose(settings.group(results.collect(tmp_path)[0]))
+  choices = choice_lib.choose(settings.group(results.collect(tmp_path).runs))
   chosen = {c.test.shown['labels_from']: c.test.fields for c in choices}
   assert chosen.keys() == {'', 'same'}
   assert chosen['']['mixing.alpha'] == 1
@@ -67,7 +67,7 @@ def test_a_value_that_is_not_the_best_is_not_called_so(
     fields = mixup | {'mixing.alpha': alpha, 'data.split': 'validation'}
     made_up.write_run(tmp_path, f'validation-{alpha}', [error], **fields)
   made_up.write_run(tmp_path, 'test', [0.3], **mixup | {'mixing.alpha': tested})
-  [choice] = choice_lib.choose(settings.group(results.collect(tmp_path)[0]))
+  [choice] = choice_lib.choose(settings.group(results.collect(tmp_path).runs))
   if listed:
     assert choice.test.fields['mixing.alpha'] == 8
     assert choice.best.fields['mixing.alpha'] == 8
@@ -82,7 +82,7 @@ def test_a_value_of_which_runs_failed_is_not_the_best(tmp_path):
     for seed, error in enumerate(errors):
       fields = {'method.rho': rho, 'data.split': 'validation', 'seed': seed}
       made_up.write_run(tmp_path, f'{rho}-{seed}', [error], **fields)
-  [choice] = choice_lib.choose(settings.group(results.collect(tmp_path)[0]))
+  [choice] = choice_lib.choose(settings.group(results.collect(tmp_path).runs))
   # One that is missing does not decide.
   assert choice.best.fields['method.rho'] == 0.3
   assert [cell.fields['method.rho'] for cell in choice.left_out] == [0.5]
@@ -108,7 +108,7 @@ def test_the_rival_is_the_better_sgd_within_the_same_gradients(tmp_path):
   made_up.write_run(
     tmp_path, 'mixup', [0.1], **fields | {'mixing.name': 'mixup'}
   )
-  cells = settings.group(results.collect(tmp_path)[0])
+  cells = settings.group(results.collect(tmp_path).runs)
   by_name = {cell.runs[0].workdir.name: cell for cell in cells}
   rival = choice_lib.sgd_at_equal_compute(by_name['sam'], cells)
   assert rival is by_name['sgd-2-0.4']

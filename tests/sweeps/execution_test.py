@@ -252,6 +252,18 @@ def test_a_run_that_a_signal_stopped_has_not_failed(tmp_path, capsys, program):
   assert execution.execute([_CELL], tmp_path, _pool(tmp_path, _FINISH)) == 0
 
 
+def test_a_run_that_another_process_makes_has_not_failed(tmp_path, capsys):
+  program = 'print("in use by process 7"); raise SystemExit(2)'
+  with lock.hold(cells_lib.workdir(_CELL, tmp_path)):
+    assert execution.execute([_CELL], tmp_path, _pool(tmp_path, program)) == 1
+  name = cells_lib.cell_name(_CELL)
+  last = capsys.readouterr().out.splitlines()[-1]
+  assert last.startswith(f'not finished: {name}: in use by process 7')
+  assert not (tmp_path / 'failed').exists()
+  # The same command resumes it.
+  assert execution.execute([_CELL], tmp_path, _pool(tmp_path, _FINISH)) == 0
+
+
 @pytest.mark.parametrize('what', ['failed/{}', 'logs/{}.log'])
 def test_a_file_that_cannot_be_opened_is_a_failure_of_its_cell(
   tmp_path, capsys, what

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+import types
 
 import pytest
 
@@ -194,6 +195,48 @@ def test_a_run_that_outlives_its_machine_is_waited_for(tmp_path, monkeypatch):
   end = ray_cluster._run_cell([], tmp_path, log, {}, os.getcwd())
   assert end.result == _RESULT
   assert len(waited) == 3
+
+
+def test_a_directory_that_cannot_be_written_to_is_not_waited_for(
+  tmp_path, monkeypatch
+):
+  """The run says what is wrong with it."""
+
+  class Started(Exception):
+    pass
+
+  def start(*arguments):
+    raise Started
+
+  monkeypatch.setattr(ray_cluster.time, 'sleep', lambda seconds: pytest.fail())
+  monkeypatch.setattr(ray_cluster.child, 'Child', start)
+  (tmp_path / lock.FILE).mkdir()  # which no process can lock
+  with pytest.raises(Started):
+    ray_cluster._run_cell([], tmp_path, tmp_path / 'log', {}, os.getcwd())
+
+
+def test_runs_get_the_variables_that_they_depend_on(tmp_path, monkeypatch):
+  """A plug-in may be found by PYTHONPATH alone."""
+  sent = []
+
+  def remote(command, workdir, log, environment, here):
+    sent.append(environment)
+
+  task = types.SimpleNamespace(remote=remote)
+  stub = types.ModuleType('ray')
+  stub.init = lambda **options: None
+  stub.cluster_resources = dict
+  stub.remote = lambda function: types.SimpleNamespace(
+    options=lambda **options: task
+  )
+  monkeypatch.setitem(sys.modules, 'ray', stub)
+  monkeypatch.setenv('PYTHONPATH', 'plugins')
+  monkeypatch.setenv('XLA_FLAGS', '--xla')
+  monkeypatch.setenv('SECRET', 'word')
+  ray_cluster.RayCluster(tmp_path, 'auto').start(_CELLS[0])
+  passed_on = {'PYTHONPATH': 'plugins', 'XLA_FLAGS': '--xla'}
+  assert passed_on.items() <= sent[0].items()
+  assert 'SECRET' not in sent[0]
 
 
 def test_an_address_where_nothing_listens_is_refused(tmp_path):

@@ -1,5 +1,7 @@
 """The runs in a directory: which there are, and what tells them apart."""
 
+import json
+
 from sam_jax import tasks
 from sam_jax.sweeps import results, settings
 from tests.sweeps import made_up
@@ -14,7 +16,7 @@ def test_what_a_method_ignores_tells_no_runs_apart(tmp_path):
     made_up.write_run(
       tmp_path, f'mixup-{i}', [0.3], **{**ignored, 'mixing.name': 'mixup'}
     )
-  cells = settings.group(results.collect(tmp_path)[0])
+  cells = settings.group(results.collect(tmp_path).runs)
   assert sorted(len(cell.runs) for cell in cells) == [1, 1, 2]
 
 
@@ -22,28 +24,43 @@ def test_a_run_that_is_gone_is_not_the_one_that_started_from_it(tmp_path):
   for name in ('a', 'b'):  # of the names of those that are gone
     source = {'init_from': f'/gone/{name}', 'labels_from': f'/gone/{name}'}
     made_up.write_run(tmp_path, name, [0.3], **source)
-  for run in results.collect(tmp_path)[0]:
+  for run in results.collect(tmp_path).runs:
     assert run.fields['labels_from'] == 'another run'
     assert run.fields['init_from'].startswith('/gone/')
   for name, other in (('c', 'd'), ('d', 'c')):
     made_up.write_run(tmp_path, name, [0.3], init_from=f'/gone/{other}')
-  assert len(results.collect(tmp_path)[0]) == 4
+  assert len(results.collect(tmp_path).runs) == 4
 
 
 def test_runs_are_sorted_by_their_numbers(tmp_path):
   names = ['m=4,rho=1e-06', 'm=4,rho=0.05', 'm=4,rho=0.1', 'm=16,rho=0.1']
   for name in reversed(names):
     made_up.write_run(tmp_path, name, [0.5])
-  runs, _ = results.collect(tmp_path)
+  runs = results.collect(tmp_path).runs
   assert [run.workdir.name for run in runs] == names
 
 
 def test_unfinished_runs_are_counted(tmp_path):
   made_up.write_run(tmp_path, 'a', [0.5])
   made_up.write_run(tmp_path, 'b', [0.5], finished=False)
-  runs, num_unfinished = results.collect(tmp_path)
-  assert [run.workdir.name for run in runs] == ['a']
-  assert num_unfinished == 1
+  found = results.collect(tmp_path)
+  assert [run.workdir.name for run in found.runs] == ['a']
+  assert found.num_unfinished == 1
+  assert found.unreadable == []
+
+
+def test_results_that_cannot_be_read_are_left_out_and_named(tmp_path):
+  for name in ('a', 'old', 'torn'):
+    made_up.write_run(tmp_path, name, [0.5])
+  path = tmp_path / 'old' / 'result.json'
+  path.write_text(json.dumps({'steps': 5, 'final_error_rate': 0.5}))
+  (tmp_path / 'torn' / 'result.json').write_text('{"st')
+  found = results.collect(tmp_path)
+  assert [run.workdir.name for run in found.runs] == ['a']
+  assert found.num_unfinished == 0
+  old, torn = found.unreadable
+  assert str(path) in old and 'another edition of sam_jax' in old
+  assert str(tmp_path / 'torn') in torn
 
 
 def test_the_share_of_a_run_that_is_made(tmp_path):
@@ -64,7 +81,7 @@ def test_the_share_of_a_run_that_is_made(tmp_path):
 def test_a_run_knows_its_words(tmp_path):
   loss = {'metric': 'mse', 'label': 'squared error', 'unit': 'm2', 'scale': 1.0}
   made_up.write_run(tmp_path, 'a', [3.0, 0.25], score=loss)
-  [run], _ = results.collect(tmp_path)
+  [run] = results.collect(tmp_path).runs
   assert run.score == tasks.Score(**loss)
   assert run.final('mse') == 0.25
   assert run.final('second_metric') == 0.05

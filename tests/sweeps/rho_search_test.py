@@ -6,11 +6,13 @@ import pytest
 from matplotlib import pyplot as plt
 
 from sam_jax import configs, tasks
+from sam_jax.runs import factories
 from sam_jax.sweeps import cells as cells_lib, rho_search
 from tests import tiny
 from tests.sweeps import made_up
 
 _LOSS = {'metric': 'mse', 'label': 'loss', 'unit': 'nats', 'scale': 1.0}
+_FALLING = {'method.rho_schedule': 'linear', 'method.rho_min': 0.05}
 
 
 @pytest.mark.parametrize(
@@ -59,6 +61,16 @@ def test_the_grid_is_run_on_the_validation_split(tmp_path):
   assert {cell['num_epochs'] for cell in whole} == {9}
 
 
+def test_without_a_perturbation_there_is_no_smallest_radius(tmp_path):
+  path = str(tiny.config_file(tmp_path, **_FALLING))
+  for file, given in ((path, {}), (configs.find('digits'), _FALLING)):
+    cells = rho_search.cells(file, ['0.05', '0.1'], 1, given)
+    made = [cells_lib.config(cell, tmp_path) for cell in cells]
+    assert [c.method.rho_min for c in made] == [None, 0.05, 0.05]
+    for config in made:
+      factories.create_method(config)  # refuses a radius that is none
+
+
 def test_the_length_is_a_fifth_of_the_steps_where_steps_count(tmp_path):
   config = str(tiny.config_file(tmp_path, num_steps=50))
   cells = rho_search.cells(config, ['0.2'], 1, {})
@@ -78,6 +90,7 @@ def test_the_length_is_a_fifth_of_the_steps_where_steps_count(tmp_path):
     (['0.1'], {'method.rho': 3}, 'give --rhos'),
     (['0.1'], {'data.split': 'test'}, 'always validation'),
     (['0.1'], {'method.name': 'sgd'}, "'sgd' has no rho"),
+    (['0.01', '0.1'], _FALLING, '--rhos has 0.01, which is below .*= 0.05'),
   ],
 )
 def test_a_bad_grid_is_refused(rhos, given, message):

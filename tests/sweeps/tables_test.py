@@ -12,7 +12,7 @@ _LOSS = {'metric': 'mse', 'label': 'squared error', 'unit': 'm2', 'scale': 1.0}
 
 def _write(directory, paper=()):
   """Writes the tables of the runs in a directory; returns what is printed."""
-  found = settings_lib.group(results.collect(directory)[0])
+  found = settings_lib.group(results.collect(directory).runs)
   return '\n'.join(tables.write(directory, found, paper))
 
 

@@ -1,8 +1,7 @@
 """m-sharpness on the digits: the middle of figure 3 of the paper in small.
 
-    python scripts/sweep.py --sweep=configs/sweeps/digits_m.py \
-        --workdir=runs/digits_m --workers=2
-    python scripts/report.py runs/digits_m
+    python -m sam_jax.sweep --sweep=digits_m --workdir=runs/digits_m --workers=2
+    python -m sam_jax.report runs/digits_m
 
 Test error against rho for each m, the examples that share one perturbation, of
 a batch of 128; three seeds. 40 % of the labels are wrong: on clean ones the

@@ -1,8 +1,8 @@
 """Label noise on the digits: tables 4 and 8 of the paper in small.
 
-    python scripts/sweep.py --sweep=configs/sweeps/digits_noise.py \
+    python -m sam_jax.sweep --sweep=digits_noise \
         --workdir=runs/digits_noise --workers=2
-    python scripts/report.py runs/digits_noise
+    python -m sam_jax.report runs/digits_noise
 
 Clean labels and 20 to 80 % of wrong ones; SGD, SGD for twice the epochs (as
 many gradients as SAM), Mixup, SAM, and bootstrap: trained anew on the labels

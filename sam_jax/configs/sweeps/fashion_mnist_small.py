@@ -1,8 +1,8 @@
 """Fashion-MNIST for two CPU cores: a row of table 5 of the paper in small.
 
-    python scripts/sweep.py --sweep=configs/sweeps/fashion_mnist_small.py \
+    python -m sam_jax.sweep --sweep=fashion_mnist_small \
         --workdir=runs/fashion_small --workers=2
-    python scripts/report.py runs/fashion_small
+    python -m sam_jax.report runs/fashion_small
 
 The first 10,000 of the 60,000 training images, the whole test set, and a CNN of
 55,000 parameters in place of WRN-28-10, for 15 epochs with flips and crops: the
@@ -11,7 +11,7 @@ seeds. rho is chosen from the paper's grid on the validation split, the last
 1,000 of the training images, with two seeds: `RHO`. B/m = 128/32. Its mean
 validation error, %:
 
-| rho   | .01  | .02  | .05  | .1   | .2   | .5   |
+| rho   | 0.01 | 0.02 | 0.05 | 0.1  | 0.2  | 0.5  |
 |-------|------|------|------|------|------|------|
 | error | 15.2 | 18.7 | 16.7 | 19.9 | 23.0 | 91.0 |
 """

@@ -1,11 +1,10 @@
 """m against rho: figure 3 of the paper, in the middle.
 
-    python scripts/sweep.py --sweep=configs/sweeps/m_sharpness.py \
-        --workdir=runs/m
+    python -m sam_jax.sweep --sweep=m_sharpness --workdir=runs/m
 
 m = 1 to 256 examples share a perturbation, on CIFAR-10; five seeds. The best
 rho grows with m, and from m = 4 on the error that it reaches too. The numbers
-are read off the figure, their half widths are .05 to .11. At rho = 0 it has
+are read off the figure, their half widths are 0.05 to 0.11. At rho = 0 it has
 5.26 to 5.42, whatever m is; once here, as m cannot matter.
 
 The paper says "a small ResNet". If BatchNorm normalised by m examples, it would

@@ -1,13 +1,13 @@
 """Other norms, and a random direction: figure 6 of the paper (C.5).
 
-    python scripts/sweep.py --sweep=configs/sweeps/norms.py --workdir=runs/p
+    python -m sam_jax.sweep --sweep=norms --workdir=runs/p
 
 The perturbation in a ball of the L2 and of the Linf norm, and one of a random
 direction and length rho. The numbers are read off the figure. The paper says "a
 wide ResNet" and CIFAR-10: WRN-40-2 here, of which the appendix speaks just
 before, with the settings of table 6's WRN-28-10, 200 epochs, basic augmentation
 and m = 32; five seeds. Something of that was otherwise in the paper: what is
-one run here (L2, rho = .05) has 3.77 in this figure and 3.03 in figure 4
+one run here (L2, rho = 0.05) has 3.77 in this figure and 3.03 in figure 4
 (second_order.py), and WRN-28-10 has 2.7 in table 1. Nor is the hardware said.
 
 7.8 million gradient evaluations, of batches of 256.

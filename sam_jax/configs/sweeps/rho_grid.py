@@ -1,8 +1,7 @@
 """The search for rho on the validation split: tables 6 and 7 of the paper.
 
-    python scripts/sweep.py --sweep=configs/sweeps/rho_grid.py \
-        --workdir=runs/rho
-    python scripts/report.py runs/rho
+    python -m sam_jax.sweep --sweep=rho_grid --workdir=runs/rho
+    python -m sam_jax.report runs/rho
 
 Held out are the last tenth of the training data, of SVHN's `train` alone. What
 the paper chose from its grid of six, and the configs have (it searched learning
@@ -10,13 +9,13 @@ rate and weight decay as well, which is not repeated here):
 
 | network                | CIFAR-10 | CIFAR-100 | SVHN | Fashion-MNIST |
 |------------------------|----------|-----------|------|---------------|
-| WRN-28-10, 200 epochs  | .05      | .1        | .01  | .05           |
-| WRN-28-10, 1800 epochs | .05      | .1        |      |               |
-| Shake-Shake 26 2x96d   | .02      | .05       | .01  | .02           |
-| PyramidNet             | .05      | .2        |      |               |
-| PyramidNet + ShakeDrop | .05      | .05       |      |               |
+| WRN-28-10, 200 epochs  | 0.05     | 0.1       | 0.01 | 0.05          |
+| WRN-28-10, 1800 epochs | 0.05     | 0.1       |      |               |
+| Shake-Shake 26 2x96d   | 0.02     | 0.05      | 0.01 | 0.02          |
+| PyramidNet             | 0.05     | 0.2       |      |               |
+| PyramidNet + ShakeDrop | 0.05     | 0.05      |      |               |
 
-(160 epochs on SVHN.) For ImageNet it was .05, searched with ResNet-50 and 100
+(160 epochs on SVHN.) For ImageNet it was 0.05, searched with ResNet-50 and 100
 epochs for all three networks. The paper does not say with which augmentation
 and how many seeds it searched: the basic one and five here; the first one alone
 is `--only=seed=0`.

@@ -1,7 +1,7 @@
 """The Hessian's spectrum while training: figure 3 of the paper, on the left.
 
-    python scripts/sweep.py --sweep=configs/sweeps/spectrum.py --workdir=runs/h
-    python scripts/analyze.py hessian --checkpoint=9750 --examples=2048 \
+    python -m sam_jax.sweep --sweep=spectrum --workdir=runs/h
+    python -m sam_jax.analyze hessian --checkpoint=9750 --examples=2048 \
         --workdir=$(ls -d runs/h/*sgd,*seed=0) \
         --workdir=$(ls -d runs/h/*sam,seed=0)
 

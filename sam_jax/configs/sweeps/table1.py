@@ -1,6 +1,6 @@
 """CIFAR-10 and CIFAR-100: table 1 of the paper.
 
-    python scripts/sweep.py --sweep=configs/sweeps/table1.py --workdir=runs/c
+    python -m sam_jax.sweep --sweep=table1 --workdir=runs/c
 
 Five networks, basic augmentation, cutout and AutoAugment; SAM with the rho of
 table 6 (how it was found: rho_grid.py), SGD, and SGD for twice the epochs, of

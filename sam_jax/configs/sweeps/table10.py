@@ -1,6 +1,6 @@
-"""Fine-tuning EfficientNet-b7 with rho = .05: table 10 of the paper (C.3).
+"""Fine-tuning EfficientNet-b7 with rho = 0.05: table 10 of the paper (C.3).
 
-    python scripts/sweep.py --sweep=configs/sweeps/table10.py --workdir=runs/f
+    python -m sam_jax.sweep --sweep=table10 --workdir=runs/f
 
 Those cells of table3.py, which says where weights and folders are expected; in
 one directory with it they are run once. The paper gives no intervals.

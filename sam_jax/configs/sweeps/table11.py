@@ -1,6 +1,6 @@
 """Several ascent steps: table 11 of the paper (C.6).
 
-    python scripts/sweep.py --sweep=configs/sweeps/table11.py --workdir=runs/k
+    python -m sam_jax.sweep --sweep=table11 --workdir=runs/k
 
 1, 2, 3 and 5 steps of gradient ascent to the perturbation, on CIFAR-10 and
 CIFAR-100, 20 seeds. The paper has standard deviations in place of intervals;
@@ -8,12 +8,12 @@ its "sharpness" is how much the training error on the current batch rises, in
 percentage points, which is `train/perturbed_error_rate` less `train/error_rate`
 here, at the end:
 
-| steps | CIFAR-10 | sharpness | CIFAR-100 | sharpness |
-|-------|----------|-----------|-----------|-----------|
-| 1     | 2.77±.03 | 0.17±.03  | 16.72±.08 | 0.82±.05  |
-| 2     | 2.76±.03 | 0.82±.03  | 16.59±.08 | 1.83±.05  |
-| 3     | 2.73±.04 | 1.49±.05  | 16.62±.09 | 2.36±.03  |
-| 5     | 2.77±.03 | 2.26±.05  | 16.60±.06 | 2.82±.04  |
+| steps | CIFAR-10  | sharpness | CIFAR-100  | sharpness |
+|-------|-----------|-----------|------------|-----------|
+| 1     | 2.77±0.03 | 0.17±0.03 | 16.72±0.08 | 0.82±0.05 |
+| 2     | 2.76±0.03 | 0.82±0.03 | 16.59±0.08 | 1.83±0.05 |
+| 3     | 2.73±0.04 | 1.49±0.05 | 16.62±0.09 | 2.36±0.03 |
+| 5     | 2.77±0.03 | 2.26±0.05 | 16.60±0.06 | 2.82±0.04 |
 
 It says "WRN", and its figure ends at 39,000 steps: WRN-28-10 for 200 epochs
 with basic augmentation, whose errors these are, and rho of table 6. It does not

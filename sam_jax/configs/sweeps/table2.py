@@ -1,11 +1,11 @@
 """ResNets on ImageNet: table 2 of the paper.
 
-    python scripts/sweep.py --sweep=configs/sweeps/table2.py \
+    python -m sam_jax.sweep --sweep=table2 \
         --workdir=runs/imagenet --set=data.directory=DIR
 
 ResNet-50, -101 and -152 for 100, 200 and 400 epochs, SAM and SGD, top-1 and
 top-5 error. There are no doubled runs: the row below has them, up to 400
-epochs. rho = .05 was found with ResNet-50 and 100 epochs, see rho_grid.py. The
+epochs. rho = 0.05 was found with ResNet-50 and 100 epochs, see rho_grid.py. The
 paper trained on 32 cores of TPUv3, hence m = 128. It prints two half widths as
 "<0.0", left out here.
 

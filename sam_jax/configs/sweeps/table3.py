@@ -1,8 +1,8 @@
 """Fine-tuning EfficientNets with the best rho: table 3 of the paper.
 
-    python scripts/sweep.py --sweep=configs/sweeps/table3.py --workdir=runs/f \
+    python -m sam_jax.sweep --sweep=table3 --workdir=runs/f \
         --only=split=validation
-    python scripts/sweep.py --sweep=configs/sweeps/table3.py --workdir=runs/f
+    python -m sam_jax.sweep --sweep=table3 --workdir=runs/f
 
 b7 and L2-475 on nine data sets, with and without SAM, five seeds. The weights
 are official checkpoints (see the README), unpacked in `checkpoints`, or what
@@ -15,11 +15,11 @@ fgvc_aircraft and birdsnap are folders in `data`, or what $SAM_JAX_DATA names;
 the others are where tensorflow-datasets has them.
 
 The paper tuned rho for each data set and does not print what it found. So all
-of its grid is here, on both splits; scripts/report.py takes the test cell of
+of its grid is here, on both splits; sam_jax.report takes the test cell of
 what is best on the validation split, and has the paper's number beside all of
 them. The first command makes the validation runs; of the others, `--only` can
 choose those of the best rho, or the second command makes all. On ImageNet it is
-10 epochs with rho = .05, and what the paper has without SAM seems to be the
+10 epochs with rho = 0.05, and what the paper has without SAM seems to be the
 checkpoints themselves; what else is chosen there, see configs/finetune.py.
 
 The paper used 64 cores of TPUv3 for b7 and 128 for L2, hence m = 16 and 4. 16

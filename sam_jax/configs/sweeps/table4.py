@@ -1,6 +1,6 @@
 """Label noise on CIFAR-10: the authors' own rows of table 4 of the paper.
 
-    python scripts/sweep.py --sweep=configs/sweeps/table4.py --workdir=runs/n
+    python -m sam_jax.sweep --sweep=table4 --workdir=runs/n
 
 20 to 80 % of the training labels are wrong; SGD, Mixup, SAM with the rho that
 table 8 has as the best, and both of the latter bootstrapped: trained anew on
@@ -12,7 +12,7 @@ the settings: configs/label_noise.py says what was chosen. Also chosen here:
   would be wrong on a third of the labels where 40 % are, and the bootstrapped
   SAM is on 6 % of the test images.
 - Mixup has the best of four alphas for each level of noise, by the validation
-  split presumably: all are here, on both splits, and scripts/report.py takes
+  split presumably: all are here, on both splits, and sam_jax.report takes
   the test cell of what is best on the validation split.
 - SGD is also there for twice the epochs, as many gradients as SAM, which the
   paper does not mention here; its numbers are beside both.

@@ -1,6 +1,6 @@
 """SVHN and Fashion-MNIST: table 5 of the paper.
 
-    python scripts/sweep.py --sweep=configs/sweeps/table5.py --workdir=runs/s
+    python -m sam_jax.sweep --sweep=table5 --workdir=runs/s
 
 WRN-28-10 and Shake-Shake, basic augmentation and what the paper calls
 AutoAugment: for SVHN its policy and cutout, without flips and crops as in the

@@ -1,6 +1,6 @@
 """rho for bootstrapped SAM under label noise: table 8 of the paper.
 
-    python scripts/sweep.py --sweep=configs/sweeps/table8.py --workdir=runs/n8
+    python -m sam_jax.sweep --sweep=table8 --workdir=runs/n8
 
 Error on the validation split, a tenth of the training data with clean labels,
 of a second run with SAM on the labels that a first one with the same rho

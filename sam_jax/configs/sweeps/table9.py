@@ -1,6 +1,6 @@
-"""CIFAR-10 and CIFAR-100, rho = .05 throughout: table 9 of the paper (C.3).
+"""CIFAR-10 and CIFAR-100, rho = 0.05 throughout: table 9 of the paper (C.3).
 
-    python scripts/sweep.py --sweep=configs/sweeps/table9.py --workdir=runs/c
+    python -m sam_jax.sweep --sweep=table9 --workdir=runs/c
 
 The cells with SAM of table1.py, but for rho; SGD is there. In one directory
 with it, what both have is run once. The paper gives no intervals.
@@ -8,7 +8,7 @@ with it, what both have is run once. The paper gives no intervals.
 Suspect cells: PyramidNet on CIFAR-10 has the numbers of its ShakeDrop rows,
 2.1, 1.6 and 1.4; table 1 has 2.7, 1.9 and 1.6, and according to table 6 for
 this rho too. The WideResNets have those of table 1 on CIFAR-100 as well, where
-that has rho = .1.
+that has rho = 0.1.
 
 87 million gradient evaluations, of batches of 256; 8 V100 in the paper.
 """
