@@ -19,7 +19,7 @@ import ml_collections
 from sam_jax.runs import config_files, workdir as workdir_lib
 from sam_jax.sweeps import paper as paper_lib
 
-Fields = dict[str, Any]
+Fields = dict[str, Any]  # of a config, by dotted name
 
 CONFIG = 'config'  # the key of a cell that is not a field but the config file
 
