@@ -17,6 +17,7 @@ Exit status: 0 done, 1 failed, 2 something is wrong with what the user gave,
 
 import functools
 import inspect
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -71,7 +72,10 @@ def run(main: Main, name: str, flags: Flags) -> NoReturn:
     flags: of the command; they are parsed here.
   """
   try:
-    sys.exit(main(_parse(main, flags)))
+    status = main(_parse(main, flags))
+    sys.stdout.flush()
+  except BrokenPipeError:
+    _leave_unread()
   except ModuleNotFoundError as error:
     if (advice := extras.advice(error.name)) is None:
       raise
@@ -80,6 +84,14 @@ def run(main: Main, name: str, flags: Flags) -> NoReturn:
     fail(name, error)
   except KeyboardInterrupt:
     fail(name, 'stopped', 128 + signal.SIGINT)
+  sys.exit(status)
+
+
+def _leave_unread() -> NoReturn:
+  """Ends the process quietly: whoever read its output, as `head`, is gone."""
+  # What is still in the buffer would be written at the end, and fail again.
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  sys.exit(128 + signal.SIGPIPE)
 
 
 def fail(name: str, error: Exception | str, status: int = 2) -> NoReturn:
@@ -122,10 +134,10 @@ def _parse(main: Main, flags: Flags) -> list[str]:
   """Parses the flags of this process; answers --help and --version."""
   asked = {argument.lstrip('-') for argument in sys.argv if argument[:1] == '-'}
   if asked & {'help', 'h'}:  # before a flag that is required is missed
-    print(_help(main, flags))
+    print(_help(main, flags), flush=True)
     sys.exit(0)
   if 'version' in asked:
-    print(f'sam_jax {__version__}')
+    print(f'sam_jax {__version__}', flush=True)
     sys.exit(0)
   argv = list(sys.argv)
   for take in flags.filters:

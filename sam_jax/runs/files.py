@@ -44,6 +44,22 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
   write_text(path, json.dumps(content, indent=2) + '\n')
 
 
+def not_writable(
+  directory: pathlib.Path, error: OSError, what: str = 'run'
+) -> ValueError:
+  """Returns the error for a directory that cannot be written to.
+
+  Args:
+    directory: that a user has chosen.
+    error: of the attempt.
+    what: is kept in the directory: 'run' or 'sweep'.
+  """
+  return ValueError(
+    f'cannot write to the {what} directory {str(directory)!r}: '
+    f'{error.strerror}; choose another directory'
+  )
+
+
 def user_path(text: str | pathlib.Path) -> pathlib.Path:
   """Returns the absolute path that a user means.
 

@@ -48,14 +48,14 @@ def hold(directory: pathlib.Path, what: str = 'run') -> Iterator[None]:
     InUse: another process holds the lock. Nothing was touched.
     ValueError: the directory cannot be written to. Nothing was touched.
   """
-  made = _make(directory)
+  made = _make(directory, what)
   lock = filelock.FileLock(directory / FILE, timeout=0)
   try:
     lock.acquire()
   except filelock.Timeout:
     raise _in_use(directory, what) from None
   except OSError as error:
-    raise _not_writable(directory, error) from error
+    raise files.not_writable(directory, error, what) from error
   try:
     owner = f'{socket.gethostname()} {os.getpid()}\n'
     files.write_text(directory / _OWNER, owner)
@@ -71,7 +71,7 @@ def hold(directory: pathlib.Path, what: str = 'run') -> Iterator[None]:
         empty.rmdir()
 
 
-def _make(directory: pathlib.Path) -> list[pathlib.Path]:
+def _make(directory: pathlib.Path, what: str) -> list[pathlib.Path]:
   """Makes a directory; returns which ones are new, the innermost first."""
   try:
     new = [
@@ -79,7 +79,7 @@ def _make(directory: pathlib.Path) -> list[pathlib.Path]:
     ]
     directory.mkdir(parents=True, exist_ok=True)
   except OSError as error:
-    raise _not_writable(directory, error) from error
+    raise files.not_writable(directory, error, what) from error
   return new
 
 
@@ -93,12 +93,4 @@ def _in_use(directory: pathlib.Path, what: str) -> InUse:
   return InUse(
     f'the {what} directory {directory} is in use by {owner}; wait for it to '
     'end, stop it, or choose another directory'
-  )
-
-
-def _not_writable(directory: pathlib.Path, error: OSError) -> ValueError:
-  """Returns the error for a directory that cannot be used."""
-  return ValueError(
-    f'cannot write to workdir {str(directory)!r}: {error.strerror}; choose '
-    'another --workdir'
   )

@@ -149,10 +149,7 @@ def write_config(
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_json(workdir / 'config.json', config.to_dict())
   except OSError as error:
-    raise ValueError(
-      f'cannot write to workdir {str(workdir)!r}: {error.strerror}; choose '
-      'another --workdir'
-    ) from error
+    raise files.not_writable(workdir, error) from error
 
 
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import ast
 import contextlib
 import dataclasses
 import itertools
-import os
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,10 +15,10 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from sam_jax.runs import config_files, workdir as workdir_lib
+from sam_jax.runs import config_files, files, workdir as workdir_lib
 from sam_jax.sweeps import paper as paper_lib
 
-Fields = dict[str, Any]
+Fields = dict[str, Any]  # of a config, by dotted name
 
 CONFIG = 'config'  # the key of a cell that is not a field but the config file
 
@@ -251,7 +250,7 @@ def parse_field(text: str) -> tuple[str, Any]:
   A value of data.directory is a path and is made absolute.
 
   Raises:
-    ValueError: the text has not the form FIELD=VALUE.
+    ValueError: the text has not the form FIELD=VALUE, or the path is none.
 
   Example:
     >>> parse_field('method.rho=0.1')
@@ -263,8 +262,8 @@ def parse_field(text: str) -> tuple[str, Any]:
   with contextlib.suppress(ValueError, SyntaxError):
     value = ast.literal_eval(value)
   is_path = name == 'data.directory' and isinstance(value, str)
-  if is_path and '://' not in value:
-    value = os.path.abspath(os.path.expanduser(value))
+  if is_path and '://' not in value:  # tensorflow-datasets reads remote ones
+    value = str(files.user_path(value))
   return name, value
 
 

@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from sam_jax.sweeps import results, settings as settings_lib
+from sam_jax.sweeps import (
+  cells as cells_lib,
+  results,
+  settings as settings_lib,
+)
 
 # Fields that the paper chooses on the validation split.
 _CHOSEN = ('method.rho', 'mixing.alpha')
-FINAL = 'final_score'  # of result.json
 
 
 class Choice(NamedTuple):
@@ -87,7 +90,7 @@ def _lowest(
   settings: Sequence[settings_lib.Setting],
 ) -> list[settings_lib.Setting]:
   """Returns the settings of the lowest mean score; several may be equal."""
-  scores = [setting.estimate(FINAL).mean for setting in settings]
+  scores = [setting.estimate(results.FINAL).mean for setting in settings]
   return [
     setting
     for setting, score in zip(settings, scores, strict=True)
@@ -121,10 +124,10 @@ def sgd_at_equal_compute(
     and _problem(other) == _problem(setting)
     and other.estimate('gradient_evaluations').mean <= budget
   ]
-  return min(rivals, key=lambda s: s.estimate(FINAL).mean, default=None)
+  return min(rivals, key=lambda s: s.estimate(results.FINAL).mean, default=None)
 
 
-def _problem(setting: settings_lib.Setting) -> results.Fields:
+def _problem(setting: settings_lib.Setting) -> cells_lib.Fields:
   """Returns the fields of a setting besides method and length."""
   ours = ('method', 'num_epochs', 'num_steps', 'm', 'microbatch_size')
   return {

@@ -165,7 +165,7 @@ class _Execution:
     """Takes note of a cell that is finished, and says what it found."""
     self._finished.add(name)
     run = results.FinishedRun(self._directory / name, {}, result)
-    score = run.score.text(result['final_score'])
+    score = run.score.text(result[results.FINAL])
     seconds = result['wall_seconds']
     self._line(
       f'{run.split} {run.score.label} {score} in {seconds:.0f} s: {name}'

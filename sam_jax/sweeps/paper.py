@@ -1,8 +1,7 @@
 """What the paper printed for some cells of a sweep, to compare with."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
-
-Fields = dict[str, Any]
 
 
 class Paper(NamedTuple):
@@ -20,12 +19,12 @@ class Paper(NamedTuple):
   compared with the first entry of each metric that fits it.
   """
 
-  fields: Fields
+  fields: Mapping[str, Any]
   number: float
   half_width: float | None = None
   metric: str = 'error_rate'
 
-  def fits(self, fields: Fields) -> bool:
+  def fits(self, fields: Mapping[str, Any]) -> bool:
     """Returns whether a run with these fields is compared with the number."""
     return all(
       wanted(fields.get(name))

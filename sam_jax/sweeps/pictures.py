@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib import figure as figure_lib, pyplot as plt
 
 from sam_jax.sweeps import (
+  cells as cells_lib,
   choice as choice_lib,
   results,
   settings as settings_lib,
@@ -25,7 +26,6 @@ from sam_jax.sweeps import (
 
 Settings = Sequence[settings_lib.Setting]
 
-_FINAL = 'final_score'
 _PROBLEM = ('task', 'data', 'model', 'augmentation')
 # What is chosen before a method is compared with others.
 _CHOSEN = ('method.rho', 'm', 'microbatch_size', 'mixing.alpha')
@@ -107,12 +107,14 @@ def _best(settings: Settings) -> tuple[Settings, str]:
   ):
     kept += [choice.best, choice.test]
     if choice.test is None and choice.tested and not choice.is_needed:
-      kept.append(min(choice.tested, key=lambda s: s.estimate(_FINAL).mean))
+      kept.append(
+        min(choice.tested, key=lambda s: s.estimate(results.FINAL).mean)
+      )
       title = 'rho, m and alpha: the best of those shown'
   return [s for s in settings if any(s is k for k in kept)], title
 
 
-def _method(setting: settings_lib.Setting) -> results.Fields:
+def _method(setting: settings_lib.Setting) -> cells_lib.Fields:
   """Returns the fields that tell a line from others if the best is shown."""
   rho = {'method.rho': 0} if setting.fields.get('method.rho') == 0 else {}
   return _without(setting.shown, *_CHOSEN) | rho
@@ -189,7 +191,7 @@ def _plot_curve(axes: Any, setting: settings_lib.Setting, style: Any) -> None:
 def _draw_panels(
   path: pathlib.Path,
   settings: Settings,
-  line_fn: Callable[[settings_lib.Setting], results.Fields],
+  line_fn: Callable[[settings_lib.Setting], cells_lib.Fields],
   plot: Callable[[Any, Settings, Any], None],
   axis: str,
   title: str = '',
@@ -254,7 +256,7 @@ def _errorbar(
 ) -> None:
   """Draws scores with their intervals."""
   scale = settings[0].score.scale
-  found = [setting.estimate(_FINAL) for setting in settings]
+  found = [setting.estimate(results.FINAL) for setting in settings]
   half = [0 if math.isnan(e.half_width) else e.half_width for e in found]
   axes.errorbar(
     places,
@@ -278,12 +280,12 @@ def _problem(setting: settings_lib.Setting) -> str:
   return _label({k: v for k, v in shown if results.is_within(k, *_PROBLEM)})
 
 
-def _without(fields: results.Fields, *names: str) -> results.Fields:
+def _without(fields: cells_lib.Fields, *names: str) -> cells_lib.Fields:
   """Returns the fields but for some, or those in some sections."""
   return {k: v for k, v in fields.items() if not results.is_within(k, *names)}
 
 
-def _label(fields: results.Fields) -> str:
+def _label(fields: cells_lib.Fields) -> str:
   """Returns fields in a few words: 'method=sam, p=2.0'."""
   return ', '.join(
     f'{_short(name)}={value}'

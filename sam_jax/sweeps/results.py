@@ -10,9 +10,10 @@ import ml_collections
 
 from sam_jax import tasks
 from sam_jax.runs import metrics_log, workdir as workdir_lib
+from sam_jax.sweeps import cells as cells_lib
 
-Fields = dict[str, Any]
-
+# The key of result.json by which runs are compared: the score at the end.
+FINAL = 'final_score'
 # The value of a field that is the directory of another run, which is there.
 A_RUN = 'a run'
 
@@ -75,7 +76,7 @@ class FinishedRun:
   """
 
   workdir: pathlib.Path
-  fields: Fields
+  fields: cells_lib.Fields
   result: dict[str, Any]
 
   @property
@@ -141,7 +142,7 @@ def _natural(path: pathlib.Path) -> list[str | float]:
 
 def _fields(
   workdir: pathlib.Path, followers: tuple[pathlib.Path, ...] = ()
-) -> Fields:
+) -> cells_lib.Fields:
   """Returns the fields of a run's config that tell it from other runs.
 
   Args:
@@ -173,7 +174,7 @@ def _fields(
   return fields
 
 
-def _heeded(config: ml_collections.ConfigDict) -> Fields:
+def _heeded(config: ml_collections.ConfigDict) -> cells_lib.Fields:
   """Returns the fields that a run does not ignore, by dotted name."""
   fields = workdir_lib.flatten(config)
   ignored: tuple[str, ...] = ()

@@ -140,7 +140,7 @@ def read(
     result = results.read(cells_lib.workdir(cell, directory))
     if result is None:
       raise ValueError(f'{cells_lib.cell_name(cell)} is not finished')
-    found.setdefault(cell[_RHO], []).append(result['final_score'])
+    found.setdefault(cell[_RHO], []).append(result[results.FINAL])
     score = tasks.Score(**result['score'])
   if score is None:
     raise ValueError('there are no cells')

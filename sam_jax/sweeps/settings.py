@@ -13,8 +13,6 @@ from sam_jax import tasks
 from sam_jax.runs import metrics_log, workdir as workdir_lib
 from sam_jax.sweeps import cells as cells_lib, results, statistics
 
-Fields = results.Fields
-
 # Keys of result.json. Numbers of runs that differ in one of them cannot be
 # compared without care.
 _VERSIONS = ('git_commit', 'versions', 'device')
@@ -33,9 +31,9 @@ class Setting:
       run of that seed that counts.
   """
 
-  fields: Fields
+  fields: cells_lib.Fields
   runs: tuple[results.FinishedRun, ...]
-  shown: Fields
+  shown: cells_lib.Fields
   repeated: tuple[tuple[results.FinishedRun, results.FinishedRun], ...] = ()
 
   @property
@@ -121,8 +119,8 @@ def _setting(
 
 
 def _shown(
-  fields: Fields, run: results.FinishedRun, replicas: Sequence[str]
-) -> Fields:
+  fields: cells_lib.Fields, run: results.FinishedRun, replicas: Sequence[str]
+) -> cells_lib.Fields:
   """Returns the fields of a setting for people."""
   shown = {k: v for k, v in fields.items() if k == results.own_name(k)}
   for source in workdir_lib.SOURCES:
@@ -134,7 +132,7 @@ def _shown(
 
 def _differences(
   run: results.FinishedRun, source: str, replicas: Sequence[str]
-) -> Fields:
+) -> cells_lib.Fields:
   """Returns in which fields the run that one starts from differs from it."""
   prefix = f'{source}.'
   ignored = (*replicas, *workdir_lib.SOURCES)

@@ -19,11 +19,13 @@ class Estimate:
     half_width: of the 95 % confidence interval of the mean by Student's t; NaN
       if there is only one value.
     n: number of values.
+    deviation: standard deviation of the values, NaN if there is only one.
   """
 
   mean: float
   half_width: float
   n: int
+  deviation: float
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -36,7 +38,8 @@ def estimate(values: Sequence[float]) -> Estimate:
   """
   n = len(values)
   if n < 2:
-    return Estimate(float(np.mean(values)), math.nan, n)
-  error = float(np.std(values, ddof=1)) / math.sqrt(n)
+    return Estimate(float(np.mean(values)), math.nan, n, math.nan)
+  deviation = float(np.std(values, ddof=1))
   quantile = scipy.stats.t.ppf((1 + _CONFIDENCE) / 2, n - 1)
-  return Estimate(float(np.mean(values)), float(quantile * error), n)
+  half_width = float(quantile) * deviation / math.sqrt(n)
+  return Estimate(float(np.mean(values)), half_width, n, deviation)

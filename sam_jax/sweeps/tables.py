@@ -15,6 +15,7 @@ from sam_jax.runs import files
 from sam_jax.sweeps import (
   choice as choice_lib,
   paper as paper_lib,
+  results,
   settings as settings_lib,
   statistics,
 )
@@ -59,7 +60,7 @@ def _row(
 ) -> Row:
   """Returns the columns of one setting."""
   score = setting.score
-  found = setting.estimate('final_score')
+  found = setting.estimate(results.FINAL)
   row = {name: _show(value) for name, value in setting.shown.items()}
   row |= {
     'n': str(found.n),
@@ -91,7 +92,7 @@ def _rival(
   name = _with_unit('SGD within these gradients', setting.score)
   if sgd is None:
     return {name: ''}
-  found = sgd.estimate('final_score')
+  found = sgd.estimate(results.FINAL)
   return {name: f'{interval(found, setting.score)} (n = {found.n})'}
 
 
@@ -111,7 +112,7 @@ def _beside_paper(
   score = setting.score
   row: Row = {}
   if metric == score.metric:
-    found, prefix = setting.estimate('final_score'), ''
+    found, prefix = setting.estimate(results.FINAL), ''
   else:
     last = setting.final(metric)
     if last is None:  # the runs have not logged this metric
@@ -122,8 +123,8 @@ def _beside_paper(
   meant = [n for n in numbers if n.fits(setting.runs[0].fields)]
   if meant:
     row[_with_unit(f'{prefix}paper', score)] = str(meant[0])
-    difference = score.scale * found.mean - meant[0].number
-    row[f'{prefix}difference'] = format(difference, f'+{_digits(score)}')
+    difference = found.mean - meant[0].number / score.scale
+    row[f'{prefix}difference'] = score.number(difference, '+')
   return row
 
 
@@ -139,15 +140,10 @@ def _with_unit(text: str, score: tasks.Score) -> str:
 
 def interval(found: statistics.Estimate, score: tasks.Score) -> str:
   """Returns a mean with its interval, in the unit of a score."""
-  mean = format(score.scale * found.mean, _digits(score))
+  mean = score.number(found.mean)
   if math.isnan(found.half_width):
     return mean
-  return f'{mean} ± {format(score.scale * found.half_width, _digits(score))}'
-
-
-def _digits(score: tasks.Score) -> str:
-  """Returns how many digits of a score are shown, as a format."""
-  return '.2f' if score.unit == '%' else '.4g'
+  return f'{mean} ± {score.number(found.half_width)}'
 
 
 def _show(value: object) -> str:
@@ -193,7 +189,7 @@ def _remarks_on_runs(setting: settings_lib.Setting) -> Iterator[str]:
   if not setting.repeated:
     return
   differs = any(
-    run.result['final_score'] != counted.result['final_score']
+    run.result[results.FINAL] != counted.result[results.FINAL]
     for run, counted in setting.repeated
   )
   find = ' and do not find the same' if differs else ''

@@ -40,8 +40,22 @@ class Score(NamedTuple):
       >>> print(tasks.Score('error_rate', 'error', '%', 100).text(0.0321))
       3.21 %
     """
+    return f'{self.number(value)} {self.unit}'.rstrip()
+
+  def number(self, value: float, sign: str = '') -> str:
+    """Returns a value without its unit.
+
+    Args:
+      value: of the metric.
+      sign: '+' has a plus before a value that is not negative.
+
+    Example:
+      >>> from sam_jax import tasks
+      >>> tasks.Score('error_rate', 'error', '%', 100).number(0.0321, '+')
+      '+3.21'
+    """
     digits = '.2f' if self.unit == '%' else '.4g'
-    return f'{self.scale * value:{digits}} {self.unit}'.rstrip()
+    return format(self.scale * value, sign + digits)
 
 
 class Task(abc.ABC):

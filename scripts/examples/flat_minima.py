@@ -21,11 +21,16 @@ from collections.abc import Mapping, Sequence
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(_ROOT))
 
-import numpy as np
-
 from sam_jax import _cli, configs
 from sam_jax.runs import files
-from sam_jax.sweeps import cells as cells_lib, execution, pool, results
+from sam_jax.sweeps import (
+  cells as cells_lib,
+  execution,
+  pool,
+  results,
+  statistics,
+  tables,
+)
 
 flags = _cli.Flags()
 _DIRECTORY = flags.DEFINE_string(
@@ -109,6 +114,8 @@ def _result(workdir: pathlib.Path, name: str) -> dict:
 
 def _numbers(workdir: pathlib.Path) -> dict[str, float]:
   """Returns a run's columns of the table."""
+  result = results.read(workdir)
+  run = results.FinishedRun(workdir, {}, result)
   hessian = _result(workdir, 'hessian')
   values = hessian['eigenvalues']
   measures = _result(workdir, 'sharpness')['measures']
@@ -119,7 +126,9 @@ def _numbers(workdir: pathlib.Path) -> dict[str, float]:
     f'{_M}-sharpness': measures['one_ascent_step']['mean'],
     'ascent': measures['projected_ascent']['mean'],
     'random': measures['random_directions']['mean'],
-    'test error, %': 100 * results.read(workdir)['final_score'],
+    f'{run.split} {tables.heading(run.score)}': (
+      run.score.scale * result[results.FINAL]
+    ),
   }
 
 
@@ -128,17 +137,17 @@ def _table(workdirs: Mapping[str, Sequence[pathlib.Path]]) -> str:
   rows = []
   for method, same in workdirs.items():
     found = [_numbers(workdir) for workdir in same]
-    columns = {name: [f[name] for f in found] for name in found[0]}
-    rows.append([method, *map(_mean, columns.values())])
-  header = ['', *columns]
+    rows.append([method, *(_mean([f[n] for f in found]) for n in found[0])])
+  header = ['', *found[0]]
   lines = [header, ['---'] * len(header), *rows]
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def _mean(values: Sequence[float]) -> str:
   """Returns mean and standard deviation."""
-  mean = f'{np.mean(values):.3g}'
-  return mean if len(values) < 2 else f'{mean} ± {np.std(values, ddof=1):.2g}'
+  found = statistics.estimate(values)
+  mean = f'{found.mean:.3g}'
+  return mean if found.n < 2 else f'{mean} ± {found.deviation:.2g}'
 
 
 if __name__ == '__main__':

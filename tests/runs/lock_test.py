@@ -87,8 +87,10 @@ def test_the_lock_of_a_dead_owner_is_free(tmp_path):
 @pytest.mark.parametrize('name', ['x' * 300, 'file/below'])
 def test_a_directory_that_cannot_be_made_is_one_line(tmp_path, name):
   (tmp_path / 'file').touch()
-  with pytest.raises(ValueError, match='choose another --workdir') as raised:
-    lock.hold(tmp_path / name).__enter__()
+  with pytest.raises(
+    ValueError, match='to the sweep directory .*choose'
+  ) as raised:
+    lock.hold(tmp_path / name, 'sweep').__enter__()
   assert '\n' not in str(raised.value)
   assert list(tiny.tree(tmp_path)) == ['file']
 

@@ -170,17 +170,21 @@ def test_a_pattern_takes_what_its_cells_need_too():
 
 def test_a_field_is_read_from_the_command_line(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('HOME', '/home/me')
   for text, expected in (
     ('method.rho=0.1', 0.1),
     ('method.rho=None', None),
     ('model.features=(4, 8)', (4, 8)),
     ('model.name=cnn', 'cnn'),
     ('data.directory=some/data', f'{tmp_path}/some/data'),
+    ('data.directory=~/data', '/home/me/data'),
     ('data.directory=gs://bucket', 'gs://bucket'),
   ):
     assert cells_lib.parse_field(text) == (text.partition('=')[0], expected)
   with pytest.raises(ValueError, match='--set=seed does not have the form'):
     cells_lib.parse_field('seed')
+  with pytest.raises(ValueError, match="'' is not a path"):
+    cells_lib.parse_field('data.directory=')
 
 
 def test_a_number_of_the_paper_fits_runs_by_values_and_by_functions():

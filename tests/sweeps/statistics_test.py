@@ -13,9 +13,10 @@ def test_intervals_are_students():
   found = statistics.estimate([1.0, 2.0, 3.0])
   assert found.mean == 2
   assert found.half_width == pytest.approx(4.30265 / math.sqrt(3), rel=1e-5)
+  assert found.deviation == 1
   alone = statistics.estimate([5.0])
   assert (alone.mean, alone.n) == (5.0, 1)
-  assert math.isnan(alone.half_width)
+  assert math.isnan(alone.half_width) and math.isnan(alone.deviation)
 
 
 def test_intervals_hold_the_mean_as_often_as_they_say():
