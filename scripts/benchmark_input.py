@@ -45,6 +45,7 @@ from sam_jax.configs import default
 from sam_jax.datasets import decoding, encoded, streams
 from sam_jax.runs import (
   build as build_lib,
+  config_files,
   factories,
   files as files_lib,
   initialization,
@@ -128,7 +129,7 @@ def _config(recipe: str):
     config.batch_size = 128
   else:
     config = _CONFIG.load().copy_and_resolve_references()
-  build_lib.load_plugins(config)
+  config_files.load_plugins(config)
   config.augmentation.name = 'none'
   config.augmentation.cutout_length = 0
   config.mixing.name = 'none'

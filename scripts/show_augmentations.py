@@ -24,7 +24,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from sam_jax import _cli, _config_flag, datasets
-from sam_jax.runs import build as build_lib, files
+from sam_jax.runs import build as build_lib, config_files, files
 from sam_jax.training import layout as layout_lib, train_step
 
 flags = _cli.Flags()
@@ -40,7 +40,7 @@ _STEP = flags.DEFINE_integer('step', 0, 'The first step.', lower_bound=0)
 def main(argv: Sequence[str]) -> None:
   _cli.refuse_arguments(argv[1:])
   config = _CONFIG.load()
-  build_lib.load_plugins(config)
+  config_files.load_plugins(config)
   config = build_lib.resolve(config, jax.device_count())
   experiment = build_lib.build(config)
   rows = min(_ROWS.value, config.batch_size)

@@ -60,6 +60,7 @@ def test_the_trace_of_a_diagonal_matrix_is_exact():
   assert np.isnan(found.standard_error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('size', 'devices'), [(64, 1), (9, 8)])
 def test_a_network_has_the_eigenvalues_of_its_formed_hessian(size, devices):
   expected = np.linalg.eigvalsh(curved.whole_hessian())[::-1]
@@ -68,6 +69,7 @@ def test_a_network_has_the_eigenvalues_of_its_formed_hessian(size, devices):
   np.testing.assert_allclose(found.values, expected[:5], rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('size', 'devices'), [(64, 1), (9, 8)])
 def test_the_density_of_a_network_is_that_of_its_formed_hessian(size, devices):
   exact = np.linalg.eigvalsh(curved.whole_hessian())

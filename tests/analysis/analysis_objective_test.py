@@ -22,6 +22,7 @@ def _expected():
   return float(value), curved.flat(grads), product
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('size', 'devices'), [(64, 1), (7, 1), (24, 2), (9, 8), (3, 8)]
 )

@@ -49,6 +49,7 @@ def test_a_linear_model_has_its_closed_form(p, dual, eta, steps):
   assert found.standard_error == pytest.approx(error, abs=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'ball',
   [
@@ -141,6 +142,7 @@ def test_the_adaptive_one_does_not_see_a_factor_between_layers(p, steps):
   assert not 0.5 < measure(moved, None) / plain < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('size', 'devices'), [(16, 1), (3, 8)])
 def test_neither_microbatches_nor_devices_change_it(size, devices):
   ball = analysis.Ball(0.3)
@@ -159,6 +161,7 @@ def test_neither_microbatches_nor_devices_change_it(size, devices):
   np.testing.assert_allclose(found.groups, expected.groups, atol=5e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('eta', [None, 0.0])
 def test_random_directions_of_a_parabola_rise_by_its_trace(eta):
   curvatures = np.float32([1, 2, 3, 4, 10])
@@ -178,6 +181,7 @@ def test_random_directions_of_a_parabola_rise_by_its_trace(eta):
   assert found.mean == pytest.approx(expected, rel=0.08)
 
 
+@pytest.mark.slow
 def test_random_points_are_as_far_away_as_the_worst():
   key = jax.random.key(0)
   for p in (2, INF):

@@ -152,6 +152,7 @@ def _rows(group):
   ]
 
 
+@pytest.mark.slow
 def test_m_sharpness_does_not_depend_on_the_devices(run, monkeypatch):
   found = []
   for devices, size in ((8, 2), (1, 2), (1, 4)):

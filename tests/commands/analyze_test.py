@@ -97,6 +97,7 @@ def test_sharpness_by_one_step_is_what_the_library_finds(command, workdirs):
   _is_picture(done.out.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('options', 'shape'),
   [

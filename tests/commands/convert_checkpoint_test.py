@@ -53,6 +53,7 @@ def converted(command, file, tmp_path):
   return output, done.out
 
 
+@pytest.mark.slow
 def test_a_file_becomes_a_run_that_computes_the_same(converted, original):
   output, printed = converted
   model, variables, config = sam_jax.load(output)

@@ -76,6 +76,7 @@ class Sized(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_it_shows_a_model_images_of_its_resolution(
   command, monkeypatch, tmp_path
 ):

@@ -192,6 +192,7 @@ def test_a_finished_run_says_so_and_is_left_alone(command, finished):
   assert tiny.tree(run) == before
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_status_1(command, finished, tmp_path):
   path, _ = finished
   status, _, err = command(

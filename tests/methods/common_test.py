@@ -380,10 +380,10 @@ def _assert_same(row, devices, **options):
 @pytest.mark.parametrize(
   'devices, options',
   [
-    (1, {'loop': 'scan'}),
-    (2, {'loop': 'vmap'}),
+    pytest.param(1, {'loop': 'scan'}, marks=pytest.mark.slow),
+    pytest.param(2, {'loop': 'vmap'}, marks=pytest.mark.slow),
     (4, {}),  # two devices share each group
-    (4, {'parallel_name': 'pmap'}),
+    pytest.param(4, {'parallel_name': 'pmap'}, marks=pytest.mark.slow),
   ],
   ids=['1-scan', '2-vmap', '4-shared', '4-pmap'],
 )
@@ -421,6 +421,7 @@ def test_metrics_of_the_perturbation_are_those_of_the_steps_that_have_one():
   assert looks[0].metrics == pytest.approx(sam[0].metrics, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_norms_of_looksam_are_those_of_the_averaged_gradients():
   """With two groups, whose gradients have other norms than their mean."""
   options = {

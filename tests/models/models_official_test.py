@@ -109,6 +109,7 @@ def test_minis_give_the_official_eval_logits(name, skip):
   zoo.assert_close(logits, expected['eval_logits'], 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('name', 'skip', 'case'),
   [
@@ -242,6 +243,7 @@ def test_full_size_models_train_as_the_official_ones(
   assert next(masks, None) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', _slow_but(MINIS[:1], MINIS))
 def test_minis_are_initialised_with_the_official_statistics(name):
   expected = reference.load(f'model_{name}.npz')

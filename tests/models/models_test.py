@@ -102,6 +102,7 @@ def test_cnn_takes_small_images(side):
   assert variables['params']['Conv_1/kernel'] == (3, 3, 4, 8)
 
 
+@pytest.mark.slow
 def test_batch_norm_of_a_cnn_follows_each_convolution():
   model = models.create('cnn', num_classes=3, features=(4, 8), norm='batch')
   images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))

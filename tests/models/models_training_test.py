@@ -105,6 +105,7 @@ def _mean_loss_fn(model, size):
   return lambda state: float(mean_loss({name: state[name] for name in names}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'architecture',
   ['cnn', *(pytest.param(a, marks=pytest.mark.slow) for a in _COMPILED_SLOWLY)],

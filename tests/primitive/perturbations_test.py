@@ -201,6 +201,7 @@ def misc():
   return reference.load('misc.npz')
 
 
+@pytest.mark.slow
 def test_the_program_grows_with_the_number_of_leaves_and_not_its_square():
   def program_size(count):
     # Small leaves are joined into one, so that large ones have to show it.

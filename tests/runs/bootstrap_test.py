@@ -71,6 +71,7 @@ def test_training_labels_are_those_that_the_first_run_predicts(
   assert f'step 5: {share:.2%} changed' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_second_run_trains_on_them_and_is_resumed_without_the_first(
   first, tmp_path
 ):

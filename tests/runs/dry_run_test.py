@@ -95,6 +95,7 @@ def _numbers(config):
   ]
 
 
+@pytest.mark.slow
 def test_it_describes_a_run_that_exists_and_leaves_it_alone(
   monkeypatch, tmp_path, capsys
 ):

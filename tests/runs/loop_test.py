@@ -47,6 +47,7 @@ def compile_once(monkeypatch, _compiled):
 # --- Resuming ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_signal_after_every_single_step_changes_nothing(
   monkeypatch, compile_once, tmp_path, whole
 ):
@@ -559,6 +560,7 @@ def load(directory, seed, *, size=32):
 """
 
 
+@pytest.mark.slow
 def test_ones_own_model_and_data_set_are_used_by_name(
   monkeypatch, tmp_path, capsys
 ):

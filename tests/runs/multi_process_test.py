@@ -139,6 +139,7 @@ def test_what_only_one_finds_ends_both_soon(tmp_path):
   assert 'Traceback' not in outputs[1]
 
 
+@pytest.mark.slow
 def test_half_a_set_of_flags_is_refused(tmp_path):
   done = tiny.cli(
     '--config=configs/digits.py',

@@ -32,6 +32,7 @@ def whole(tmp_path_factory):
   return directory
 
 
+@pytest.mark.slow
 def test_it_trains_and_is_told_in_its_own_words(tmp_path, capsys):
   tiny.train(tmp_path, **FIELDS, **{'log.progress_seconds': 0.0})
   lines = capsys.readouterr().out.splitlines()

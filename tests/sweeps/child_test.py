@@ -73,6 +73,7 @@ def test_a_run_dies_with_its_sweep(tmp_path):
   assert _is_gone(pid)
 
 
+@pytest.mark.slow
 def test_the_second_signal_waits_for_no_checkpoint(tmp_path):
   sweep, pid = _start(tmp_path)
   sweep.terminate()

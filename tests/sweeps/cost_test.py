@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from sam_jax.sweeps import cells as cells_lib, cost
 from tests import tiny
 from tests.sweeps import made_up
@@ -14,6 +16,7 @@ def _describe(monkeypatch, cells, directory, time_steps=0):
   return [line.split(maxsplit=4) for line in lines[1:-1]], lines[-1]
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_the_cost_and_writes_nothing(tmp_path, monkeypatch):
   config = str(tiny.config_file(tmp_path, num_steps=7, **tiny.PLAIN))
   cells = cells_lib.product(

@@ -160,6 +160,7 @@ def test_nothing_is_drawn_against_a_field_that_does_not_vary(figures):
   assert 'score_vs_m' in made
 
 
+@pytest.mark.slow
 def test_a_picture_is_written_with_its_legend(tmp_path, monkeypatch):
   empty = (np.array([]), np.array([]), np.array([]))
   monkeypatch.setattr(settings_lib, 'curve', lambda cell, name: empty)

@@ -119,6 +119,7 @@ def test_bfloat16_is_parameters_and_images_cast_by_hand():
   assert 1e-3 < gap < 0.1
 
 
+@pytest.mark.slow
 def test_gradients_of_bfloat16_come_out_in_float32_and_are_near():
   model, variables, images = _network()
   rounded = _gradient(

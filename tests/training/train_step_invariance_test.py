@@ -13,6 +13,9 @@ from sam_jax.augmentation import mixing
 from sam_jax.training import layout, parallel
 from tests import steps
 
+# A fast version of this, for each method, is in tests/methods.
+pytestmark = pytest.mark.slow
+
 B, MICROBATCH = 64, 4
 # Five steps of a smooth network in float32; float64 is a billion times finer.
 FLOAT32_ATOL, FLOAT64_ATOL = 5e-6, 1e-10
@@ -95,11 +98,6 @@ def _assert_same_run(actual, expected, atol):
     assert a.metrics == pytest.approx(b.metrics, abs=10 * atol)
 
 
-def _thorough(*arguments):
-  """One combination more, of those that only take time."""
-  return pytest.param(*arguments, marks=pytest.mark.slow)
-
-
 @pytest.mark.parametrize(
   'm, devices',
   [
@@ -107,16 +105,14 @@ def _thorough(*arguments):
     (8, 2),  # four groups of two microbatches per device
     (32, 8),  # two groups of four devices
     (64, 4),  # one group of all devices, four microbatches each
-    *(
-      _thorough(m, devices) for m, devices in ((4, 2), (8, 8), (32, 2), (64, 8))
-    ),
+    (8, 8),
+    (32, 2),
   ],
 )
 def test_the_number_of_devices_does_not_change_the_run(m, devices):
   _assert_same_run(_run(m, devices), _on_one_device(m), FLOAT32_ATOL)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('m, devices', [(32, 8)])
 def test_nor_does_it_with_a_cutout_mask_per_batch(m, devices):
   options = {'cutout_per': 'batch'}
@@ -128,7 +124,6 @@ def test_nor_does_it_with_a_cutout_mask_per_batch(m, devices):
   assert gap > 1e-3  # the masks matter
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
   'options',
   [(('mixing_name', 'cutmix'),), (('name', 'randaugment'),)],
@@ -145,7 +140,7 @@ def test_nor_does_it_with_policies_and_mixed_images(options):
 
 
 @pytest.mark.parametrize(
-  'loop, devices', [('scan', 4), ('unroll', 4), _thorough('scan', 1)]
+  'loop, devices', [('scan', 4), ('unroll', 4), ('scan', 1)]
 )
 def test_the_loops_compute_the_same(loop, devices):
   _assert_same_run(_run(8, devices, loop=loop), _on_one_device(8), FLOAT32_ATOL)
@@ -153,7 +148,7 @@ def test_the_loops_compute_the_same(loop, devices):
 
 @pytest.mark.parametrize(
   'm, devices',
-  [(32, 8), _thorough(4, 4), _thorough(64, 4), _thorough(8, 1)],
+  [(32, 8), (4, 4), (64, 4), (8, 1)],
 )
 def test_pmap_and_shard_map_compute_the_same(m, devices):
   _assert_same_run(
@@ -161,7 +156,6 @@ def test_pmap_and_shard_map_compute_the_same(m, devices):
   )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('m, cutout_per', [(8, 'batch'), (32, 'example')])
 def test_in_float64_runs_agree_to_rounding(m, cutout_per):
   with jax.enable_x64(True):
@@ -175,7 +169,6 @@ def test_in_float64_runs_agree_to_rounding(m, cutout_per):
         assert difference < FLOAT64_ATOL
 
 
-@pytest.mark.slow
 def test_nor_does_it_with_second_order():
   """Two groups, each shared by two devices; methods have a table of theirs."""
   spread = _run(32, 4, second_order=True)
@@ -214,7 +207,6 @@ def test_parameters_that_do_not_vary_would_change_the_run(monkeypatch, method):
   assert gap > 1000 * FLOAT32_ATOL
 
 
-@pytest.mark.slow
 def test_one_step_of_a_wide_resnet_does_not_depend_on_the_devices():
   model = models.create('WideResnet10x1', num_classes=10)
   variables = _variables(model)
@@ -284,7 +276,6 @@ def test_without_syncing_4_devices_are_another_run():
   assert gap > 50 * FLOAT32_ATOL
 
 
-@pytest.mark.slow
 def test_synced_norm_reaches_beyond_the_group_in_pmap_as_in_shard_map():
   m = B // 4
   groups, pmap = (
@@ -336,7 +327,7 @@ class _AverageMethod(methods.Method):
 
 @pytest.mark.parametrize(
   'm, devices',
-  [_thorough(32, (1, 8)), _thorough(8, (1, 4))],
+  [(32, (1, 8)), (8, (1, 4))],
 )
 def test_the_memory_of_a_method_is_made_of_averages_over_all_groups(m, devices):
   alone, *others = [_run(m, d, method=_AverageMethod()) for d in devices]

@@ -140,7 +140,13 @@ def test_smooth_steps_of_one_device_are_the_releases(name):
   _check_mlp(1, name, 1, 'shard_map', 'unroll')
 
 
-@pytest.mark.parametrize('devices, parallel_name, loop', LAUNCHES)
+@pytest.mark.parametrize(
+  'devices, parallel_name, loop',
+  [
+    LAUNCHES[0],
+    *(pytest.param(*way, marks=pytest.mark.slow) for way in LAUNCHES[1:]),
+  ],
+)
 @pytest.mark.parametrize('name', _configs('mlp_configs_d4.json'))
 def test_smooth_steps_of_four_devices_are_the_releases_on_any_number(
   name, devices, parallel_name, loop

@@ -344,6 +344,7 @@ def test_statistics_start_from_the_old_ones_in_both_passes():
   assert state.batch_stats['mean'] == pytest.approx(7 + logits.mean(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_both_passes_of_a_microbatch_draw_the_same_and_others_differ():
   """The draw of each microbatch makes its loss, and goes out in statistics."""
 
@@ -375,6 +376,7 @@ def test_both_passes_of_a_microbatch_draw_the_same_and_others_differ():
   np.testing.assert_allclose(draws(m=4, b=2, devices=2), parts, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_augmentation_sees_positions_in_the_global_batch_and_a_new_key():
   """Images become their positions; the shift of all is drawn from the key."""
 
@@ -522,6 +524,7 @@ def test_the_step_is_compiled_once_and_counts():
   assert len(traces) == 2  # one for each pass
 
 
+@pytest.mark.slow
 def test_statistics_that_a_model_leaves_alone_stay_to_the_bit():
   # A mean over 3 or 6 equal numbers need not be that number.
   values = np.float32(np.random.default_rng(0).normal(size=1000))
@@ -572,6 +575,7 @@ def test_images_are_mixed_within_their_microbatch():
   )
 
 
+@pytest.mark.slow
 def test_one_key_per_step_mixes_all_microbatches():
   def mix(key, images, labels):
     return jnp.full_like(images, jax.random.uniform(key)), labels
