@@ -173,7 +173,7 @@ def test_the_workdir_of_another_config_is_refused(command, finished):
     '--config.seed=3',
   )
   assert status == 2
-  assert 'method.rho is 0.2, was None; seed is 3, was 0' in err
+  assert 'method.rho is 0.2, was 0.05; seed is 3, was 0' in err
   assert err.count('\n') == 1
   assert tiny.tree(run) == before
 
