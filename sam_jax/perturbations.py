@@ -62,7 +62,7 @@ def l2(rho: types.Scalar) -> types.Perturbation:
 
   Args:
     rho: radius, in units of the parameters; a number or a traced scalar. The
-      paper tunes it over .01, .02, .05, .1, .2, .5.
+      paper tunes it over 0.01, 0.02, 0.05, 0.1, 0.2, 0.5.
 
   Returns:
     A function `(grads, params) -> epsilon`.

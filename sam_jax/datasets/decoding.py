@@ -146,7 +146,7 @@ def sample_box(rng: np.random.Generator, height: int, width: int) -> Box | None:
     where the official release takes the crop of the evaluation.
 
   Source: TensorFlow's `sample_distorted_bounding_box` with the official
-  arguments. The smallest area is .08 by one and .1 by another of these.
+  arguments. The smallest area is 0.08 by one and 0.1 by another of these.
   """
   area = height * width
   for _ in range(_ATTEMPTS):

@@ -13,8 +13,8 @@ class BatchNorm(nn.Module):
   Computes what `flax.linen.BatchNorm` does and has its variables, but as
   `x * factor + shift`, with two vectors in which all the rest happens: the
   backward pass sums over the images twice, not three times. A SAM step of
-  WRN-28-1 takes .95 of the time so on a CPU, one of a CIFAR ResNet-20 .90, and
-  one of a PyramidNet .75 of the memory.
+  WRN-28-1 takes 0.95 of the time so on a CPU, one of a CIFAR ResNet-20 0.90,
+  and one of a PyramidNet 0.75 of the memory.
 
   Attributes:
     use_running_average: whether to normalise by the running statistics, and

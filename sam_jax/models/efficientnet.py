@@ -3,7 +3,7 @@
 With the conventions of the TensorFlow originals, whose checkpoints the official
 release converted: 'SAME' padding, initialisation by the outgoing connections,
 depthwise kernels of shape [height, width, channels, 1], BatchNorm with momentum
-.99 and epsilon .001. Variables carry the official names, so that the name map
+0.99 and epsilon 0.001. Variables carry the official names, so that the name map
 to an official checkpoint is the identity: renaming one breaks them.
 """
 

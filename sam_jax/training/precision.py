@@ -4,7 +4,7 @@ Parameters, norms and the sum w + epsilon are float32 always; a multiplication
 may see fewer bits of them. A perturbation is small beside the parameters, so
 rounding w + epsilon may change it into something else: with 36.5 M Gaussian
 weights and rho = 0.05, what a network in bfloat16 sees is 2.9 times as long as
-epsilon, at a cosine of .35.
+epsilon, at a cosine of 0.35.
 """
 
 import contextlib

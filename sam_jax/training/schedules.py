@@ -34,7 +34,7 @@ def exponential(
     learning_rate: at step 0.
     num_steps: length of the run.
     end_fraction: share of the learning rate that is left at num_steps; the
-      official release has .012.
+      official release has 0.012.
   """
   return optax.exponential_decay(
     learning_rate, max(num_steps, 1), decay_rate=end_fraction
