@@ -53,7 +53,7 @@ _EXTRAS = {
   'wandb': ['wandb>=0.18'],
   # For comparisons with other implementations.
   'torch': ['torch>=2.5'],
-  'docs': ['myst-parser>=4', 'sphinx>=8'],
+  'docs': ['mkdocs-material>=9.5', 'mkdocstrings[python]>=0.26'],
   'dev': [
     *_ANALYSIS,
     *_TRAIN,
