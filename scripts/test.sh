@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup_env.sh
 
 slow="${SAM_JAX_SLOW:-0}"
-options=(-n auto --maxprocesses 8)
+options=(-n auto --maxprocesses 8 --dist worksteal)
 for argument in "$@"; do
   if [[ "$argument" == --slow ]]; then
     slow=1

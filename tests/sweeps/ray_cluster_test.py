@@ -16,6 +16,12 @@ import pytest
 from sam_jax.runs import lock
 from sam_jax.sweeps import cells as cells_lib, execution, ray_cluster
 
+# Ray's test cluster starts its nodes by fork and exec, in a process in which an
+# earlier test may have started JAX.
+pytestmark = pytest.mark.filterwarnings(
+  r'ignore:os\.fork\(\) was called:RuntimeWarning'
+)
+
 _RESULT = {
   'split': 'test',
   'final_score': 0.125,
