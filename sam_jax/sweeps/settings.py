@@ -17,6 +17,8 @@ from sam_jax.sweeps import cells as cells_lib, results, statistics
 # compared without care.
 _VERSIONS = ('git_commit', 'versions', 'device')
 
+_SHOWN_OF_METHODS = ('method.name', 'method.rho')
+
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
@@ -90,7 +92,26 @@ def varying(
     if results.own_name(name) not in replicas
     and not workdir_lib.is_operational(results.own_name(name))
     and len({repr(r.fields[name]) for r in runs if name in r.fields}) > 1
+    and not _follows_from_method(name, runs)
   ]
+
+
+def _follows_from_method(
+  name: str, runs: Sequence[results.FinishedRun]
+) -> bool:
+  """Whether a field only differs between methods, which do not all have it.
+
+  rho is shown all the same: it is what readers look for.
+  """
+  own = results.own_name(name)
+  if not results.is_within(own, 'method') or own in _SHOWN_OF_METHODS:
+    return False
+  method = name.removesuffix(own) + 'method.name'
+  found: dict[object, set[str]] = {}
+  for run in runs:
+    values = found.setdefault(run.fields.get(method), set())
+    values.add(repr(run.fields.get(name)))
+  return all(len(values) == 1 for values in found.values())
 
 
 def _setting(

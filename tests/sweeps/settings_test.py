@@ -133,3 +133,21 @@ def test_curves_are_means_over_the_seeds(tmp_path):
   np.testing.assert_array_equal(epochs, [1, 2])
   np.testing.assert_allclose(mean, [0.7, 0.3])
   np.testing.assert_allclose(half, 12.7062 * 0.1, rtol=1e-4)
+
+
+def test_a_field_that_only_follows_from_the_method_tells_nothing(tmp_path):
+  """A run has the defaults of its method; one that varies within it counts."""
+  sam = {'method.name': 'sam', 'method.rho': 0.1, 'method.p': 2.0}
+  sgd = {'method.name': 'sgd'}
+  for name, fields in (('sgd', sgd), ('sam', sam)):
+    made_up.write_run(tmp_path / 'two', name, [0.3], **fields)
+  runs = results.collect(tmp_path / 'two').runs
+  settings = settings_lib.group(runs)
+  assert {tuple(sorted(c.fields)) for c in settings} == {
+    ('method.name', 'method.rho')
+  }
+  for name, p in (('two', 2.0), ('three', 3.0)):
+    fields = sam | {'method.p': p}
+    made_up.write_run(tmp_path / 'within', name, [0.3], **fields)
+  settings = settings_lib.group(results.collect(tmp_path / 'within').runs)
+  assert sorted(c.fields['method.p'] for c in settings) == [2.0, 3.0]
