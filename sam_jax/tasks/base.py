@@ -1,7 +1,7 @@
 """What a task is: what a batch, a loss and a score are."""
 
 import abc
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import flax
@@ -12,7 +12,6 @@ from sam_jax import datasets, models
 
 Batch = Mapping[str, Any]
 Examples = Any  # of a task's data set; only the task looks inside
-ApplyFn = Callable[..., Any]
 
 
 class Score(NamedTuple):

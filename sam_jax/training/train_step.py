@@ -226,8 +226,7 @@ def _group_gradient(
   The parameters are cast to this device's own, see `parallel.Collectives`.
   """
   pieces = prepare(group, ctx.step, fns)
-  local = fns.collectives.vary((state.params, state.batch_stats))
-  params, batch_stats = local
+  params, batch_stats = fns.collectives.vary((state.params, state.batch_stats))
   problem = methods.Problem(
     descend=_group_fn(fns, batch_stats, ctx.step, pieces, is_ascent=False),
     ascend=_group_fn(fns, batch_stats, ctx.step, pieces, is_ascent=True),
