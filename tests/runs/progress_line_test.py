@@ -119,31 +119,40 @@ def test_without_a_terminal_nothing_goes_to_stderr(clock, capsys):
   assert captured.out.splitlines()[-1] == 'epoch 1'
 
 
-@contextlib.contextmanager
-def _terminal(monkeypatch):
-  """Puts a terminal in stderr's place; yields what reads what it shows."""
-  master, slave = os.openpty()
-  termios.tcsetwinsize(slave, (24, 120))
-  stream = io.TextIOWrapper(os.fdopen(slave, 'wb', 0), write_through=True)
-  os.set_blocking(master, False)
-  with monkeypatch.context() as patch:
-    patch.setattr(sys, 'stderr', stream)
-    yield lambda: os.read(master, 100_000).decode()
-  stream.close()
-  os.close(master)
+class _Terminal:
+  """A terminal in stderr's place, and what it shows."""
+
+  def __init__(self, monkeypatch):
+    self._master, slave = os.openpty()
+    termios.tcsetwinsize(slave, (24, 120))
+    stream = io.TextIOWrapper(os.fdopen(slave, 'wb', 0), write_through=True)
+    monkeypatch.setattr(sys, 'stderr', stream)
+
+  def read(self):
+    """Hangs up and returns everything that was written."""
+    sys.stderr.close()
+    parts = []
+    # The kernel hands over what was written in parts and in its own time. Only
+    # the error that says that the other end is closed says that it was all.
+    with contextlib.suppress(OSError):
+      while part := os.read(self._master, 100_000):
+        parts.append(part)
+    os.close(self._master)
+    return b''.join(parts).decode()
 
 
 def test_on_a_terminal_a_bar_has_loss_error_rate_and_time_left(
   clock, capsys, monkeypatch
 ):
-  with _terminal(monkeypatch) as read:
+  with monkeypatch.context() as patch:
+    terminal = _Terminal(patch)
     line = _line(start_step=40)
     for step in range(41, 51):
       clock.now += 1
       line.step(step, METRICS)
     line.line('epoch 5: done')
     line.close()
-    shown = read()
+    shown = terminal.read()
   assert '50%' in shown and '50/100' in shown
   assert 'loss 0.1234, error 25.00 %, 8 images/s' in shown
   assert re.search(r'\[\d+:\d+<\d+:\d+', shown)  # elapsed < left
