@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 
+from sam_jax import datasets
 from sam_jax.runs import (
   bootstrap,
   build,
   checkpoints as checkpoints_lib,
   config_files,
   files,
+  identity,
   initialization,
   lock,
   workdir as workdir_lib,
@@ -73,7 +75,7 @@ def prepare(
 
   Raises:
     ValueError: a value of the config is not allowed, or the directory holds
-      another run.
+      another run, or one on other data.
     FileNotFoundError: the data set is not there.
   """
   config_files.load_plugins(config)
@@ -83,7 +85,23 @@ def prepare(
     return Prepared(config, build.build(config), None)
   directory = files.user_path(workdir)
   config = _resolve(config, directory)
-  return Prepared(config, build.build(config), directory)
+  experiment = _identified(build.build(config), directory, config.data.split)
+  return Prepared(config, experiment, directory)
+
+
+def _identified(
+  experiment: build.Experiment, workdir: pathlib.Path, split: str
+) -> build.Experiment:
+  """Returns a run that knows its data, if they are those of the directory."""
+  dataset = experiment.dataset
+  identity.check_classes(dataset)
+  info = identity.describe(dataset)
+  identity.check_processes(info)
+  identity.check_resumed(info, workdir, split, experiment.task.examples)
+  if isinstance(dataset, datasets.Dataset):
+    # It may hold copies of all examples.
+    dataset = dataclasses.replace(dataset, source=None)
+  return dataclasses.replace(experiment, dataset=dataset, info=info)
 
 
 @contextlib.contextmanager
@@ -141,7 +159,8 @@ def _begin(
   if result is not None:
     shapes = experiment.state_shapes()
     return Begun(config, experiment, workdir, shapes, result)
-  dataset = bootstrap.relabel(experiment.dataset, config, workdir)
+  info = experiment.info or {}
+  dataset = bootstrap.relabel(experiment.dataset, config, workdir, info)
   experiment = dataclasses.replace(experiment, dataset=dataset)
   if has_checkpoint(workdir):
     state = experiment.state_shapes()
