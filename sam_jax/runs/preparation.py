@@ -24,6 +24,7 @@ from sam_jax.runs import (
   files,
   initialization,
   lock,
+  shared as shared_lib,
   workdir as workdir_lib,
 )
 from sam_jax.training import parallel, train_step
@@ -62,7 +63,9 @@ class Begun(NamedTuple):
 
 
 def prepare(
-  config: ml_collections.ConfigDict, workdir: str | pathlib.Path | None = None
+  config: ml_collections.ConfigDict,
+  workdir: str | pathlib.Path | None = None,
+  shared: shared_lib.Shared | None = None,
 ) -> Prepared:
   """Builds the objects of a run; writes nothing.
 
@@ -70,6 +73,7 @@ def prepare(
     config: see configs/default.py.
     workdir: run directory; if it holds a run, the config has to be that of the
       run. None is for what looks at a config alone.
+    shared: see `build.build`.
 
   Raises:
     ValueError: a value of the config is not allowed, or the directory holds
@@ -80,10 +84,10 @@ def prepare(
   config = _with_absolute_paths(config)
   if workdir is None:
     config = build.resolve(config, jax.device_count())
-    return Prepared(config, build.build(config), None)
+    return Prepared(config, build.build(config, shared), None)
   directory = files.user_path(workdir)
   config = _resolve(config, directory)
-  return Prepared(config, build.build(config), directory)
+  return Prepared(config, build.build(config, shared), directory)
 
 
 @contextlib.contextmanager

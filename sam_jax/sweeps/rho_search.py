@@ -12,6 +12,7 @@ from sam_jax.runs import config_files
 from sam_jax.sweeps import (
   cells as cells_lib,
   results,
+  run_files,
   statistics,
   tables,
 )
@@ -137,7 +138,8 @@ def read(
   found: dict[float, list[float]] = {}
   score: tasks.Score | None = None
   for cell in made:
-    result = results.read(cells_lib.workdir(cell, directory))
+    workdir = cells_lib.workdir(cell, directory)
+    result = run_files.read_result(workdir)
     if result is None:
       raise ValueError(f'{cells_lib.cell_name(cell)} is not finished')
     found.setdefault(cell[_RHO], []).append(result[results.FINAL])

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 
 from sam_jax import configs
 from sam_jax.runs import lock
-from sam_jax.sweeps import cells as cells_lib, results
+from sam_jax.sweeps import cells as cells_lib, run_files
 from tests import tiny
 from tests.sweeps import made_up
 
@@ -62,7 +62,9 @@ def test_fields_are_set_for_the_cells_that_are_chosen(command, tmp_path):
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    (('--set=seed=3',), 'two cells have the name'),
+    (('--set=seed=3',), 'the cells differ in it: 0, 1; choose cells by --only'),
+    (('--set=config=digits',), 'a config file is no field'),
+    (('--set=m=2', '--set=m=4'), '--set=m is given twice'),
     (('--set=seed',), '--set=seed does not have the form FIELD=VALUE'),
     (('--only=rho=0.3',), "'rho=0.3' matches none of 2 cells"),
     (('more',), 'unknown arguments: more'),
@@ -122,7 +124,9 @@ def test_a_shipped_sweep_is_run_and_reported(command, tmp_path, monkeypatch):
   )
   assert done.status == 0, done.out + done.err
   assert '2 of 2 cells are finished' in done.out
-  found = [results.read(path.parent) for path in runs.glob('*/config.json')]
+  found = [
+    run_files.read_result(path.parent) for path in runs.glob('*/config.json')
+  ]
   assert [result['steps'] for result in found] == [3, 3]
   [second] = [p for p in runs.glob('*/config.json') if 'same' in str(p)]
   log = runs / 'logs' / f'{second.parent.name}.log'

@@ -12,8 +12,10 @@ from tests.sweeps import made_up
 def _describe(monkeypatch, cells, directory, time_steps=0):
   """Returns the rows of the cells, in columns, and the last line."""
   tiny.use_devices(monkeypatch, 1)
-  lines = list(cost.describe(cells, directory, time_steps))
-  return [line.split(maxsplit=4) for line in lines[1:-1]], lines[-1]
+  found = cost.Estimates(cells, directory, time_steps)
+  lines = list(found.lines())
+  rows = [line.split(maxsplit=4) for line in lines[1:-1]]
+  return rows, lines[-1], found.problems()
 
 
 @pytest.mark.slow
@@ -24,9 +26,10 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(tmp_path, monkeypatch):
     [{'method.name': 'sgd'}, {'method.name': 'sam'}, {'data.name': 'nowhere'}],
   )
   runs = tmp_path / 'runs'
-  rows, total = _describe(monkeypatch, cells, runs, time_steps=1)
+  rows, total, problems = _describe(monkeypatch, cells, runs, time_steps=1)
   assert [row[0] for row in rows] == ['7', '14', '?']
-  assert "unknown data set 'nowhere'" in rows[2][-1]
+  [problem] = problems
+  assert problem.startswith("1 of 3 cells cannot be run: unknown data set 'now")
   assert re.search(
     r'3 cells; left to do: 21 gradient evaluations .*, \d+\.\d\d hours on 1 x',
     total,
@@ -48,7 +51,8 @@ def test_a_dry_run_counts_what_the_cost_depends_on(tmp_path, monkeypatch):
   # Half of one is made.
   name = cells_lib.cell_name(cells[4])
   made_up.write_run(tmp_path, name, [0.5], finished=False, num_epochs=2)
-  rows, total = _describe(monkeypatch, cells, tmp_path)
+  rows, total, problems = _describe(monkeypatch, cells, tmp_path)
+  assert problems == []
   assert [int(row[0]) for row in rows] == [
     e for e in expected.values() for _ in (0, 1)
   ]

@@ -13,7 +13,13 @@ import pytest
 
 from sam_jax import configs, tasks
 from sam_jax.runs import lock, workdir
-from sam_jax.sweeps import cells as cells_lib, child, execution, pool
+from sam_jax.sweeps import (
+  cells as cells_lib,
+  child,
+  execution,
+  failures,
+  pool,
+)
 from tests import tiny
 
 _CELL = {'config': 'c.py', 'seed': 0}
@@ -22,6 +28,9 @@ _RESULT = {
   'final_score': 0.125,
   'score': {'metric': 'loss', 'label': 'loss', 'unit': 'nats', 'scale': 1.0},
   'wall_seconds': 3.0,
+  'steps': 5,
+  'best_score': 0.125,
+  'gradient_evaluations': 10.0,
 }
 
 
@@ -89,7 +98,8 @@ def test_a_failure_is_listed_and_run_again_if_that_is_asked_for(
   assert (status, place.started) == (1, names)
   out = capsys.readouterr().out
   assert '2 of 3 cells are finished' in out
-  assert out.splitlines()[-1] == f'failed: {names[1]}: no luck'
+  assert out.splitlines()[-2] == f'failed: {names[1]}: no luck'
+  assert '--retry' in out.splitlines()[-1]
   status, place = _execute(cells, tmp_path)
   assert (status, place.started) == (1, [])
   assert 'no luck' in capsys.readouterr().out
@@ -212,9 +222,21 @@ open(sys.argv[1] + '/result.json', 'w').write({json.dumps(_RESULT)!r})
   ('program', 'reason'),
   [
     ('os.kill(os.getpid(), 9)', 'killed by SIGKILL (out of memory?)'),
+    (
+      'print("step 3", flush=True); os.kill(os.getpid(), 9)',
+      'killed by SIGKILL (out of memory?); its last line is: step 3',
+    ),
+    (
+      'print("train: no space left"); print("leaked"); sys.exit(1)',
+      'no space left',
+    ),
+    ('print("train: resumed"); 1 / 0', 'ZeroDivisionError: division by zero'),
     ('print("step 3"); raise SystemExit(3)', 'step 3'),
     ('raise SystemExit(3)', 'exit status 3, no output'),
-    ('print("finished")', 'finished'),
+    (
+      'print("finished")',
+      'ended without a result.json; its last line is: finished',
+    ),
     # A note below the error, as JAX prints it.
     (
       'e = ValueError("shape"); e.add_note("-----\\nSet X."); raise e',
@@ -234,7 +256,7 @@ def test_the_reason_of_a_failure_is_that_of_this_start(
   assert execution.execute([_CELL], tmp_path, place) == 1
   assert f'failed: {name}: {reason} ({log})\n' in capsys.readouterr().out
   assert log.read_text().splitlines()[1] == 'earlier'
-  assert (tmp_path / 'failed' / name).read_text() == f'{reason}\n'
+  assert failures.read(_CELL, tmp_path).reason == reason
 
 
 @pytest.mark.parametrize(
@@ -264,7 +286,7 @@ def test_a_run_that_another_process_makes_has_not_failed(tmp_path, capsys):
   assert execution.execute([_CELL], tmp_path, _pool(tmp_path, _FINISH)) == 0
 
 
-@pytest.mark.parametrize('what', ['failed/{}', 'logs/{}.log'])
+@pytest.mark.parametrize('what', ['failed/{}.json', 'logs/{}.log'])
 def test_a_file_that_cannot_be_opened_is_a_failure_of_its_cell(
   tmp_path, capsys, what
 ):

@@ -27,6 +27,9 @@ _RESULT = {
   'final_score': 0.125,
   'score': {'metric': 'loss', 'label': 'loss', 'unit': '', 'scale': 1.0},
   'wall_seconds': 3.0,
+  'steps': 5,
+  'best_score': 0.125,
+  'gradient_evaluations': 10.0,
 }
 # A run in its place: says where it runs, waits until it may end, and leaves a
 # line for each time that it has ended. Asked to stop, it says so and ends.

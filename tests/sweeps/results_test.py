@@ -3,7 +3,7 @@
 import json
 
 from sam_jax import tasks
-from sam_jax.sweeps import results, settings
+from sam_jax.sweeps import results, run_files, settings
 from tests.sweeps import made_up
 
 
@@ -25,7 +25,7 @@ def test_a_run_that_is_gone_is_not_the_one_that_started_from_it(tmp_path):
     source = {'init_from': f'/gone/{name}', 'labels_from': f'/gone/{name}'}
     made_up.write_run(tmp_path, name, [0.3], **source)
   for run in results.collect(tmp_path).runs:
-    assert run.fields['labels_from'] == 'another run'
+    assert run.fields['labels_from'] == f'missing: {run.workdir.name}'
     assert run.fields['init_from'].startswith('/gone/')
   for name, other in (('c', 'd'), ('d', 'c')):
     made_up.write_run(tmp_path, name, [0.3], init_from=f'/gone/{other}')
@@ -68,9 +68,9 @@ def test_the_share_of_a_run_that_is_made(tmp_path):
   run = tmp_path / 'run'
   made_up.write_run(tmp_path, 'run', [0.5, 0.4, 0.3], num_steps=20)
   assert results.fraction(run) == 1
-  assert results.read(run)['steps'] == 15
+  assert run_files.read_result(run)['steps'] == 15
   (run / 'result.json').unlink()
-  assert results.read(run) is None
+  assert run_files.read_result(run) is None
   assert results.fraction(run) == 0.75
   (run / 'metrics.jsonl').write_text('')
   assert results.fraction(run) == 0
