@@ -181,7 +181,7 @@ def _cells(path: str) -> list[cells_lib.Fields]:
     cells = smoke.cells(sweep, chosen)
   fields = cells_lib.parse_fields(_SET.value)
   cells_lib.check_not_varied(fields, chosen)
-  cells = [cell | fields for cell in cells]
+  cells = [cells_lib.with_fields(cell, fields) for cell in cells]
   cells_lib.check(dataclasses.replace(sweep, cells=cells))
   return cells
 

@@ -312,6 +312,15 @@ def check_not_varied(fields: Fields, cells: Sequence[Fields]) -> None:
       )
 
 
+def with_fields(cell: Fields, changes: Fields) -> Fields:
+  """Returns a cell with fields that are set for all cells.
+
+  These go first: a name that is too long has the last fields.
+  """
+  kept = {k: v for k, v in cell.items() if k not in changes}
+  return {CONFIG: kept.pop(CONFIG)} | changes | kept
+
+
 def workdir(cell: Fields, directory: pathlib.Path) -> pathlib.Path:
   """Returns the run directory of a cell, given the directory of the sweep."""
   return directory / cell_name(cell)

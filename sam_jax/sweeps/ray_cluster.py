@@ -6,6 +6,7 @@ own, as the pool does, and writes to the same files. If its machine dies, Ray
 starts the task on another one, where the run resumes from its last checkpoint.
 """
 
+import contextlib
 import logging
 import os
 import pathlib
@@ -183,7 +184,9 @@ def _run_cell(
   if os.path.isdir(here):
     os.chdir(here)  # relative paths in a config start where the sweep started
   _wait_for_lock(workdir)
-  result = run_files.read_result(workdir)
+  result = None
+  with contextlib.suppress(ValueError):  # of a damaged one the run will say so
+    result = run_files.read_result(workdir)
   if result is not None:  # a machine that was lost has finished it after all
     return child.End(result)
   process = child.Child(command, workdir, log, {**os.environ, **environment})

@@ -117,11 +117,14 @@ def collect(directory: pathlib.Path) -> Found:
     ValueError: there is no run at all.
   """
   found = Found([], 0, [], [])
-  for path in sorted(directory.rglob('config.json'), key=_natural):
+  # One that lost its config is a run, too.
+  names = ('config.json', 'result.json')
+  workdirs = {path.parent for name in names for path in directory.rglob(name)}
+  for workdir in sorted(workdirs, key=_natural):
     try:
-      run = _read(path.parent)
+      run = _read(workdir)
     except (OSError, ValueError) as error:
-      found.unreadable.append(_named(path.parent, error))
+      found.unreadable.append(_named(workdir, error))
       continue
     if run is None:
       found = found._replace(num_unfinished=found.num_unfinished + 1)
@@ -146,7 +149,7 @@ def _read(workdir: pathlib.Path) -> FinishedRun | None:
   config = run_files.read_config(workdir)
   if config is None:
     raise ValueError(f'{workdir} has no config.json')
-  run_files.check_length(workdir, result, config)
+  run_files.check_agreement(workdir, result, config)
   return FinishedRun(workdir, _fields(workdir), result)
 
 

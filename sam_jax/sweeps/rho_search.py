@@ -11,6 +11,7 @@ from sam_jax import methods, tasks
 from sam_jax.runs import config_files
 from sam_jax.sweeps import (
   cells as cells_lib,
+  pictures,
   results,
   run_files,
   statistics,
@@ -226,7 +227,7 @@ def draw(
   axes.set_xticks([], minor=True)
   axes.set_xlabel('rho')
   axes.set_ylabel(f'validation {tables.heading(score)}')
-  axes.set_title(title)
+  axes.set_title(pictures.plain(title))
   axes.grid(alpha=0.3)
   axes.legend(fontsize=8)
   figure.savefig(path, dpi=120)

@@ -136,26 +136,28 @@ def is_number(value: Any, *, or_nan: bool = False) -> bool:
   return abs(value) < _MAX_NUMBER
 
 
-def check_length(
+def check_agreement(
   workdir: pathlib.Path,
   result: Mapping[str, Any],
   config: ml_collections.ConfigDict,
 ) -> None:
-  """Refuses a result that is not of the steps of its run.
+  """Refuses a result that is not that of its run.
 
   Raises:
-    ValueError: it is of another number of steps than the config or the log.
+    ValueError: the config, or the log, says something else.
   """
-  if (differing := _differing_length(result, config)) is not None:
+  path, lines = workdir / 'result.json', read_metrics(workdir).lines
+  differing = _differing_length(result, config)
+  key = f'{result["split"]}/{result["score"]["metric"]}'
+  last: Mapping[str, Any] = lines[-1] if lines else {}
+  if differing is None and last.get('step', 0) > result['steps']:
+    differing = f'it has {result["steps"]} steps, the log {last["step"]}'
+  is_end = last.get('step') == result['steps'] and is_number(last.get(key))
+  if differing is None and is_end and last[key] != result['final_score']:
+    differing = f'its score is {result["final_score"]}, in the log {last[key]}'
+  if differing is not None:
     raise ValueError(
-      f'{workdir / "result.json"} is of another run, or of a part of this one: '
-      f'{differing}'
-    )
-  lines = read_metrics(workdir).lines
-  if lines and lines[-1]['step'] > result['steps']:
-    raise ValueError(
-      f'{workdir / "result.json"} is of {result["steps"]} steps, and '
-      f'metrics.jsonl has step {lines[-1]["step"]:g}'
+      f'{path} is of another run, or of a part of this one: {differing}'
     )
 
 
@@ -243,6 +245,8 @@ def _check_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:
     isinstance(start, dict) for start in starts
   )
   wrong += [] if are_dicts else ['starts']
+  if not wrong and result['best_score'] > result['final_score']:
+    wrong = ['best_score', 'final_score']
   if wrong:
     shown = ', '.join(
       f'{name} is {str(result.get(name))[:40]}' for name in wrong

@@ -56,7 +56,9 @@ def cells(
     first.setdefault(cells_lib.cell_name(kind), cell)
   nowhere = pathlib.Path()  # the directory of the runs does not matter here
   small = [
-    cell | fields(cells_lib.config(cell, nowhere)) | sweep.smoke
+    cells_lib.with_fields(
+      cell, fields(cells_lib.config(cell, nowhere)) | sweep.smoke
+    )
     for cell in first.values()
   ]
   return list({cells_lib.cell_name(cell): cell for cell in small}.values())

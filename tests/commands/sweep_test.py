@@ -51,7 +51,7 @@ def test_fields_are_set_for_the_cells_that_are_chosen(command, tmp_path):
   )
   options = (r'--only=rho=0\.2.*seed=[5-9]', '--set=learning_rate=0.5')
   [line] = _lines(command, path, tmp_path / 'runs', *options)
-  cell = cells[3] | {'learning_rate': 0.5}
+  cell = cells_lib.with_fields(cells[3], {'learning_rate': 0.5})
   assert line[3:] == cells_lib.arguments(cell, tmp_path / 'runs')
   small = _lines(command, path, tmp_path / 'runs', '--scale=smoke')
   assert len(small) == 2

@@ -21,17 +21,9 @@ from sam_jax.sweeps import (
   pool,
 )
 from tests import tiny
+from tests.sweeps import made_up
 
 _CELL = {'config': 'c.py', 'seed': 0}
-_RESULT = {
-  'split': 'test',
-  'final_score': 0.125,
-  'score': {'metric': 'loss', 'label': 'loss', 'unit': 'nats', 'scale': 1.0},
-  'wall_seconds': 3.0,
-  'steps': 5,
-  'best_score': 0.125,
-  'gradient_evaluations': 10.0,
-}
 
 
 class _Place:
@@ -62,8 +54,8 @@ class _Place:
       return [(cell, child.End(None, 'no luck'))]
     path = self.directory / name
     path.mkdir(exist_ok=True)
-    (path / 'result.json').write_text(json.dumps(_RESULT))
-    return [(cell, child.End(_RESULT))]
+    (path / 'result.json').write_text(json.dumps(made_up.RESULT))
+    return [(cell, child.End(made_up.RESULT))]
 
   def stop(self):
     self.stopped = True
@@ -81,7 +73,7 @@ def test_each_cell_is_run_once_and_its_score_is_shown(tmp_path, capsys):
   status, place = _execute(cells[:2], tmp_path)
   assert (status, place.started) == (0, names[:2])
   out = capsys.readouterr().out
-  score = tasks.Score(**_RESULT['score']).text(0.125)
+  score = tasks.Score(**made_up.RESULT['score']).text(0.125)
   assert f'test loss {score} in 3 s: {names[1]}\n' in out
   assert '[1/2, 0:00:00 left] ' in out
   # What is finished is left alone.
@@ -153,7 +145,7 @@ def _finished(directory, cell, **changes):
   config.update_from_flattened_dict(changes)
   path = cells_lib.workdir(cell, directory)
   workdir.write_config(path, config)
-  (path / 'result.json').write_text(json.dumps(_RESULT))
+  (path / 'result.json').write_text(json.dumps(made_up.RESULT))
 
 
 def test_a_finished_run_with_another_config_is_not_the_cell(tmp_path, capsys):
@@ -214,7 +206,7 @@ def _pool(directory, program, **kwargs):
 
 _FINISH = f"""
 os.mkdir(sys.argv[1])
-open(sys.argv[1] + '/result.json', 'w').write({json.dumps(_RESULT)!r})
+open(sys.argv[1] + '/result.json', 'w').write({json.dumps(made_up.RESULT)!r})
 """
 
 
@@ -275,12 +267,16 @@ def test_a_run_that_a_signal_stopped_has_not_failed(tmp_path, capsys, program):
 
 
 def test_a_run_that_another_process_makes_has_not_failed(tmp_path, capsys):
-  program = 'print("in use by process 7"); raise SystemExit(2)'
+  """Even if that one has ended when the sweep hears of it."""
   with lock.hold(cells_lib.workdir(_CELL, tmp_path)):
-    assert execution.execute([_CELL], tmp_path, _pool(tmp_path, program)) == 1
+    with pytest.raises(lock.InUse) as refusal:
+      with lock.hold(cells_lib.workdir(_CELL, tmp_path)):
+        pass
+  program = f'print({f"train: {refusal.value}"!r}); sys.exit(2)'
+  assert execution.execute([_CELL], tmp_path, _pool(tmp_path, program)) == 1
   name = cells_lib.cell_name(_CELL)
   last = capsys.readouterr().out.splitlines()[-1]
-  assert last.startswith(f'not finished: {name}: in use by process 7')
+  assert last.startswith(f'not finished: {name}: the run directory ')
   assert not (tmp_path / 'failed').exists()
   # The same command resumes it.
   assert execution.execute([_CELL], tmp_path, _pool(tmp_path, _FINISH)) == 0
