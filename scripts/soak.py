@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import tqdm
 
 # The checkout goes first, installed or not.
@@ -106,6 +107,20 @@ def _damaged_files(
   return parsers.attack(parser, directory, count=count, seed=seed)
 
 
+def _pairs(
+  directory: pathlib.Path, count: int, seed: int
+) -> Iterator[attempts.Attempt]:
+  """Starts two processes in one directory, nearly at the same time."""
+  alone = directory / 'alone'
+  if processes.start(alone).wait():
+    raise ValueError(f'a run fails: {processes.log_path(alone).read_text()}')
+  rng, like = np.random.default_rng(seed), processes.rows(alone)
+  for i in range(count):
+    # Half of them start at once, the others while the first one trains.
+    delay = 0.0 if i % 2 else float(rng.uniform(0, 8))
+    yield processes.pair(directory / f'{i:03}', delay, like)
+
+
 def _memory(
   directory: pathlib.Path, count: int, seed: int
 ) -> Iterator[attempts.Attempt]:
@@ -169,6 +184,7 @@ _TRIALS = {
     name: Trial(10_000, functools.partial(_damaged_files, parser=parser))
     for name, parser in parsers.PARSERS.items()
   },
+  'pairs': Trial(20, _pairs),
   'memory': Trial(600, _memory),
 }
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 from tests import tiny
+from tests.faults import attempts
 
 # A run of seconds, with everything on that is written while it trains.
 FIELDS = {
@@ -19,25 +20,29 @@ FIELDS = {
 
 
 def start(
-  workdir: pathlib.Path, *prefix: str, **fields: object
+  workdir: pathlib.Path,
+  *prefix: str,
+  log: pathlib.Path | None = None,
+  **fields: object,
 ) -> subprocess.Popen:
-  """Starts a run with the digits; its output goes to a file beside it.
+  """Starts a run with the digits.
 
   Args:
     workdir: run directory.
     *prefix: a program that starts the run, such as strace, and its arguments.
+    log: to which the output is appended; None is a file beside the directory.
     **fields: of the config, in place of `FIELDS`.
   """
   overrides = [
     f'--config.{name}={value}' for name, value in (FIELDS | fields).items()
   ]
   command = tiny.command('--config=digits', f'--workdir={workdir}', *overrides)
-  with log_path(workdir).open('a') as log:
+  with (log or log_path(workdir)).open('a') as stream:
     return subprocess.Popen(
       [*prefix, *command],
       cwd=tiny.ROOT,
       env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-      stdout=log,
+      stdout=stream,
       stderr=subprocess.STDOUT,
     )
 
@@ -76,7 +81,48 @@ def memory(
     }
 
 
+def pair(
+  workdir: pathlib.Path, delay: float, like: list[dict[str, object]]
+) -> attempts.Attempt:
+  """Starts two processes in one directory, of which one has to be refused.
+
+  Args:
+    workdir: empty run directory.
+    delay: seconds from the first start to the second.
+    like: rows of metrics.jsonl that a run has if it is left alone.
+  """
+  logs = [workdir.with_name(f'{workdir.name}_{i}.log') for i in range(2)]
+  began = time.monotonic()
+  both = [start(workdir, log=logs[0])]
+  time.sleep(delay)
+  both.append(start(workdir, log=logs[1]))
+  statuses = [process.wait() for process in both]
+  seconds = time.monotonic() - began
+  texts = [log.read_text() for log in logs]
+  fault = _pair_fault(statuses, texts)
+  if not fault and rows(workdir) != like:
+    fault = f'{workdir} has other rows than a run that is left alone'
+  outcome = 'ended with ' + ' and '.join(map(str, sorted(statuses)))
+  return attempts.Attempt(outcome, fault, seconds)
+
+
+def _pair_fault(statuses: list[int], texts: list[str]) -> str:
+  """Returns what is wrong with the ends of two processes."""
+  if statuses == [0, 0]:  # the second came when the first had finished
+    return '' if 'finished' in texts[1] else 'the second says nothing'
+  if sorted(statuses) != [0, 2]:
+    return f'statuses {statuses}: {texts}'
+  refused = texts[statuses.index(2)].strip()
+  if '\n' in refused or 'in use by process' not in refused:
+    return f'no owner is named: {refused!r}'
+  return ''
+
+
 def rows(workdir: pathlib.Path) -> list[dict[str, object]]:
-  """Returns the rows of metrics.jsonl as they stand there."""
+  """Returns the rows of metrics.jsonl, without what the clock says."""
   text = (workdir / 'metrics.jsonl').read_text('utf-8')
-  return [json.loads(line) for line in text.splitlines()]
+  found = [json.loads(line) for line in text.splitlines()]
+  return [
+    {k: v for k, v in row.items() if k != 'examples_per_second'}
+    for row in found
+  ]
