@@ -1,8 +1,7 @@
-"""Damage to the files of runs that a report and a sweep read.
+"""Damage to the files of runs that a report, and a sweep, read.
 
-`mutations` yields changes of a directory with runs, in any number; each one is
-a function of the directory, and is repeatable. `try_report` and `try_sweep` say
-whether what reads the directory afterwards keeps its promise.
+What reads a damaged directory says so in lines, and leaves out what it cannot
+use; it never raises, hangs, or shows what is not there.
 """
 
 import contextlib
@@ -13,11 +12,17 @@ import pathlib
 import random
 import shutil
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from sam_jax.sweeps import pictures, results
+from tests.faults import attempts
+from tests.sweeps import made_up
+
 FILES = ('result.json', 'config.json', 'metrics.jsonl')
-# In the place of a value, a line or a file.
+# In the place of a value, and of a whole file.
 _VALUES = (
   None, True, False, 0, -1, 1, 0.5, -0.0, 1e-320, 1e99, 1e308, 10**400,
   -(10**30), float('nan'), float('inf'), float('-inf'), '', 'a', 'sgd', 'NaN',
@@ -29,6 +34,8 @@ _CONTENTS = (
   b'\x00' * 100, b'{"a": 1}', b'[' * 5000, b'{"a":' * 3000, b'\xef\xbb\xbf{}',
   b'{"steps": 1e999}', b'1' * 5000, b'\n\n\n', b'{}\n{}\n', b'true\r\n[1]\n',
 )  # fmt: skip
+# A report that takes longer hangs. Far above what the slowest machine needs.
+_HANGS = 120  # seconds
 
 
 class Mutation(NamedTuple):
@@ -36,11 +43,11 @@ class Mutation(NamedTuple):
 
   Attributes:
     name: what it does, for people.
-    apply: does it in a directory with runs.
+    apply: does it in a directory with runs; returns the run that it changed.
   """
 
   name: str
-  apply: Callable[[pathlib.Path], None]
+  apply: Callable[[pathlib.Path], pathlib.Path]
 
 
 def mutations(seed: int, count: int) -> Iterator[Mutation]:
@@ -48,15 +55,16 @@ def mutations(seed: int, count: int) -> Iterator[Mutation]:
   rng = random.Random(seed)
   kinds = (_replace, _cut, _flip, _change, _change, _change, _line, _place)
   for i in range(count):
-    kind, name = rng.choice(kinds), rng.choice(FILES)
-    own = rng.getrandbits(32)
+    kind, name, own = rng.choice(kinds), rng.choice(FILES), rng.getrandbits(32)
 
     def apply(directory, kind=kind, name=name, own=own):
       rng = random.Random(own)
       runs = sorted(path.parent for path in directory.rglob('config.json'))
-      kind(rng, rng.choice(runs) / name)
+      run = rng.choice(runs)
+      kind(rng, run / name)
+      return run
 
-    yield Mutation(f'{i}: {kind.__name__[1:]} {name} ({own})', apply)
+    yield Mutation(f'{i} of seed {seed}: {kind.__name__[1:]} {name}', apply)
 
 
 def _replace(rng, path):
@@ -79,11 +87,10 @@ def _flip(rng, path):
 
 
 def _change(rng, path):
-  """Changes, adds or removes a value somewhere in a JSON file."""
+  """Changes, adds or removes a value somewhere."""
   if path.name == 'metrics.jsonl':
     return _line(rng, path)
-  content = json.loads(path.read_text())
-  place = content
+  content = place = json.loads(path.read_text())
   while True:
     key = rng.choice(list(place))
     if not isinstance(place[key], dict) or not place[key] or rng.random() < 0.3:
@@ -96,13 +103,14 @@ def _change(rng, path):
     key = key if action == 'set' else rng.choice(('foreign', 'a.b', 'items'))
     place[key] = rng.choice(_VALUES)
   path.write_text(json.dumps(content))
+  return None
 
 
 def _line(rng, path):
-  """Damages one line: another value, torn, doubled, moved, or missing."""
+  """Damages lines: another value, torn, doubled, missing, or moved."""
   lines = path.read_text().splitlines()
   i = rng.randrange(len(lines))
-  action = rng.choice(('value', 'value', 'torn', 'double', 'remove', 'swap'))
+  action = rng.choice(('value', 'value', 'torn', 'double', 'remove', 'move'))
   if action == 'value' and path.name == 'metrics.jsonl':
     line = json.loads(lines[i])
     line[rng.choice(list(line))] = rng.choice(_VALUES)
@@ -119,7 +127,7 @@ def _line(rng, path):
 
 
 def _place(rng, path):
-  """Puts no file, a directory, a pipe or a link in the place of a file."""
+  """Puts nothing, a directory, a pipe or a link in the place of a file."""
   path.unlink()
   kind = rng.choice(('nothing', 'directory', 'pipe', 'loop', 'nowhere'))
   if kind == 'directory':
@@ -132,50 +140,84 @@ def _place(rng, path):
     path.symlink_to('gone')
 
 
-# --- What has to hold --------------------------------------------------------
+# --- Attacks -----------------------------------------------------------------
 
 
-class Outcome(NamedTuple):
-  """What a command said of a directory."""
-
-  status: int
-  out: str
-  err: str
-
-
-def report(directory: pathlib.Path) -> Outcome:
-  """Runs the report of a directory in this process."""
-  from sam_jax import report as command
-
-  out, err = io.StringIO(), io.StringIO()
-  argv = sys.argv
-  sys.argv = ['report', str(directory)]
-  try:
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-      command.cli()
-  except SystemExit as stop:
-    return Outcome(stop.code or 0, out.getvalue(), err.getvalue())
-  finally:
-    sys.argv = argv
-  raise AssertionError('a command ends by an exit')
-
-
-def broken(outcome: Outcome, damaged: str) -> str:
-  """Returns how an outcome breaks the promise of a report, '' if it does not.
+def attack(
+  directory: pathlib.Path, *, count: int, seed: int = 0, draw: bool = False
+) -> Iterator[attempts.Attempt]:
+  """Reports damaged runs, each time of an intact copy with one mutation.
 
   Args:
-    outcome: of the report.
-    damaged: the run that was damaged, by the name of its directory.
+    directory: to write to.
+    count: how many mutations.
+    seed: of the mutations.
+    draw: whether the pictures are drawn, which takes most of the time.
   """
-  if outcome.status == 2:
-    return '' if outcome.err.count('\n') == 1 else f'not a line: {outcome.err}'
-  if outcome.status or outcome.err:
-    return f'status {outcome.status}: {outcome.err}'
-  naming = [line for line in outcome.out.splitlines() if damaged in line]
-  return '' if len(naming) <= 3 else f'{len(naming)} lines name the run'
+  intact, copy = directory / 'intact', directory / 'copy'
+  _write_runs(intact)
+  for mutation in mutations(seed, count):
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(intact, copy)
+    run = mutation.apply(copy)
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+      warnings.simplefilter('error')
+      outcome, fault = _attempt(copy, run, draw)
+    seconds = time.perf_counter() - start
+    if not fault and seconds > _HANGS:
+      fault = f'it took {seconds:.0f} s'
+    fault = fault and f'mutation {mutation.name}, run {run.name}: {fault}'
+    yield attempts.Attempt(outcome, fault, seconds)
 
 
-def copy(directory: pathlib.Path, place: pathlib.Path) -> pathlib.Path:
-  """Returns a fresh copy of a directory with runs."""
-  shutil.rmtree(place, ignore_errors=True)
-  return shutil.copytree(directory, place)
+def _write_runs(directory):
+  """Writes finished runs of two seeds; some start from others."""
+  for seed in (0, 1):
+    for name, fields in (
+      ('sgd', {'method.name': 'sgd'}),
+      ('sam', {'method.rho': 0.1}),
+      ('wide', {'method.rho': 0.2}),
+    ):
+      fields |= {'seed': seed}
+      made_up.write_run(directory, f'{name}-{seed}', [0.9, 0.4], **fields)
+    first = {'labels_from': str(directory / f'sam-{seed}')}
+    made_up.write_run(directory, f'from-{seed}', [0.9, 0.3], seed=seed, **first)
+
+
+def _attempt(directory, run, draw):
+  """Returns what came of a report, and what was wrong with that."""
+  try:
+    results.fraction(run)  # as a sweep that is under way asks
+    status, out, err = _report(directory, draw)
+  except Exception as error:
+    return 'raised', f'{type(error).__name__}: {str(error)[:200]!r}'
+  if status != 0:  # there are other runs
+    return 'refused', f'status {status}: {err!r}'
+  if err:
+    return 'reported', f'it says {err!r}'
+  if not os.path.isfile(run / 'config.json') and run.name not in out:
+    return 'reported', 'the run is gone without a word'
+  is_named = 'warning: ' in out or 'are not finished' in out
+  return 'named' if is_named else 'reported', ''
+
+
+def _report(directory, draw):
+  """Runs the report in this process; returns status, output and errors."""
+  from sam_jax import report
+
+  out, err = io.StringIO(), io.StringIO()
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(contextlib.redirect_stdout(out))
+    stack.enter_context(contextlib.redirect_stderr(err))
+    stack.callback(setattr, sys, 'argv', sys.argv)
+    sys.argv = ['report', str(directory)]
+    if not draw:
+      stack.callback(setattr, pictures, 'draw', pictures.draw)
+      pictures.draw = lambda out, settings: []
+    status = 0
+    try:
+      report.cli()
+    except SystemExit as stop:
+      status = stop.code or 0
+  return status, out.getvalue(), err.getvalue()
