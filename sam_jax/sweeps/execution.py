@@ -6,6 +6,7 @@ resumes, so the same command again is all that it takes after a kill.
 """
 
 import contextlib
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -249,7 +250,7 @@ class _Execution:
     for cell in self._cells:
       name = cells_lib.cell_name(cell)
       log = log_path(cell, self._directory)
-      where = f' ({log})' if log.exists() else ''
+      where = f' ({log})' if os.path.exists(log) else ''
       for what, why in (('not finished', self._left), ('failed', self._failed)):
         if name in why:
           print(f'{what}: {name}: {why[name]}{where}')

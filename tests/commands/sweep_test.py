@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 
 from sam_jax import configs
 from sam_jax.runs import lock
-from sam_jax.sweeps import cells as cells_lib, run_files
+from sam_jax.sweeps import cells as cells_lib, check, pool, run_files
 from tests import tiny
 from tests.sweeps import made_up
 
@@ -107,6 +107,27 @@ def test_a_dry_run_runs_nothing(command, tmp_path, monkeypatch):
   )
   assert done.status == 0, done.err
   assert 'left to do: 28 gradient evaluations' in done.out
+  assert not runs.exists()
+
+
+@pytest.mark.parametrize('mode', [(), ('--dry_run',), ('--emit=shell',)])
+def test_a_field_that_no_cell_has_is_said_once(
+  command, tmp_path, monkeypatch, mode
+):
+  monkeypatch.setattr(
+    pool.Pool, 'check', lambda self, cells: check.problems(cells, tmp_path)
+  )
+  path, _ = _sweep_file(tmp_path, {'seed': range(30)})
+  runs = tmp_path / 'runs'
+  where = (f'--sweep={path}', f'--workdir={runs}')
+  done = command('sweep', *where, '--set=sam.roh=0.1', *mode)
+  assert done.status == 2
+  assert done.err.startswith(
+    "sweep: 30 of 30 cells cannot be run: the config has no field 'sam.roh'"
+  )
+  assert done.err.count('\n') == 1
+  # What can be told is told all the same.
+  assert done.out.count('seed=') == (30 if mode == ('--dry_run',) else 0)
   assert not runs.exists()
 
 

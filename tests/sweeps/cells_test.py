@@ -8,7 +8,6 @@ from sam_jax import configs
 from sam_jax.sweeps import (
   cells as cells_lib,
   paper as paper_lib,
-  sweep_files,
 )
 
 
@@ -45,6 +44,52 @@ def test_names_can_be_directories_and_tell_cells_apart():
   # Where the data are makes no other run.
   moved = _cell(**{'data.directory': '/some where/else'})
   assert cells_lib.cell_name(moved) == names[0]
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {'init_from': 'x' * 5000},
+    {'init_from': '模型/é\n', 'model.name': 'ü' * 70},
+    {'init_from': '\udcff/'},
+    {'init_from': '..', 'model.name': '-rf *'},
+    {f'model.field_{i}': i for i in range(50)},
+    {'config': '/' + 'long' * 60 + '.py:' + 'argument' * 30},
+    {'labels_from': cells_lib.Like({'method.name': 'sgd' * 40}), 'seed': 3},
+  ],
+)
+def test_a_name_is_short_and_safe_whatever_the_values(fields):
+  cell = _cell(**{'seed': 1} | fields)
+  name = cells_lib.cell_name(cell)
+  assert len(name) <= 80 and name.isascii()
+  assert not set(name) & set('/ \n*\'"') and name[0] not in '.-'
+  # Another value in any place is another name, also of what is cut off.
+  for key, value in cell.items():
+    other = cell | {key: f'{value}é'}
+    assert cells_lib.cell_name(other) != name
+
+
+def test_a_long_name_has_what_comes_last():
+  constants = {f'model.field_{i}': i for i in range(50)}
+  cell = _cell(**constants, **{'method.rho': 0.1, 'seed': 3})
+  name = cells_lib.cell_name(cell)
+  assert name.startswith('digits.py,...,') and 'method.rho=0.1,seed=3,~' in name
+  # It is for ever: the directories of an earlier version are found.
+  assert name.endswith(',~77f981401f')
+  assert cells_lib.only([cell], 'field_0=0,.*field_1=1,') == [cell]
+
+
+def test_fields_that_are_set_may_not_be_those_that_vary():
+  cells = [_cell(seed=s, **{'method.rho': r}) for s in (0, 1) for r in (1, 2)]
+  cells[0]['m'] = 4
+  cells_lib.check_not_varied({'learning_rate': 1, 'config': 1}, cells)
+  cells_lib.check_not_varied({'method.rho': 3}, cells[::2])
+  for name, shown in (
+    ('method.rho', '1, 2;'),
+    ('m', '4, that of the config file'),
+  ):
+    with pytest.raises(ValueError, match=rf'--set={name} .* in it: {shown}'):
+      cells_lib.check_not_varied({'learning_rate': 1, name: 3}, cells)
 
 
 def test_arguments_are_those_of_the_command_line(tmp_path):
@@ -116,45 +161,6 @@ def test_the_config_of_a_cell_is_what_the_command_line_makes(tmp_path):
   assert cells_lib.config(sgd, tmp_path).method.rho is None
 
 
-def test_a_sweep_file_names_configs_from_any_directory(tmp_path, monkeypatch):
-  path = tmp_path / 'my_sweep.py'
-  path.write_text(
-    'from sam_jax.sweeps.cells import Like, Sweep\n'
-    'first = {"config": "configs/digits.py:noisy"}\n'
-    'def get_sweep():\n'
-    '  other = Like({"config": "configs/digits.py:noisy"})\n'
-    '  return Sweep([first, {"config": "mine.py", "labels_from": other}])\n'
-  )
-  mine = tmp_path / 'mine.py'
-  mine.write_text('')
-  monkeypatch.chdir(tmp_path)
-  first, second = sweep_files.load(str(path), configs.find).cells
-  assert first['config'] == configs.find('digits') + ':noisy'
-  assert second['config'] == str(mine)
-  assert cells_lib.needs(second) == [first]
-  monkeypatch.chdir('/')
-  with pytest.raises(
-    ValueError, match="'mine.py' does not exist; .* names: cifar10, "
-  ):
-    sweep_files.load(str(path), configs.find)
-
-
-@pytest.mark.parametrize(
-  ('content', 'message'),
-  [
-    (None, 'is not a Python file'),
-    ('x = ', 'SyntaxError'),
-    ('def get_sweep():\n  return 1 / 0', 'ZeroDivisionError'),
-  ],
-)
-def test_a_sweep_file_with_a_fault_is_refused(tmp_path, content, message):
-  path = tmp_path / 'bad.py'
-  if content is not None:
-    path.write_text(content)
-  with pytest.raises(ValueError, match=message):
-    sweep_files.load(str(path), configs.find)
-
-
 def test_a_pattern_takes_what_its_cells_need_too():
   first = [_cell(seed=seed) for seed in (0, 1)]
   second = [cell | {'labels_from': cells_lib.Like({})} for cell in first]
@@ -196,3 +202,9 @@ def test_a_number_of_the_paper_fits_runs_by_values_and_by_functions():
   assert not paper.fits({'labels_from': '', 'method.rho': 0.1})
   assert not paper.fits({'labels_from': 'runs/a', 'method.rho': 0.2})
   assert not paper.fits({})
+
+
+def test_a_function_of_the_paper_that_fails_is_a_line():
+  paper = paper_lib.Paper({'method.rho': lambda rho: rho > 0}, 4.6)
+  with pytest.raises(ValueError, match='for method.rho fails for None: TypeEr'):
+    paper.fits({})

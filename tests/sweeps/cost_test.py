@@ -37,6 +37,42 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(tmp_path, monkeypatch):
   assert not runs.exists()
 
 
+def test_cells_of_one_program_are_timed_once(tmp_path, monkeypatch):
+  config = str(tiny.config_file(tmp_path, num_epochs=1, **tiny.PLAIN))
+  cells = cells_lib.product(
+    {'config': [config], 'seed': [0, 1], 'num_epochs': [1, 2]},
+    {'learning_rate': [0.1, 0.2], 'data.split': ['test', 'validation']},
+    {'method.rho': [0.0, 0.1, 0.2]},
+  )
+  timed = []
+
+  def seconds_per_step(experiment, count):
+    timed.append(experiment.fns.method.gradient_evaluations)
+    return 360.0
+
+  monkeypatch.setattr(cost, '_seconds_per_step', seconds_per_step)
+  rows, total, _ = _describe(monkeypatch, cells, tmp_path / 'runs', 3)
+  assert sorted(timed) == [1, 2]  # without a perturbation, and with one
+  assert {row[1] for row in rows} == {'0.400', '0.500', '0.800', '1.000'}
+  assert 'hours on 1 x' in total
+
+
+def test_without_data_a_dry_run_tells_the_rest(tmp_path, monkeypatch):
+  config = str(tiny.config_file(tmp_path, num_steps=4, **tiny.PLAIN))
+  cells = cells_lib.product(
+    {'config': [config], 'seed': [0, 1, 2], 'data.directory': ['/nowhere']}
+  )
+  name = cells_lib.cell_name(cells[1])
+  made_up.write_run(tmp_path, name, [0.5], num_steps=10, finished=False)
+  rows, total, problems = _describe(monkeypatch, cells, tmp_path)
+  assert [row[:4] for row in rows] == [
+    ['?', '?', made, 'made'] for made in ('0%', '50%', '0%')
+  ]
+  assert total == '3 cells; what they cost cannot be told'
+  [problem] = problems
+  assert problem.startswith('3 of 3 cells cannot be run: digits come with')
+
+
 def test_a_dry_run_counts_what_the_cost_depends_on(tmp_path, monkeypatch):
   """A rho of 0 is one pass; the validation split is not trained on."""
   # 80 examples, of which 8 are for validation; batches of 16.

@@ -4,6 +4,7 @@ The cells run in a place of the tests, or are programs of a line or two in the
 pool's processes.
 """
 
+import errno
 import json
 import os
 import pathlib
@@ -15,10 +16,12 @@ from sam_jax import configs, tasks
 from sam_jax.runs import lock, workdir
 from sam_jax.sweeps import (
   cells as cells_lib,
+  check,
   child,
   execution,
   failures,
   pool,
+  run_files,
 )
 from tests import tiny
 from tests.sweeps import made_up
@@ -97,6 +100,96 @@ def test_a_failure_is_listed_and_run_again_if_that_is_asked_for(
   assert 'no luck' in capsys.readouterr().out
   status, place = _execute(cells, tmp_path, retry=True)
   assert (status, place.started) == (0, names[1:2])
+
+
+def test_a_failed_cell_runs_again_once_its_settings_have_changed(
+  tmp_path, capsys
+):
+  path = tiny.config_file(tmp_path)
+  cell = {'config': str(path), 'seed': 0}
+  name = cells_lib.cell_name(cell)
+  assert _execute([cell], tmp_path, fails=[name])[1].started == [name]
+  assert _execute([cell], tmp_path)[1].started == []
+  # As --set does, which leaves the name as it is; and a config file's editor.
+  moved = cell | {'data.directory': '/elsewhere'}
+  assert cells_lib.cell_name(moved) == name
+  assert _execute([moved], tmp_path, fails=[name])[1].started == [name]
+  assert "data.directory is '/elsewhere', was None" in capsys.readouterr().out
+  assert _execute([moved], tmp_path)[1].started == []
+  tiny.config_file(tmp_path, learning_rate=0.5)
+  assert _execute([moved], tmp_path)[1].started == [name]
+  assert 'learning_rate is 0.5, was 0.1' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('content', ['', '{"reason": "no', '[]', '{"a": 1}'])
+def test_what_cannot_be_read_of_a_failure_counts_for_nothing(tmp_path, content):
+  path = failures.path(_CELL, tmp_path)
+  path.parent.mkdir()
+  path.write_text(content)
+  assert _execute([_CELL], tmp_path)[0] == 0
+  assert not path.exists()
+
+
+def test_nothing_starts_if_a_cell_cannot_be_run(tmp_path):
+  cells = [_CELL | {'seed': seed} for seed in range(3)]
+  _execute(cells[:1], tmp_path)
+  before = tiny.tree(tmp_path)
+  place, asked = _Place(tmp_path), []
+
+  def check_cells(left):
+    asked.extend(left)
+    return ['first', 'second']
+
+  place.check = check_cells
+  with pytest.raises(check.Refused) as refusal:
+    execution.execute(cells, tmp_path, place, check=True)
+  assert refusal.value.problems == ['first', 'second']
+  assert asked == cells[1:]  # what is finished is left alone
+  assert (place.started, tiny.tree(tmp_path)) == ([], before)
+  asked.clear()
+  assert execution.execute(cells[:1], tmp_path, place, check=True) == 0
+  assert asked == []
+
+
+def test_a_disk_that_does_not_answer_leaves_a_cell_alone(
+  tmp_path, capsys, monkeypatch
+):
+  """Whether it is finished is not known; the others run."""
+  cells = [_CELL | {'seed': seed} for seed in (0, 1)]
+  _execute(cells[:1], tmp_path)
+  original, bad = run_files.read_result, cells_lib.workdir(cells[0], tmp_path)
+
+  def read_result(workdir, **options):
+    if workdir == bad:
+      raise OSError(errno.ESTALE, 'Stale file handle', str(workdir))
+    return original(workdir, **options)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(run_files, 'read_result', read_result)
+    status, place = _execute(cells, tmp_path)
+  name = cells_lib.cell_name(cells[0])
+  assert (status, place.started) == (1, [cells_lib.cell_name(cells[1])])
+  out = capsys.readouterr().out
+  assert f'not finished: {name}: [Errno' in out and 'Stale file' in out
+  assert _execute(cells, tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize('content', ['', '{}', '[]', '{"steps": 5'])
+def test_a_damaged_result_has_the_cell_started(tmp_path, content):
+  """The run repairs it, or says what is wrong."""
+  _execute([_CELL], tmp_path)
+  path = cells_lib.workdir(_CELL, tmp_path) / 'result.json'
+  path.write_text(content)
+  assert _execute([_CELL], tmp_path)[1].started == [path.parent.name]
+
+
+def test_a_run_that_is_to_be_longer_is_not_finished(tmp_path):
+  cell = {'config': str(tiny.config_file(tmp_path, num_steps=5)), 'seed': 0}
+  cell['schedule.name'] = 'constant'
+  _finished(tmp_path, cell)
+  assert _execute([cell], tmp_path)[1].started == []
+  tiny.config_file(tmp_path, num_steps=10)
+  assert len(_execute([cell], tmp_path)[1].started) == 1
 
 
 def test_a_cell_waits_for_those_that_it_needs(tmp_path, capsys):
