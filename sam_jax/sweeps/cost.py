@@ -77,9 +77,14 @@ class Estimates:
     """
     self.costs: dict[str, Cost] = {}
     self.unknown: dict[str, str] = {}
-    self._cells, self._directory = cells, directory
-    self._time_steps = time_steps
+    self._cells, self._time_steps = cells, time_steps
     self._seconds: dict[str, float] = {}  # of a step, by program
+    self._made = {  # share of the steps
+      cells_lib.cell_name(cell): results.fraction(
+        cells_lib.workdir(cell, directory)
+      )
+      for cell in cells
+    }
     for alike, built in check.experiments(cells, directory):
       names = map(cells_lib.cell_name, alike)
       if isinstance(built, str):
@@ -92,16 +97,17 @@ class Estimates:
     yield f'{"gradients":>12}{"hours":>9}  {"state":10} cell'
     total = Cost(0.0, 0.0)
     for cell in self._cells:
-      made = results.fraction(cells_lib.workdir(cell, self._directory))
-      cost = self.costs.get(cells_lib.cell_name(cell))
+      name = cells_lib.cell_name(cell)
+      made, cost = self._made[name], self.costs.get(name)
       if cost is not None:
         total += cost.scaled(1 - made)
       yield self._line(cell, cost, made)
     yield self._sum(total)
 
   def problems(self) -> list[str]:
-    """Returns why cells cannot be run, a line for each reason."""
-    return check.summary(self.unknown, len(self._cells))
+    """Returns why cells that are left cannot be run, a line for each reason."""
+    left = {k: v for k, v in self.unknown.items() if self._made[k] < 1}
+    return check.summary(left, len(self._cells))
 
   def _cost(self, built: preparation.Prepared) -> Cost:
     """Returns what a cell costs."""

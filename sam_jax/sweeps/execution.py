@@ -113,7 +113,8 @@ class _Execution:
     """Refuses cells that cannot be run, before one is started."""
     if not self._pending:
       return
-    print(f'checking {len(self._pending)} cells', flush=True)
+    total = len(self._cells)
+    print(f'checking {len(self._pending)} of {total} cells', flush=True)
     problems = self._place.check(list(self._pending.values()))
     if problems:
       raise check_lib.Refused(problems)
@@ -256,8 +257,8 @@ class _Execution:
           print(f'{what}: {name}: {why[name]}{where}')
     if self._remembered:
       print(
-        f'{len(self._remembered)} cells failed; the same command does not run '
-        'them again as they are: change their settings, or give --retry'
+        f'{len(self._remembered)} of {len(self._cells)} cells failed and are '
+        'not run again as they are; change their settings, or give --retry'
       )
     if signum is not None:
       print('stopped by a signal; the same command resumes the sweep')

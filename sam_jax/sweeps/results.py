@@ -162,9 +162,13 @@ def _named(workdir: pathlib.Path, error: Exception) -> str:
 def _remarks(run: FinishedRun) -> list[str]:
   """Returns what is missing of a run that is reported all the same."""
   remarks = []
-  metrics = run_files.read_metrics(run.workdir)
-  if metrics.damage:
-    remarks.append(f'{metrics.damage}; its curve has what is left')
+  lines, damage = run_files.read_metrics(run.workdir)
+  last, steps = lines[-1]['step'] if lines else 0, run.result['steps']
+  if not damage and last < steps:
+    path = run.workdir / 'metrics.jsonl'
+    damage = f'{path} ends at step {last:g} of {steps:g}'
+  if damage:
+    remarks.append(f'{damage}; the curves have what is left')
   first = run.fields.get('labels_from')
   if isinstance(first, str) and first.startswith(_MISSING):
     remarks.append(f'the first run of {run.workdir} is {first}')

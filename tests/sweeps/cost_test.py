@@ -71,6 +71,9 @@ def test_without_data_a_dry_run_tells_the_rest(tmp_path, monkeypatch):
   assert total == '3 cells; what they cost cannot be told'
   [problem] = problems
   assert problem.startswith('3 of 3 cells cannot be run: digits come with')
+  made_up.write_run(tmp_path, name, [0.5], num_steps=5)
+  rows, _, [problem] = _describe(monkeypatch, cells, tmp_path)
+  assert rows[1][2] == 'finished' and problem.startswith('2 of 3 cells')
 
 
 def test_a_dry_run_counts_what_the_cost_depends_on(tmp_path, monkeypatch):

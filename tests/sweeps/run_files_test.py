@@ -105,11 +105,11 @@ def test_a_result_that_is_not_of_its_run_is_left_out(
   ('content', 'message'),
   [
     (None, 'is missing'),
-    (b'', ''),
+    (b'', 'ends at step 0 of 5'),
     (b'\xff\n[]\n{"step": 5, "epoch": 1}', '2 of 3 lines cannot be read'),
     (b'{"step": 5, "epoch": 1}\n{"step": 4, "epoch": 0.8}', 'first is line 2'),
-    (b'{"step": 4, "epoch": 1, "a": 1}\n' * 2, 'first is line 2'),
-    (b'{"step": 4, "epoch": 1, "a": 1}\n{"step": 4, "epoch": 1, "b": 1}', ''),
+    (b'{"step": 5, "epoch": 1, "a": 1}\n' * 2, 'first is line 2'),
+    (b'{"step": 5, "epoch": 1, "a": 1}\n{"step": 5, "epoch": 1, "b": 1}', ''),
     (b'{"step": "5", "epoch": 1}', '1 of 1 lines'),
   ],
 )
