@@ -288,5 +288,9 @@ def _is_finished(cell: cells_lib.Fields, directory: pathlib.Path) -> bool:
   if saved is None:
     return True
   config = cells_lib.config(cell, directory)
-  workdir_lib.check_finished(config, saved)
+  try:
+    workdir_lib.check_finished(config, saved)
+  except run_files.FAULTS as error:
+    path = workdir / 'config.json'
+    raise ValueError(f'{path} cannot be read ({error})') from error
   return run_files.is_as_long(result, config)

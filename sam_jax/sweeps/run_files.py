@@ -21,7 +21,8 @@ from sam_jax import tasks
 from sam_jax.runs import workdir as workdir_lib
 
 _T = TypeVar('_T')
-_FAULTS = (AttributeError, KeyError, RecursionError, TypeError)
+# What values of other types raise in whatever uses a config.
+FAULTS = (AttributeError, KeyError, RecursionError, TypeError)
 
 # What a network file system says for a moment, while it fails over.
 _PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
@@ -88,7 +89,7 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict | None:
     return workdir_lib.read_config(workdir)
   except (FileNotFoundError, NotADirectoryError):
     return None
-  except _FAULTS as error:  # of the names or the depth of fields
+  except FAULTS as error:  # of the names or the depth of fields
     raise ValueError(f'{path} cannot be read ({error})') from error
 
 

@@ -17,7 +17,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from sam_jax.sweeps import pictures, results
+from sam_jax.sweeps import (
+  cells as cells_lib,
+  child,
+  execution,
+  pictures,
+  results,
+)
+from tests import tiny
 from tests.faults import attempts
 from tests.sweeps import made_up
 
@@ -146,7 +153,7 @@ def _place(rng, path):
 def attack(
   directory: pathlib.Path, *, count: int, seed: int = 0, draw: bool = False
 ) -> Iterator[attempts.Attempt]:
-  """Reports damaged runs, each time of an intact copy with one mutation.
+  """Reports damaged runs and resumes their sweep, with one mutation each.
 
   Args:
     directory: to write to.
@@ -155,7 +162,7 @@ def attack(
     draw: whether the pictures are drawn, which takes most of the time.
   """
   intact, copy = directory / 'intact', directory / 'copy'
-  _write_runs(intact)
+  cells = _write_runs(intact)
   for mutation in mutations(seed, count):
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(intact, copy)
@@ -164,6 +171,7 @@ def attack(
     with warnings.catch_warnings():
       warnings.simplefilter('error')
       outcome, fault = _attempt(copy, run, draw)
+      fault = fault or _resume(copy, cells[run.name])
     seconds = time.perf_counter() - start
     if not fault and seconds > _HANGS:
       fault = f'it took {seconds:.0f} s'
@@ -172,17 +180,57 @@ def attack(
 
 
 def _write_runs(directory):
-  """Writes finished runs of two seeds; some start from others."""
-  for seed in (0, 1):
-    for name, fields in (
-      ('sgd', {'method.name': 'sgd'}),
-      ('sam', {'method.rho': 0.1}),
-      ('wide', {'method.rho': 0.2}),
-    ):
-      fields |= {'seed': seed}
-      made_up.write_run(directory, f'{name}-{seed}', [0.9, 0.4], **fields)
-    first = {'labels_from': str(directory / f'sam-{seed}')}
-    made_up.write_run(directory, f'from-{seed}', [0.9, 0.3], seed=seed, **first)
+  """Writes finished runs; returns their cells by name. Some need others."""
+  directory.mkdir(parents=True)
+  config = str(tiny.config_file(directory, schedule__name='constant'))
+  first = cells_lib.product(
+    {'config': [config]},
+    [
+      {'method.name': 'sgd'},
+      {'method.name': 'sam', 'method.rho': 0.1},
+      {'method.name': 'sam', 'method.rho': 0.2},
+    ],
+    {'seed': [0, 1]},
+  )
+  second = [cell | {'labels_from': cells_lib.Like({})} for cell in first[2:4]]
+  cells = {cells_lib.cell_name(cell): cell for cell in first + second}
+  for name, cell in cells.items():
+    fields = cells_lib.fields(cell, directory)
+    made_up.write_run(
+      directory, name, [0.9, 0.4], schedule__name='constant', **fields
+    )
+  return cells
+
+
+class _Place:
+  """Where every cell that is started is stopped at once."""
+
+  def __init__(self):
+    self._started = []
+
+  def has_room(self):
+    return True
+
+  def start(self, cell):
+    self._started.append(cell)
+
+  def ended(self):
+    started, self._started = self._started, []
+    return [(c, child.End(None, 'was stopped', False)) for c in started]
+
+
+def _resume(directory, cell):
+  """Resumes the sweep of a cell; returns what was wrong with that."""
+  out = io.StringIO()
+  try:
+    with contextlib.redirect_stdout(out):
+      status = execution.execute([cell], directory, _Place())
+  except Exception as error:
+    return f'sweep: {type(error).__name__}: {str(error)[:200]!r}'
+  said = [line for line in out.getvalue().splitlines() if 'ed: ' in line]
+  if status != 0 and not said:
+    return 'sweep: the cell is not finished, and no line says why'
+  return ''
 
 
 def _attempt(directory, run, draw):

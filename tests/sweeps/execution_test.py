@@ -262,8 +262,16 @@ def test_a_finished_run_with_another_config_is_not_the_cell(tmp_path, capsys):
     lambda config, run: config.unlink(),
     lambda config, run: config.write_text('def get_config():\n  1 / 0'),
     lambda config, run: (run / 'config.json').write_text('{'),
+    lambda config, run: (run / 'config.json').write_text('{"num_epochs": "a"}'),
+    lambda config, run: (run / 'config.json').write_text('{"init_from": 5}'),
   ],
-  ids=['no config file', 'config file raises', 'config.json is torn'],
+  ids=[
+    'no config file',
+    'config file raises',
+    'config.json is torn',
+    'length',
+    'source',
+  ],
 )
 def test_a_config_that_cannot_be_read_is_a_failure_of_its_cell(
   tmp_path, capsys, spoil

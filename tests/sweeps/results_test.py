@@ -63,6 +63,15 @@ def test_results_that_cannot_be_read_are_left_out_and_named(tmp_path):
   assert str(tmp_path / 'torn') in torn
 
 
+def test_a_run_that_lost_its_config_is_named(tmp_path):
+  for name in ('a', 'b'):
+    made_up.write_run(tmp_path, name, [0.5])
+  (tmp_path / 'b' / 'config.json').unlink()
+  found = results.collect(tmp_path)
+  assert [run.workdir.name for run in found.runs] == ['a']
+  assert found.unreadable == [f'{tmp_path}/b has no config.json']
+
+
 def test_the_share_of_a_run_that_is_made(tmp_path):
   assert results.fraction(tmp_path / 'none') == 0
   run = tmp_path / 'run'
