@@ -112,8 +112,8 @@ def experiments(
   for cell in cells:
     try:
       config = _config(cell, directory)
-    except (ValueError, OSError) as error:
-      yield [cell], str(error)
+    except Exception as error:
+      yield [cell], _reason(error)
       continue
     kind = _kind(config)
     configs.setdefault(kind, config)
@@ -122,10 +122,8 @@ def experiments(
   for kind in sorted(kinds):
     try:
       built = preparation.prepare(configs[kind], shared=shared)
-    except (ValueError, OSError) as error:
-      yield kinds[kind], str(error)
-    except Exception as error:  # of a plug-in, a program of the user's
-      yield kinds[kind], f'{type(error).__name__}: {error}'
+    except Exception as error:
+      yield kinds[kind], _reason(error)
     else:
       yield kinds[kind], built
 
@@ -159,6 +157,15 @@ def _kind(config: ml_collections.ConfigDict) -> tuple[str, str]:
   return repr(data), repr(fields | sources | {'seed': None})
 
 
+def _reason(error: Exception) -> str:
+  """Returns the message of an error, with its kind if it is not an input's.
+
+  Configs and plug-ins are programs of the user's, and may raise anything.
+  """
+  is_plain = isinstance(error, ValueError | OSError)
+  return str(error) if is_plain else f'{type(error).__name__}: {error}'
+
+
 def of_fields(
   cells: Sequence[cells_lib.Fields], directory: pathlib.Path
 ) -> list[str]:
@@ -167,8 +174,8 @@ def of_fields(
   for cell in cells:
     try:
       cells_lib.config(cell, directory)
-    except ValueError as error:
-      found[cells_lib.cell_name(cell)] = str(error)
+    except Exception as error:
+      found[cells_lib.cell_name(cell)] = _reason(error)
   return summary(found, len(cells))
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -123,7 +124,7 @@ def collect(directory: pathlib.Path) -> Found:
   for workdir in sorted(workdirs, key=_natural):
     try:
       run = _read(workdir)
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
       found.unreadable.append(_named(workdir, error))
       continue
     if run is None:
@@ -131,6 +132,7 @@ def collect(directory: pathlib.Path) -> Found:
       continue
     found.runs.append(run)
     found.remarks.extend(_remarks(run))
+  found.remarks.extend(_missing(found.runs))
   if not (found.runs or found.num_unfinished or found.unreadable):
     raise ValueError(f'{directory} has no runs in it, nor below')
   return found
@@ -161,18 +163,28 @@ def _named(workdir: pathlib.Path, error: Exception) -> str:
 
 def _remarks(run: FinishedRun) -> list[str]:
   """Returns what is missing of a run that is reported all the same."""
-  remarks = []
   lines, damage = run_files.read_metrics(run.workdir)
   last, steps = lines[-1]['step'] if lines else 0, run.result['steps']
   if not damage and last < steps:
     path = run.workdir / 'metrics.jsonl'
     damage = f'{path} ends at step {last:g} of {steps:g}'
-  if damage:
-    remarks.append(f'{damage}; the curves have what is left')
-  first = run.fields.get('labels_from')
-  if isinstance(first, str) and first.startswith(_MISSING):
-    remarks.append(f'the first run of {run.workdir} is {first}')
-  return remarks
+  return [f'{damage}; the curves have what is left'] if damage else []
+
+
+def _missing(runs: Sequence[FinishedRun]) -> list[str]:
+  """Returns a line if directories of first runs are not there any more."""
+  found = [
+    (run, first)
+    for run in runs
+    if str(first := run.fields.get('labels_from')).startswith(_MISSING)
+  ]
+  if not found:
+    return []
+  run, first = found[0]
+  return [
+    f'first runs are missing, of {len(found)} runs; that of {run.workdir.name} '
+    f'is {first}'
+  ]
 
 
 def _natural(path: pathlib.Path) -> list[str | float]:

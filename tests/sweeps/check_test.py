@@ -76,8 +76,15 @@ def test_a_plug_in_of_the_user_that_raises_is_a_line(tmp_path, monkeypatch):
   monkeypatch.setitem(registry._LOADERS, 'mine', load)
   assert 'mine' in datasets.names()
   cell = {'config': configs.find('digits'), 'data.name': 'mine'}
-  [problem] = check.problems([cell], tmp_path)
-  assert "KeyError: 'no such split'" in problem
+  odd = tmp_path / 'odd.py'
+  odd.write_text(
+    'import ml_collections\n'
+    'def get_config():\n  return ml_collections.ConfigDict({"seed": "a"})\n'
+  )
+  problems = check.problems([cell, {'config': str(odd)}], tmp_path)
+  assert len(problems) == 2
+  assert "KeyError: 'no such split'" in problems[1]
+  assert problems[0].endswith('(first: odd.py)')
 
 
 @pytest.mark.slow

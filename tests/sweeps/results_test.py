@@ -24,7 +24,11 @@ def test_a_run_that_is_gone_is_not_the_one_that_started_from_it(tmp_path):
   for name in ('a', 'b'):  # of the names of those that are gone
     source = {'init_from': f'/gone/{name}', 'labels_from': f'/gone/{name}'}
     made_up.write_run(tmp_path, name, [0.3], **source)
-  for run in results.collect(tmp_path).runs:
+  found = results.collect(tmp_path)
+  assert found.remarks == [
+    'first runs are missing, of 2 runs; that of a is missing: a'
+  ]
+  for run in found.runs:
     assert run.fields['labels_from'] == f'missing: {run.workdir.name}'
     assert run.fields['init_from'].startswith('/gone/')
   for name, other in (('c', 'd'), ('d', 'c')):
