@@ -240,6 +240,33 @@ def test_runs_get_the_variables_that_they_depend_on(tmp_path, monkeypatch):
   assert 'SECRET' not in sent[0]
 
 
+def test_cells_are_checked_as_a_task(tmp_path, monkeypatch):
+  """On a machine of the cluster, with the variables of a run."""
+  checked = []
+
+  def in_process(cells, directory, environment):
+    checked.append((cells, directory, environment['XLA_FLAGS']))
+    return ['a problem']
+
+  stub = types.ModuleType('ray')
+  stub.init = lambda **options: None
+  stub.cluster_resources = lambda: {'GPU': 2}
+  stub.get = lambda reference: reference
+  stub.remote = lambda function: types.SimpleNamespace(
+    options=lambda **options: types.SimpleNamespace(
+      remote=function, options=options
+    )
+  )
+  monkeypatch.setitem(sys.modules, 'ray', stub)
+  monkeypatch.setenv('XLA_FLAGS', '--xla')
+  monkeypatch.setattr(ray_cluster.check, 'in_process', in_process)
+  place = ray_cluster.RayCluster(tmp_path, 'auto')
+  assert place.check(_CELLS) == ['a problem']
+  assert checked == [(_CELLS, tmp_path, '--xla')]
+  assert place._check.options == place._task.options
+  assert place._check.options['num_gpus'] == 1
+
+
 def test_an_address_where_nothing_listens_is_refused(tmp_path):
   pytest.importorskip('ray')
   with socket.socket() as taken:  # bound, and not listening
