@@ -1,10 +1,11 @@
-"""Damage to the files of runs that a report, and a sweep, read.
+"""Damage to the files of runs that sweeps and reports read; odd sweep files.
 
 What reads a damaged directory says so in lines, and leaves out what it cannot
 use; it never raises, hangs, or shows what is not there.
 """
 
 import contextlib
+import decimal
 import io
 import json
 import os
@@ -17,15 +18,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
+
+from sam_jax import configs
 from sam_jax.sweeps import (
   cells as cells_lib,
   child,
   execution,
   pictures,
   results,
+  sweep_files as user_files,
 )
 from tests import tiny
-from tests.faults import attempts
+from tests.faults import attempts, mutations as mutations_lib
 from tests.sweeps import made_up
 
 FILES = ('result.json', 'config.json', 'metrics.jsonl')
@@ -269,3 +274,111 @@ def _report(directory, draw):
     except SystemExit as stop:
       status = stop.code or 0
   return status, out.getvalue(), err.getvalue()
+
+
+# --- Sweep files of a user ---------------------------------------------------
+
+_SOURCE = b"""from sam_jax.sweeps.cells import Like, Sweep, product
+
+RHOS = (0.1, 0.2)
+def get_sweep():
+  cells = product([{'config': 'digits', 'method.name': 'sam'}],
+                  {'method.rho': RHOS, 'seed': range(2)})
+  cells += [cell | {'labels_from': Like({})} for cell in cells]
+  return Sweep(cells, replicas=('seed',), smoke={'num_steps': 3})
+"""
+
+
+class _Hostile:
+  """A value with which nothing can be done."""
+
+  __hash__ = None
+
+  def __eq__(self, other):
+    raise RuntimeError('no comparison')
+
+  __repr__ = __str__ = __bool__ = __eq__
+
+
+def _odd_values():
+  """Returns values that are no fields, cells, or sweeps."""
+  circle: list = []
+  circle.append(circle)
+  tied = cells_lib.Like({})
+  tied.changes['labels_from'] = tied
+  return [
+    *_VALUES,
+    *(object, object(), len, {1, 2}, b'a', 1j, range(3), decimal.Decimal(1)),
+    *(np.arange(3), np.float32('nan'), np.int64(3), np.str_('a'), iter([1])),
+    *(pathlib.Path('a\udcff'), circle, tied, _Hostile(), (1, [2, (3,)])),
+    *(cells_lib.Like(None), cells_lib.Like({'seed': 9}), (_ for _ in [{}])),
+    *([{'config': 'digits'}] * 2, {'config': 'nowhere'}, {'seed': 1}),
+  ]
+
+
+def definition(key: int) -> object:
+  """Returns a sweep with something odd in it, the same for the same key."""
+  rng = random.Random(key)
+  cells: list = cells_lib.product(
+    {'config': ['digits'], 'method.rho': [0.1, 0.2], 'seed': [0, 1]}
+  )
+  parts: dict = {'cells': cells, 'replicas': ['seed'], 'paper': [], 'smoke': {}}
+  cells.append(cells[0] | {'labels_from': cells_lib.Like({})})
+  odd = _odd_values()
+  for _ in range(rng.choice((1, 1, 2))):
+    places = [(parts, name) for name in parts]
+    places += [(cells, i) for i in range(len(cells))]
+    cell = rng.choice(cells)
+    if isinstance(cell, dict):
+      places += [(cell, name) for name in (*cell, 'm', 'init_from')] * 4
+      cell.pop(rng.choice([*cell, None]), None)
+    where, name = rng.choice(places)
+    where[name] = rng.choice(odd)
+  return rng.choice(odd) if rng.random() < 0.05 else cells_lib.Sweep(**parts)
+
+
+def attack_definitions(
+  directory: pathlib.Path, *, count: int, seed: int = 0
+) -> Iterator[attempts.Attempt]:
+  """Loads sweep files of which the text, or what it returns, is damaged.
+
+  Args:
+    directory: to write to.
+    count: how many files.
+    seed: of what is wrong with them.
+  """
+  directory.mkdir(parents=True, exist_ok=True)
+  path = directory / 'mine.py'
+  rng = np.random.default_rng(seed)
+  for i in range(count):
+    text = mutations_lib.damaged(_SOURCE, rng)
+    if i % 3:
+      key = rng.integers(2**32)
+      text = (
+        'from tests.faults import sweep_files\n'
+        f'def get_sweep():\n  return sweep_files.definition({key})\n'
+      ).encode()
+    path.write_bytes(text)
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+      warnings.simplefilter('error')
+      outcome, fault = _load(path)
+    fault = fault and f'sweep file {i} of seed {seed}: {fault}'
+    yield attempts.Attempt(outcome, fault, time.perf_counter() - start)
+
+
+def _load(path):
+  """Returns what came of a sweep file, and what was wrong with that."""
+  out = io.StringIO()
+  try:
+    with contextlib.redirect_stdout(out):
+      sweep = user_files.load(str(path), configs.find)
+      names = {cells_lib.cell_name(cell) for cell in sweep.cells}
+      cells_lib.chains(sweep.cells)
+  except ValueError as error:
+    return 'refused', '' if str(path) in str(error) else f'{error!r}'
+  except Exception as error:
+    return 'raised', f'{type(error).__name__}: {str(error)[:200]!r}'
+  is_safe = all(len(n) <= 80 and '/' not in n and n.isascii() for n in names)
+  is_unique = len(names) == len(sweep.cells)
+  return 'loaded', '' if is_safe and is_unique else f'names {sorted(names)}'
