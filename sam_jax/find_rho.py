@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from sam_jax import _cli
 from sam_jax.runs import files
 from sam_jax.sweeps import (
-  cells as cells_lib,
   check,
   execution,
+  overrides,
   pool,
   rho_search,
 )
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
   """Searches; returns the exit status."""
   _cli.refuse_arguments(argv[1:])
   directory = files.user_path(_WORKDIR.value)
-  given = cells_lib.parse_fields(_SET.value)
+  given = overrides.parse_fields(_SET.value)
   config = _cli.config_path(_CONFIG.value)
   cells = rho_search.cells(config, _RHOS.value, _SEEDS.value, given)
   place = pool.Pool(directory, workers=_WORKERS.value, gpus=_GPUS.value)

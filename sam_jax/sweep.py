@@ -46,6 +46,7 @@ from sam_jax.sweeps import (
   cost,
   emit,
   execution,
+  overrides,
   pool,
   ray_cluster,
   smoke,
@@ -179,9 +180,9 @@ def _cells(path: str) -> list[cells_lib.Fields]:
   cells = chosen = cells_lib.only(sweep.cells, _ONLY.value)
   if _SCALE.value == 'smoke':
     cells = smoke.cells(sweep, chosen)
-  fields = cells_lib.parse_fields(_SET.value)
-  cells_lib.check_not_varied(fields, chosen)
-  cells = [cells_lib.with_fields(cell, fields) for cell in cells]
+  fields = overrides.parse_fields(_SET.value)
+  overrides.check_not_varied(fields, chosen)
+  cells = [overrides.with_fields(cell, fields) for cell in cells]
   cells_lib.check(dataclasses.replace(sweep, cells=cells))
   return cells
 

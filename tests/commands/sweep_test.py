@@ -8,7 +8,13 @@ from matplotlib import pyplot as plt
 
 from sam_jax import configs
 from sam_jax.runs import lock
-from sam_jax.sweeps import cells as cells_lib, check, pool, run_files
+from sam_jax.sweeps import (
+  cells as cells_lib,
+  check,
+  overrides,
+  pool,
+  run_files,
+)
 from tests import tiny
 from tests.sweeps import made_up
 
@@ -51,7 +57,7 @@ def test_fields_are_set_for_the_cells_that_are_chosen(command, tmp_path):
   )
   options = (r'--only=rho=0\.2.*seed=[5-9]', '--set=learning_rate=0.5')
   [line] = _lines(command, path, tmp_path / 'runs', *options)
-  cell = cells_lib.with_fields(cells[3], {'learning_rate': 0.5})
+  cell = overrides.with_fields(cells[3], {'learning_rate': 0.5})
   assert line[3:] == cells_lib.arguments(cell, tmp_path / 'runs')
   small = _lines(command, path, tmp_path / 'runs', '--scale=smoke')
   assert len(small) == 2

@@ -79,19 +79,6 @@ def test_a_long_name_has_what_comes_last():
   assert cells_lib.only([cell], 'field_0=0,.*field_1=1,') == [cell]
 
 
-def test_fields_that_are_set_may_not_be_those_that_vary():
-  cells = [_cell(seed=s, **{'method.rho': r}) for s in (0, 1) for r in (1, 2)]
-  cells[0]['m'] = 4
-  cells_lib.check_not_varied({'learning_rate': 1, 'config': 1}, cells)
-  cells_lib.check_not_varied({'method.rho': 3}, cells[::2])
-  for name, shown in (
-    ('method.rho', '1, 2;'),
-    ('m', '4, that of the config file'),
-  ):
-    with pytest.raises(ValueError, match=rf'--set={name} .* in it: {shown}'):
-      cells_lib.check_not_varied({'learning_rate': 1, name: 3}, cells)
-
-
 def test_arguments_are_those_of_the_command_line(tmp_path):
   cell = {'config': 'digits.py', 'method.rho': None, 'seed': 3}
   assert cells_lib.arguments(cell, tmp_path) == [
@@ -175,25 +162,6 @@ def test_a_pattern_takes_what_its_cells_need_too():
     cells_lib.only(cells, 'rho')
   with pytest.raises(ValueError, match='nothing to repeat'):
     cells_lib.only(cells, '*')
-
-
-def test_a_field_is_read_from_the_command_line(tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  monkeypatch.setenv('HOME', '/home/me')
-  for text, expected in (
-    ('method.rho=0.1', 0.1),
-    ('method.rho=None', None),
-    ('model.features=(4, 8)', (4, 8)),
-    ('model.name=cnn', 'cnn'),
-    ('data.directory=some/data', f'{tmp_path}/some/data'),
-    ('data.directory=~/data', '/home/me/data'),
-    ('data.directory=gs://bucket', 'gs://bucket'),
-  ):
-    assert cells_lib.parse_field(text) == (text.partition('=')[0], expected)
-  with pytest.raises(ValueError, match='--set=seed does not have the form'):
-    cells_lib.parse_field('seed')
-  with pytest.raises(ValueError, match="'' is not a path"):
-    cells_lib.parse_field('data.directory=')
 
 
 def test_a_number_of_the_paper_fits_runs_by_values_and_by_functions():
