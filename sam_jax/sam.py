@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sam_jax import perturbations, tree, types
+from sam_jax import arguments, leaves, perturbations, tree, types
 
 
 class SamInfo(NamedTuple):
@@ -83,6 +83,7 @@ def value_and_grad(
   combine: Callable[[types.Grads, types.Grads], types.Grads] = descent,
   differentiate: Callable[..., Callable[..., Any]] = jax.value_and_grad,
   with_info: bool = False,
+  **options: Any,
 ) -> Callable[..., Any]:
   """Returns a function for the value and the sharpness-aware gradient of fun.
 
@@ -114,6 +115,9 @@ def value_and_grad(
       `differentiate(fun, has_aux=has_aux)`: for example a version that
       accumulates over microbatches, or `equinox.filter_value_and_grad`.
     with_info: whether to return a `SamInfo` too.
+    **options: given to `differentiate` too, such as `allow_int=True`. A leaf
+      that is an integer, a bool or a PRNG key has a gradient of dtype float0
+      then, as in JAX, and is not perturbed.
 
   Returns:
     A function with the arguments of `fun` that returns `(value, grads)`, or
@@ -147,11 +151,18 @@ def value_and_grad(
     >>> print(aux['largest'], info.perturbed_aux['largest'])
     4.0 4.4
   """
-  check_options(ascent_steps, second_order)
-  descend = differentiate(fun, has_aux=has_aux)
+  arguments.function('fun', fun)
+  perturbations.check(perturbation)
+  arguments.ascent(ascent_steps, second_order)
+  arguments.function('ascent_reduce', ascent_reduce)
+  arguments.function('combine', combine)
+  arguments.differentiation(differentiate, options)
+  descend = differentiate(fun, has_aux=has_aux, **options)
   ascend = descend
   if ascent_fun is not None:
-    ascend = differentiate(ascent_fun, has_aux=has_aux)
+    arguments.function('ascent_fun', ascent_fun)
+    ascent_fun = arguments.returned('ascent_fun', ascent_fun, has_aux)
+    ascend = differentiate(ascent_fun, has_aux=has_aux, **options)
 
   @functools.wraps(fun)
   def sam_value_and_grad(
@@ -208,48 +219,49 @@ def perturbed_gradient(
   Raises:
     ValueError: see `value_and_grad`.
   """
+  whole = leaves.Parameters(params)
   is_plain = perturbation is perturbations.none
-  out, local_grads = (descend if is_plain else ascend)(params)
-  _check_differentiated_locally(params, out)
+  out, full = _checked(descend if is_plain else ascend, params)
+  local_grads = leaves.differentiable(full)
+  trained = whole.like(local_grads)
+  _check_differentiated_locally(trained, out)
+  _check_slices(trained, out, perturbation)
   ascent_grads = ascent_reduce(local_grads)
+  epsilon = perturbation(ascent_grads, trained)
   if is_plain:
-    epsilon = perturbation(ascent_grads, params)
     perturbed_out, descent_grads = out, local_grads
   else:
-    epsilon = _fraction(perturbation(ascent_grads, params), ascent_steps)
+    epsilon = _fraction(epsilon, ascent_steps)
     for _ in range(ascent_steps - 1):
-      _, grads = ascend(_add(params, epsilon))
-      step = perturbation(ascent_reduce(grads), params)
-      epsilon = _add(epsilon, _fraction(step, ascent_steps))
-    perturbed_out, descent_grads = descend(_add(params, epsilon))
+      _, grads = ascend(whole.moved(epsilon))
+      grads = ascent_reduce(leaves.differentiable(grads))
+      step = perturbation(grads, trained)
+      epsilon = jax.tree.map(tree.add, epsilon, _fraction(step, ascent_steps))
+    moved = whole.moved(epsilon)
+    epsilon = whole.added(epsilon, moved)
+    perturbed_out, descent_grads = descend(moved)
+    descent_grads = leaves.differentiable(descent_grads)
   grads = descent_grads
   if second_order and not is_plain:
     term = _second_order_term(
       perturbation,
-      lambda p: ascent_reduce(ascend(p)[1]),
+      lambda p: ascent_reduce(
+        leaves.differentiable(ascend(whole.replaced(p))[1])
+      ),
       ascent_grads,
-      params,
+      trained,
       # Whoever shares epsilon is moved by it: the mean of their gradients.
       ascent_reduce(descent_grads),
     )
-    grads = jax.tree.map(jnp.add, grads, term)
+    grads = jax.tree.map(tree.add, grads, term)
   grads = combine(ascent_grads, grads)
   value, aux = perturbed_out if has_aux else (perturbed_out, None)
+  filled = (
+    leaves.with_float0(values, full)
+    for values in (grads, ascent_grads, descent_grads, epsilon)
+  )
+  grads, ascent_grads, descent_grads, epsilon = filled
   return out, grads, SamInfo(value, aux, ascent_grads, descent_grads, epsilon)
-
-
-def check_options(ascent_steps: int, second_order: bool) -> None:
-  """Refuses options that `value_and_grad` would refuse.
-
-  Raises:
-    ValueError: see there.
-  """
-  if ascent_steps < 1:
-    raise ValueError(f'ascent_steps is {ascent_steps}; it must be at least 1')
-  if second_order and ascent_steps > 1:
-    raise ValueError(
-      f'second_order is for one ascent step, and ascent_steps is {ascent_steps}'
-    )
 
 
 def grad(
@@ -294,10 +306,24 @@ def grad(
   return sam_grad
 
 
-def _add(params: types.Params, epsilon: types.PyTree) -> types.Params:
-  """Returns params + epsilon in the dtype of params; None adds nothing."""
-  return jax.tree.map(
-    lambda p, e: p if e is None else (p + e).astype(p.dtype), params, epsilon
+def _checked(
+  differentiated: types.GradientFn, params: types.Params
+) -> tuple[Any, types.Grads]:
+  """Returns what a differentiated function returns, value and gradient.
+
+  Raises:
+    TypeError: it returns something else.
+  """
+  result = differentiated(params)
+  if isinstance(result, tuple) and len(result) == 2:
+    if jnp.iscomplexobj(jax.tree.leaves(result[0])[0]):
+      raise TypeError('the loss is complex; a sharpness is that of a real one')
+    return result
+  count = f'{len(result)} things' if isinstance(result, tuple) else 'one thing'
+  raise TypeError(
+    'what differentiate makes has to return (out, grads), where out is the '
+    f'value or (value, aux), and returned {count}; wrap it, and return what is '
+    'more, such as the new DynamicScale of flax, in aux'
   )
 
 
@@ -305,7 +331,7 @@ def _fraction(epsilon: types.PyTree, steps: int) -> types.PyTree:
   """Returns a steps-th of epsilon."""
   if steps == 1:
     return epsilon
-  return jax.tree.map(lambda e: e / steps, epsilon)
+  return jax.tree.map(lambda e: (tree.wide(e) / steps).astype(e.dtype), epsilon)
 
 
 def _second_order_term(
@@ -331,18 +357,44 @@ def _second_order_term(
   )
   along = jax.tree.map(tree.vary_like, along, params)
   _, through_gradient = jax.jvp(gradient_fn, (params,), (along,))
-  return jax.tree.map(jnp.add, through_gradient, direct)
+  return jax.tree.map(tree.add, through_gradient, direct)
 
 
 def _check_differentiated_locally(params: types.Params, out: Any) -> None:
-  """Refuses gradients that JAX has summed over devices."""
-  value = jax.tree.leaves(out)[0]
+  """Refuses gradients that JAX has summed over devices.
+
+  Raises:
+    ValueError: the message has the line to write.
+  """
+  axes = tree.varying(jax.tree.leaves(out)[0])
   for leaf in jax.tree.leaves(params):
-    missing = tuple(sorted(tree.varying(value) - tree.varying(leaf)))
-    if missing and hasattr(leaf, 'dtype'):
+    if missing := tuple(sorted(axes - tree.varying(leaf))):
       raise ValueError(
         f'the loss varies over the mesh axes {missing} but the parameters are '
         'replicated over them, so JAX sums their gradient over those devices '
-        'before SAM normalises it; cast them first: params = jax.tree.map('
-        f"lambda p: jax.lax.pcast(p, {missing}, to='varying'), params)"
+        'before SAM normalises it; differentiate with respect to the copy of '
+        'each device, and update the parameters themselves: local = '
+        f"jax.tree.map(lambda p: jax.lax.pcast(p, {missing}, to='varying'), "
+        'params)'
       )
+
+
+def _check_slices(
+  params: types.Params, out: Any, perturbation: types.Perturbation
+) -> None:
+  """Refuses a norm of the slices of one device in place of the parameters'.
+
+  Raises:
+    ValueError: the message has the call to write.
+  """
+  axes = set().union(*map(tree.varying, jax.tree.leaves(params)))
+  axes -= tree.varying(jax.tree.leaves(out)[0])
+  if perturbation is perturbations.none:
+    return
+  if split := tuple(sorted(axes - set(perturbations.axes_of(perturbation)))):
+    raise ValueError(
+      f'the parameters vary over the mesh axes {split} and the value of the '
+      'loss does not: if each device has slices of them, the norm has to be '
+      f'that of all slices, sam_jax.l2(rho, axis_name={split}); if each has a '
+      'copy, differentiate the loss of its own examples'
+    )
