@@ -72,9 +72,14 @@ class Parameters:
         'has to return (out, grads), with the gradient of the first argument '
         'alone (no argnums)'
       ) from error
-    return jax.tree.unflatten(
-      structure, [jnp.asarray(self._leaves[i]) for i in places]
-    )
+    params = [jnp.asarray(self._leaves[i]) for i in places]
+    for param in params:
+      if float(jnp.finfo(param.dtype).min) >= 0:
+        raise ValueError(
+          f'a parameter has the dtype {param.dtype}, which has neither zero '
+          'nor signs, and so no gradient to climb along; cast it to another'
+        )
+    return jax.tree.unflatten(structure, params)
 
   def replaced(self, values: types.PyTree) -> types.Params:
     """Returns the parameters with other values for those in a tree."""
@@ -95,7 +100,7 @@ class Parameters:
     steps = jax.tree.leaves(epsilon)
     return self._with(
       places,
-      [_moved(self._leaves[i], e) for i, e in zip(places, steps, strict=True)],
+      [tree.add(self._leaves[i], e) for i, e in zip(places, steps, strict=True)],
     )
 
   def added(self, epsilon: types.PyTree, moved: types.Params) -> types.PyTree:
@@ -177,13 +182,3 @@ def _names(values: types.PyTree) -> list[_Path]:
     tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
     for path in paths
   ]
-
-
-def _moved(param: Any, epsilon: Any) -> jax.Array:
-  """Returns a parameter plus its perturbation, in its dtype."""
-  param = jnp.asarray(param)
-  moved = tree.add(param, epsilon)
-  if not jax.typeof(param).weak_type:
-    return moved
-  # A Python number leaves the dtype to the arrays that it meets, here too.
-  return tree.vary_like(param, moved).at[...].set(moved)

@@ -274,7 +274,7 @@ def asam(
       return x
     wide = tree.wide(x)
     factor = jnp.abs(tree.wide(w)) + offset
-    return factor.astype(tree.real_dtype(wide)) * wide
+    return tree.times(factor, wide)
 
   @_over(axis_name)
   def perturb(grads: types.Grads, params: types.Params) -> types.PyTree:
@@ -499,8 +499,7 @@ def _sign(g: Any) -> jax.Array:
   """Returns the direction of ascent of each number, of magnitude 1 or 0."""
   if not jnp.iscomplexobj(g):
     return jnp.sign(g)
-  size = jnp.abs(g)
-  return jnp.where(size == 0, 0, jnp.conj(g) / _nonzero(size))
+  return tree.times(1 / _nonzero(jnp.abs(g)), jnp.conj(g))
 
 
 def _like(rho: types.Scalar, other: jax.Array) -> jax.Array:

@@ -45,18 +45,31 @@ def real_dtype(*trees: types.PyTree) -> Any:
   return max(dtypes, key=lambda d: d.itemsize, default=np.dtype(np.float32))
 
 
+def times(factor: jax.Array, x: jax.Array) -> jax.Array:
+  """Returns a real factor times a number that may be complex."""
+  factor = factor.astype(real_dtype(x))
+  if not jnp.iscomplexobj(x):
+    return factor * x
+  return jax.lax.complex(factor * x.real, factor * x.imag)
+
+
 def scale(factor: jax.Array, x: Any) -> jax.Array:
   """Returns a product in at least float32, rounded to the dtype of x."""
   x = jnp.asarray(x)
-  product = factor.astype(real_dtype(x)) * wide(x)
-  return product.astype(x.dtype)
+  return times(factor, wide(x)).astype(x.dtype)
 
 
 def add(x: Any, y: Any) -> jax.Array:
-  """Returns a sum in at least float32, rounded to the dtype of x."""
+  """Returns a sum in at least float32, rounded to the dtype of x.
+
+  A Python number, which leaves the dtype to what it meets, stays one.
+  """
   x = jnp.asarray(x)
   total = wide(x)
-  return (total + jnp.asarray(y).astype(total.dtype)).astype(x.dtype)
+  total = (total + jnp.asarray(y).astype(total.dtype)).astype(x.dtype)
+  if not jax.typeof(x).weak_type:
+    return total
+  return vary_like(x, total).at[...].set(total)
 
 
 def vdot(a: types.PyTree, b: types.PyTree) -> jax.Array:
