@@ -11,6 +11,7 @@ import operator
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 _WRITE = 'a perturbation is a function, for example sam_jax.l2(0.05)'
@@ -170,6 +171,24 @@ def returned(
     return out
 
   return checked
+
+
+def pair(result: Any) -> tuple[Any, Any]:
+  """Returns what a differentiated function returned: value and gradient.
+
+  Raises:
+    TypeError: it returned something else, or a complex value.
+  """
+  if not (isinstance(result, tuple) and len(result) == 2):
+    count = len(result) if isinstance(result, tuple) else 1
+    raise TypeError(
+      'what differentiate makes has to return (out, grads), out being value '
+      f'or (value, aux), and it returned {count} values; wrap it, and let aux '
+      "have what is more, such as the next state of flax's DynamicScale"
+    )
+  if jnp.iscomplexobj(jax.tree.leaves(result[0])[0]):
+    raise TypeError('the loss is complex; a sharpness is that of a real one')
+  return result
 
 
 def _is_number(value: Any) -> bool:

@@ -18,9 +18,25 @@ from sam_jax import tree, types
 _Path = tuple[str, ...]
 
 
+def is_float(x: Any) -> bool:
+  """Whether a leaf is a real or complex number, or an array of such."""
+  dtype = getattr(x, 'dtype', None)
+  if dtype is None:
+    return isinstance(x, float | complex)
+  return jnp.issubdtype(dtype, jnp.inexact)
+
+
 def differentiable(grads: types.Grads) -> types.Grads:
   """Returns a gradient with None for float0: no derivative, no perturbation."""
   return jax.tree.map(lambda g: None if tree.is_float0(g) else g, grads)
+
+
+def float0_of(grads: types.Grads) -> types.PyTree:
+  """Returns a gradient with 0 for whatever is not float0, for `with_float0`.
+
+  It holds no traced value, and so may leave the branch that computes it.
+  """
+  return jax.tree.map(lambda g: g if tree.is_float0(g) else 0, grads)
 
 
 def with_float0(values: types.PyTree, grads: types.Grads) -> types.PyTree:
@@ -28,7 +44,7 @@ def with_float0(values: types.PyTree, grads: types.Grads) -> types.PyTree:
 
   Args:
     values: any tree; one that is not like the gradient is left as it is.
-    grads: as `differentiate` returned it.
+    grads: as `differentiate` returned it, or what `float0_of` made of that.
   """
   leaves = jax.tree.leaves(grads)
   if not any(map(tree.is_float0, leaves)):
@@ -100,7 +116,9 @@ class Parameters:
     steps = jax.tree.leaves(epsilon)
     return self._with(
       places,
-      [tree.add(self._leaves[i], e) for i, e in zip(places, steps, strict=True)],
+      [
+        tree.add(self._leaves[i], e) for i, e in zip(places, steps, strict=True)
+      ],
     )
 
   def added(self, epsilon: types.PyTree, moved: types.Params) -> types.PyTree:

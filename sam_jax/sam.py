@@ -33,7 +33,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from sam_jax import arguments, leaves, perturbations, tree, types
 
@@ -221,12 +220,12 @@ def perturbed_gradient(
   """
   whole = leaves.Parameters(params)
   is_plain = perturbation is perturbations.none
-  out, full = _checked(descend if is_plain else ascend, params)
+  out, full = arguments.pair((descend if is_plain else ascend)(params))
   local_grads = leaves.differentiable(full)
   trained = whole.like(local_grads)
   _check_differentiated_locally(trained, out)
-  _check_slices(trained, out, perturbation)
   ascent_grads = ascent_reduce(local_grads)
+  _check_slices(ascent_grads, out, perturbation)
   epsilon = perturbation(ascent_grads, trained)
   if is_plain:
     perturbed_out, descent_grads = out, local_grads
@@ -306,27 +305,6 @@ def grad(
   return sam_grad
 
 
-def _checked(
-  differentiated: types.GradientFn, params: types.Params
-) -> tuple[Any, types.Grads]:
-  """Returns what a differentiated function returns, value and gradient.
-
-  Raises:
-    TypeError: it returns something else.
-  """
-  result = differentiated(params)
-  if isinstance(result, tuple) and len(result) == 2:
-    if jnp.iscomplexobj(jax.tree.leaves(result[0])[0]):
-      raise TypeError('the loss is complex; a sharpness is that of a real one')
-    return result
-  count = f'{len(result)} things' if isinstance(result, tuple) else 'one thing'
-  raise TypeError(
-    'what differentiate makes has to return (out, grads), where out is the '
-    f'value or (value, aux), and returned {count}; wrap it, and return what is '
-    'more, such as the new DynamicScale of flax, in aux'
-  )
-
-
 def _fraction(epsilon: types.PyTree, steps: int) -> types.PyTree:
   """Returns a steps-th of epsilon."""
   if steps == 1:
@@ -380,18 +358,22 @@ def _check_differentiated_locally(params: types.Params, out: Any) -> None:
 
 
 def _check_slices(
-  params: types.Params, out: Any, perturbation: types.Perturbation
+  grads: types.Grads, out: Any, perturbation: types.Perturbation
 ) -> None:
   """Refuses a norm of the slices of one device in place of the parameters'.
+
+  The gradients of slices differ from device to device, and the loss does not.
 
   Raises:
     ValueError: the message has the call to write.
   """
-  axes = set().union(*map(tree.varying, jax.tree.leaves(params)))
-  axes -= tree.varying(jax.tree.leaves(out)[0])
   if perturbation is perturbations.none:
     return
-  if split := tuple(sorted(axes - set(perturbations.axes_of(perturbation)))):
+  axes = frozenset().union(*map(tree.varying, jax.tree.leaves(grads)))
+  axes -= tree.varying(jax.tree.leaves(out)[0])
+  if split := tuple(
+    sorted(axes.difference(perturbations.axes_of(perturbation)))
+  ):
     raise ValueError(
       f'the parameters vary over the mesh axes {split} and the value of the '
       'loss does not: if each device has slices of them, the norm has to be '
