@@ -8,7 +8,7 @@ import inspect
 import math
 import numbers
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -27,21 +27,12 @@ def function(name: str, value: Any) -> None:
     raise TypeError(f'{name} is {_shown(value)}; it must be a function')
 
 
-def perturbation(value: Any, factories: Collection[Callable[..., Any]]) -> None:
+def perturbation(value: Any) -> None:
   """Refuses what is no perturbation.
-
-  Args:
-    value: given as a perturbation.
-    factories: functions that return perturbations and are none themselves.
 
   Raises:
     TypeError: the message has the call to write.
   """
-  if any(value is factory for factory in factories):
-    raise TypeError(
-      f'the perturbation is {value.__name__} itself, a function that makes '
-      'one; call it, as in sam_jax.l2(0.05)'
-    )
   if hasattr(value, 'value_and_grad'):
     raise TypeError(
       'the perturbation is a method; write method.value_and_grad(fun), which '
@@ -55,11 +46,22 @@ def perturbation(value: Any, factories: Collection[Callable[..., Any]]) -> None:
   if not callable(value):
     number = f': write sam_jax.l2({value})' if _is_number(value) else ''
     raise TypeError(f'the perturbation is {_shown(value)}; {_WRITE}{number}')
-  if not _takes_two(value):
+  try:
+    signature = inspect.signature(value)
+  except (TypeError, ValueError):  # it does not say what it takes
+    return
+  if next(iter(signature.parameters), None) in ('rho', 'perturbation'):
+    raise TypeError(
+      f'the perturbation is {_shown(value)} itself, which makes one; call it, '
+      'as in sam_jax.l2(0.05)'
+    )
+  try:
+    signature.bind(None, None)
+  except TypeError as error:
     raise TypeError(
       f'the perturbation is {_shown(value)}, which does not take (grads, '
       f'params); {_WRITE}'
-    )
+    ) from error
 
 
 def radius(rho: Any) -> None:
@@ -140,7 +142,8 @@ def axes(axis_name: Any) -> tuple[str, ...]:
   Raises:
     TypeError: it is no name and no tuple of names.
   """
-  names = (axis_name,) if isinstance(axis_name, str) else axis_name or ()
+  names = (axis_name,) if isinstance(axis_name, str) else axis_name
+  names = () if names is None else names
   if isinstance(names, list | tuple) and all(isinstance(n, str) for n in names):
     return tuple(names)
   raise TypeError(
@@ -198,19 +201,6 @@ def _is_number(value: Any) -> bool:
   dtype = getattr(value, 'dtype', None)
   kinds = (jnp.floating, jnp.integer)
   return dtype is not None and any(jnp.issubdtype(dtype, k) for k in kinds)
-
-
-def _takes_two(value: Callable[..., Any]) -> bool:
-  """Whether a function takes two arguments by position."""
-  try:
-    signature = inspect.signature(value)
-  except (TypeError, ValueError):  # it says nothing of them
-    return True
-  try:
-    signature.bind(None, None)
-  except TypeError:
-    return False
-  return True
 
 
 def _shown(value: Any) -> str:

@@ -7,11 +7,13 @@ position where the two are of one structure, else by the names on the way from
 the root, which are the same in a module, a State and a dictionary.
 """
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sam_jax import tree, types
 
@@ -186,11 +188,11 @@ def _is_like(values: types.PyTree, structure: Any) -> bool:
 
 def _kind(x: Any) -> str:
   """Returns what has to agree between a parameter and its perturbation."""
-  try:
-    shape = jnp.shape(x)
-  except TypeError:
+  if not hasattr(x, 'shape') and not isinstance(x, numbers.Number):
     return f'a {type(x).__name__}'
-  return f'{"complex" if jnp.iscomplexobj(x) else "real"} of shape {shape}'
+  return (
+    f'{"complex" if jnp.iscomplexobj(x) else "real"} of shape {np.shape(x)}'
+  )
 
 
 def _names(values: types.PyTree) -> list[_Path]:

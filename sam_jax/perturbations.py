@@ -317,7 +317,7 @@ def masked(
     >>> print(epsilon['conv'], epsilon['norm']['scale'])
     [0. 0.] [0.3 0.4]
   """
-  check(perturbation)
+  arguments.perturbation(perturbation)
   if perturbation is none:
     return none
 
@@ -366,15 +366,6 @@ def _chosen(mask: types.PyTree, grads: types.Grads) -> types.PyTree:
       'the mask is no tree like the parameters: it has the structure '
       f'{jax.tree.structure(mask)}, and they have {jax.tree.structure(grads)}'
     ) from error
-
-
-def check(perturbation: types.Perturbation) -> None:
-  """Refuses what is no perturbation.
-
-  Raises:
-    TypeError: the message has the call to write.
-  """
-  arguments.perturbation(perturbation, (l2, lp, random, asam, masked))
 
 
 def _lp_sign(rho: types.Scalar, axes: tuple[str, ...]) -> types.Perturbation:

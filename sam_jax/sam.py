@@ -151,7 +151,7 @@ def value_and_grad(
     4.0 4.4
   """
   arguments.function('fun', fun)
-  perturbations.check(perturbation)
+  arguments.perturbation(perturbation)
   arguments.ascent(ascent_steps, second_order)
   arguments.function('ascent_reduce', ascent_reduce)
   arguments.function('combine', combine)
