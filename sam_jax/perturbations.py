@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sam_jax import arguments, tree, types
+from sam_jax import arguments, balls, tree, types
 
 AxisName = str | tuple[str, ...] | None
 
@@ -48,11 +48,6 @@ def none(grads: types.Grads, params: types.Params) -> types.PyTree:
   """
   del params
   return jax.tree.map(jnp.zeros_like, grads)
-
-
-def _is_static_zero(rho: types.Scalar) -> bool:
-  """Whether rho is the number zero, known before tracing."""
-  return isinstance(rho, numbers.Real) and rho == 0
 
 
 def _over(
@@ -97,21 +92,7 @@ def l2(rho: types.Scalar, axis_name: AxisName = None) -> types.Perturbation:
     >>> print(l2(0.5)({'w': jnp.array([3.0, 4.0])}, None)['w'])
     [0.3 0.4]
   """
-  axes = arguments.axes(axis_name)
-  arguments.radius(rho)
-  if _is_static_zero(rho):
-    return none
-
-  @_over(axes)
-  def perturb(grads: types.Grads, params: types.Params) -> types.PyTree:
-    del params
-    squared = _sum(grads, axes, lambda part: tree.vdot(part, part))
-    is_zero = squared == 0
-    length = jnp.sqrt(jnp.where(is_zero, 1, squared))
-    factor = jnp.where(is_zero, 0, _like(rho, length) / length)
-    return _each(lambda g: tree.scale(factor, _uphill(g)), grads)
-
-  return perturb
+  return _within(balls.round_ball, rho, axis_name)
 
 
 def lp(
@@ -149,15 +130,26 @@ def lp(
   """
   if not p >= 1:
     raise ValueError(f'p is {p}; the norm of the ball needs p in [1, inf]')
-  if p == 2:
-    return l2(rho, axis_name)
+  named = {1: balls.cross, 2: balls.round_ball, math.inf: balls.cube}
+  between = functools.partial(balls.between, p=float(p))
+  return _within(named.get(p, between), rho, axis_name)
+
+
+def _within(
+  ball: Callable[..., types.PyTree], rho: types.Scalar, axis_name: AxisName
+) -> types.Perturbation:
+  """Returns the perturbation to the point of a ball."""
   axes = arguments.axes(axis_name)
   arguments.radius(rho)
-  if _is_static_zero(rho):
+  if isinstance(rho, numbers.Real) and rho == 0:
     return none
-  if p == math.inf:
-    return _lp_sign(rho, axes)
-  return _lp_max(rho, axes) if p == 1 else _lp_power(rho, float(p), axes)
+
+  @_over(axes)
+  def perturb(grads: types.Grads, params: types.Params) -> types.PyTree:
+    del params
+    return ball(grads, rho, axes)
+
+  return perturb
 
 
 def random(
@@ -208,7 +200,7 @@ def random(
       for i, leaf in enumerate(leaves)
     ]
     epsilon = onto_sphere(jax.tree.unflatten(structure, drawn), params)
-    return _each(lambda g, e: e.astype(g.dtype), grads, epsilon)
+    return balls.each(lambda g, e: e.astype(g.dtype), grads, epsilon)
 
   return perturb
 
@@ -280,12 +272,12 @@ def asam(
   def perturb(grads: types.Grads, params: types.Params) -> types.PyTree:
     ascended = ascend(jax.tree.map(stretch, params, grads), params)
     epsilon = jax.tree.map(stretch, params, ascended)
-    return _each(lambda g, e: e.astype(g.dtype), grads, epsilon)
+    return balls.each(lambda g, e: e.astype(g.dtype), grads, epsilon)
 
   return perturb
 
 
-adaptive = asam  # as `methods` and papers beside Kwon et al. call it
+adaptive = asam
 
 
 def masked(
@@ -335,7 +327,7 @@ def masked(
 
     kept_params = None if params is None else keep(params)
     epsilon = perturbation(keep(grads), kept_params)
-    return _each(
+    return balls.each(
       lambda g, e: jnp.zeros_like(g) if e is None else e, grads, epsilon
     )
 
@@ -366,144 +358,3 @@ def _chosen(mask: types.PyTree, grads: types.Grads) -> types.PyTree:
       'the mask is no tree like the parameters: it has the structure '
       f'{jax.tree.structure(mask)}, and they have {jax.tree.structure(grads)}'
     ) from error
-
-
-def _lp_sign(rho: types.Scalar, axes: tuple[str, ...]) -> types.Perturbation:
-  """Returns the limit p = inf: every weight moves by rho."""
-
-  @_over(axes)
-  def perturb(grads: types.Grads, params: types.Params) -> types.PyTree:
-    del params
-    return _each(lambda g: tree.scale(jnp.asarray(rho), _sign(g)), grads)
-
-  return perturb
-
-
-def _lp_max(rho: types.Scalar, axes: tuple[str, ...]) -> types.Perturbation:
-  """Returns the limit p = 1: all of rho where |g| is largest."""
-
-  @_over(axes)
-  def perturb(grads: types.Grads, params: types.Params) -> types.PyTree:
-    del params
-    largest = _largest(grads, axes)
-    # A product with a mask would turn a NaN into 0 where XLA makes it a select.
-    at_largest = _each(
-      lambda g: jnp.where(_magnitude(g, largest) < largest, 0, _sign(g)), grads
-    )
-    ties = _sum(at_largest, axes, lambda part: tree.vdot(part, part))
-    factor = _like(rho, ties) / jnp.where(ties == 0, 1, ties)
-    return _each(lambda sign: tree.scale(factor, sign), at_largest)
-
-  return perturb
-
-
-def _lp_power(
-  rho: types.Scalar, p: float, axes: tuple[str, ...]
-) -> types.Perturbation:
-  """Returns the perturbation for p in (1, inf)."""
-  q = p / (p - 1)
-
-  def sum_of_powers(units: list[jax.Array]) -> jax.Array:
-    packed = tree.pack(units, tree.real_dtype(units))
-    return tree.sum_scalars([jnp.sum(_power(u, q)) for u in packed])
-
-  @_over(axes)
-  def perturb(grads: types.Grads, params: types.Params) -> types.PyTree:
-    del params
-    # The formula does not depend on the gradient's scale, but |g|^q overflows
-    # for p near 1, where q is large: scale to [0, 1] first.
-    largest = _nonzero(_largest(grads, axes))
-    units = _each(lambda g: _magnitude(g, largest) / largest, grads)
-    total = _sum(units, axes, sum_of_powers)
-    factor = _like(rho, largest) / _nonzero(total) ** (1 / p)
-
-    def climb(g: jax.Array, unit: jax.Array) -> jax.Array:
-      return tree.scale(factor * _power(unit, q - 1), _sign(g))
-
-    return _each(climb, grads, units)
-
-  return perturb
-
-
-def _each(
-  fn: Callable[..., Any], grads: types.Grads, *others: types.PyTree
-) -> types.PyTree:
-  """Applies a function to all leaves but the float0 of what has no gradient."""
-  return jax.tree.map(
-    lambda g, *rest: g if tree.is_float0(g) else fn(g, *rest), grads, *others
-  )
-
-
-def _sum(
-  grads: types.Grads,
-  axes: tuple[str, ...],
-  measure: Callable[[list[jax.Array]], jax.Array],
-) -> jax.Array:
-  """Adds a measure of all leaves, and of the slices of other devices."""
-  _check_tracked(axes)
-  dtype = tree.real_dtype(grads)
-  return tree.sum_over(axes, lambda part: measure(part).astype(dtype), grads)
-
-
-def _largest(grads: types.Grads, axes: tuple[str, ...]) -> jax.Array:
-  """Returns the largest magnitude in the tree; NaN if there is one."""
-  _check_tracked(axes)
-  zero = jnp.zeros((), tree.real_dtype(grads))
-  found = []
-  for split, leaves in tree.by_split(grads, axes).items():
-    sizes = _each(lambda g: _magnitude(g, zero), leaves)
-    maxima = [jnp.max(x) for x in tree.pack(sizes, zero.dtype) if x.size]
-    if maxima:
-      # No perturbation depends on the length of the gradient: no derivative.
-      # Sorted for the reason that `tree.sum_scalars` has.
-      largest = jax.lax.stop_gradient(jnp.sort(jnp.stack(maxima))[-1])
-      found.append(jax.lax.pmax(largest, split) if split else largest)
-  return functools.reduce(jnp.maximum, found) if found else zero
-
-
-def _check_tracked(axes: tuple[str, ...]) -> None:
-  """Refuses mesh axes of which JAX does not know what varies over them.
-
-  Raises:
-    ValueError: the message says how to let it know.
-  """
-  for axis in axes:
-    if axis not in tree.varying(jax.lax.axis_index(axis)):
-      raise ValueError(
-        f'axis_name has {axis!r}, an axis of which JAX does not track what '
-        'varies over it, so leaves that are split and leaves that are not '
-        'cannot be told apart; use jax.shard_map with check_vma=True'
-      )
-
-
-def _magnitude(g: Any, like: jax.Array) -> jax.Array:
-  """Returns magnitudes, in the dtype of a number."""
-  return jnp.abs(tree.wide(g)).astype(like.dtype)
-
-
-def _uphill(g: Any) -> jax.Array:
-  """Returns the direction of ascent: JAX has its conjugate for a gradient."""
-  return jnp.conj(g) if jnp.iscomplexobj(g) else g
-
-
-def _sign(g: Any) -> jax.Array:
-  """Returns the direction of ascent of each number, of magnitude 1 or 0."""
-  if not jnp.iscomplexobj(g):
-    return jnp.sign(g)
-  return tree.times(1 / _nonzero(jnp.abs(g)), jnp.conj(g))
-
-
-def _like(rho: types.Scalar, other: jax.Array) -> jax.Array:
-  """Returns a radius in the dtype of a sum."""
-  return jnp.asarray(rho).astype(other.dtype)
-
-
-def _power(x: jax.Array, exponent: float) -> jax.Array:
-  """Returns x ** exponent, and 0 where x is; differentiable there too."""
-  is_zero = x == 0
-  return jnp.where(is_zero, 0, jnp.where(is_zero, 1, x) ** exponent)
-
-
-def _nonzero(x: jax.Array) -> jax.Array:
-  """Returns x, or 1 where it is zero."""
-  return jnp.where(x == 0, 1, x)
