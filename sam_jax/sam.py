@@ -20,6 +20,9 @@ Guarantees:
   dropout masks;
 - rho = 0 returns bit for bit what `jax.value_and_grad` returns (on CPU, for
   finite gradients), and a rho that is the number 0 costs one pass;
+- parameters are any tree that `jax.value_and_grad` takes, of any floating-point
+  dtype, and modules of Equinox and `flax.nnx`; what has no gradient (None, or
+  float0 as integers have with `allow_int`) is left alone, everywhere;
 - nothing is averaged over devices unless `ascent_reduce` does it: under `pmap`
   or `shard_map` each device has its own epsilon, which is m-sharpness with m
   the batch per device (section 4.1).
@@ -47,7 +50,9 @@ class SamInfo(NamedTuple):
       first step if there are several.
     descent_grads: gradient of `fun` at `params + epsilon`: the result, but for
       `second_order` and `combine`.
-    epsilon: the perturbation, a tree like the gradient.
+    epsilon: the perturbation, a tree like the gradient. Where a parameter is
+      narrower than float32, what was left of it after it was added: rounding
+      may swallow it, and then the step was not SAM's.
   """
 
   perturbed_value: jax.Array
@@ -112,7 +117,8 @@ def value_and_grad(
       the descent gradient.
     differentiate: what differentiates `fun`, called as
       `differentiate(fun, has_aux=has_aux)`: for example a version that
-      accumulates over microbatches, or `equinox.filter_value_and_grad`.
+      accumulates over microbatches, `equinox.filter_value_and_grad`, or
+      `flax.nnx.value_and_grad`.
     with_info: whether to return a `SamInfo` too.
     **options: given to `differentiate` too, such as `allow_int=True`. A leaf
       that is an integer, a bool or a PRNG key has a gradient of dtype float0
@@ -125,11 +131,15 @@ def value_and_grad(
     ascent, and value and aux are those of `fun`.
 
   Raises:
-    ValueError: `ascent_steps` is below 1, or above with `second_order`; or,
-      when called inside
+    TypeError: an argument is of another kind than it should be; the message
+      has the call to write.
+    ValueError: `ascent_steps` is below 1, or above with `second_order`; or
+      `argnums` names more than the first argument; or, when called, what the
+      perturbation returns is no tree like the gradient; or, when called inside
       `jax.shard_map`, the parameters are replicated over a mesh axis over
       which the value varies (JAX would sum the gradient over that axis before
-      it is normalised, which silently makes m the global batch).
+      it is normalised, which silently makes m the global batch), or split over
+      one over which it does not, and the perturbation has no `axis_name`.
 
   Example:
     >>> import jax, jax.numpy as jnp, sam_jax
