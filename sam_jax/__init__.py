@@ -9,7 +9,7 @@ what was trained (`sam_jax.analysis`).
 import importlib
 
 from sam_jax import extras as _extras
-from sam_jax.perturbations import asam, l2, lp
+from sam_jax.perturbations import adaptive, asam, l2, lp, masked
 from sam_jax.sam import SamInfo, grad, value_and_grad
 
 __version__ = '0.2.0'
@@ -17,12 +17,14 @@ __all__ = [
   'LoadedModel',
   'SamInfo',
   '__version__',
+  'adaptive',
   'analysis',
   'asam',
   'grad',
   'l2',
   'load',
   'lp',
+  'masked',
   'methods',
   'perturbations',
   'value_and_grad',
