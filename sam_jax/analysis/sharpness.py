@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sam_jax import perturbations, tree, types
+from sam_jax import keys, perturbations, tree, types
 from sam_jax.analysis import objective as objective_lib, units
 
 
@@ -274,7 +274,7 @@ def _over_groups(
 
 def _key(seed: int, index: int, draw: int) -> jax.Array:
   """Returns the key of a random point."""
-  key = jax.random.fold_in(jax.random.key(seed), index)
+  key = jax.random.fold_in(keys.make(seed), index)
   return jax.random.fold_in(key, draw)
 
 

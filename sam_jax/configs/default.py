@@ -258,8 +258,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.compute_dtype = 'float32'
   # Of what multiplications see of float32, in training and evaluation:
   # 'float32', 'tensorfloat32' or 'bfloat16' (on a GPU TensorFloat-32 too). None
-  # is what JAX is set to, by default TensorFloat-32 on GPUs that have it and
-  # bfloat16 on TPUs; the paper's CIFAR runs, on V100, had float32.
+  # is the device's own: TensorFloat-32 on GPUs that have it, bfloat16 on TPUs,
+  # whatever JAX is set to; the paper's CIFAR runs, on V100, had float32.
   config.matmul_precision = placeholder(str)
 
   # --- Where it runs; results do not depend on it, up to rounding ------------

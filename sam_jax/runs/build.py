@@ -13,7 +13,7 @@ import jax
 import ml_collections
 import optax
 
-from sam_jax import datasets, methods, tasks, types
+from sam_jax import datasets, keys, methods, tasks, types
 from sam_jax.runs import (
   config_files,
   evaluation,
@@ -136,7 +136,7 @@ def _image_size(config: ml_collections.ConfigDict) -> int:
 def init_shapes(task: tasks.Task) -> tuple[Any, Mapping[str, types.PyTree]]:
   """Returns the shapes of a model's outputs for one example, and variables."""
   init = functools.partial(task.model.init_with_output, train=False)
-  return jax.eval_shape(init, jax.random.key(0), task.init_inputs())
+  return jax.eval_shape(init, keys.make(0), task.init_inputs())
 
 
 def build(config: ml_collections.ConfigDict) -> Experiment:

@@ -12,6 +12,7 @@ import tqdm
 
 from sam_jax import tasks, types
 from sam_jax.runs import (
+  ambient,
   checkpoints,
   config_files,
   evaluation,
@@ -100,6 +101,7 @@ def load(
   return LoadedModel(restored.task.model, restored.variables, restored.config)
 
 
+@ambient.pinned()
 def restore(
   workdir: str | pathlib.Path, checkpoint: str | int = 'last'
 ) -> Restored:

@@ -17,6 +17,7 @@ import jax
 import ml_collections
 
 from sam_jax.runs import (
+  ambient,
   bootstrap,
   build,
   checkpoints as checkpoints_lib,
@@ -61,6 +62,7 @@ class Begun(NamedTuple):
   result: dict[str, Any] | None
 
 
+@ambient.pinned()
 def prepare(
   config: ml_collections.ConfigDict, workdir: str | pathlib.Path | None = None
 ) -> Prepared:
@@ -92,7 +94,8 @@ def begin(
 ) -> Iterator[Begun]:
   """Takes a run directory, and makes all that precedes the first step.
 
-  The directory is this process's until the context is left. Of several
+  The directory is this process's until the context is left, and JAX's settings
+  are those of the run. Of several
   processes that train together, the first one takes it for all of them.
 
   Args:
@@ -106,7 +109,7 @@ def begin(
     FileNotFoundError: the data set, or `config.init_from`, is not there.
   """
   directory = files.user_path(workdir)
-  with _hold(directory):
+  with _hold(directory), ambient.pinned():
     prepared = prepare(config, directory)
     yield _begin(prepared.config, prepared.experiment, directory)
 

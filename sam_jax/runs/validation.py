@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from sam_jax import tasks, types
+from sam_jax import keys, tasks, types
 from sam_jax.training import layout as layout_lib
 
 # (field, smallest, largest) of numbers that nobody else checks.
@@ -115,7 +115,7 @@ def check_task(task: tasks.Task, outputs: types.PyTree) -> None:
     ValueError: an augmentation does not fit the images, or the task has not
       one loss per example, or an evaluation lacks the loss or the score.
   """
-  key, batch = jax.random.key(0), task.batch_shapes(1)
+  key, batch = keys.make(0), task.batch_shapes(1)
   prepared = jax.eval_shape(
     lambda b: task.mix(key, task.augment(key, b)), batch
   )

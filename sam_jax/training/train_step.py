@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sam_jax import methods, tasks, types
+from sam_jax import keys, methods, tasks, types
 from sam_jax.training import (
   diagnostics,
   ema,
@@ -91,7 +91,7 @@ class StepFns:
 
   def stream(self, name: int, step: jax.Array) -> jax.Array:
     """Returns the key of a random stream at a step."""
-    key = jax.random.fold_in(jax.random.key(self.seed), name)
+    key = jax.random.fold_in(keys.make(self.seed), name)
     return jax.random.fold_in(key, step)
 
   def context(self, step: jax.Array) -> methods.Context:
