@@ -1,6 +1,7 @@
 """PRNG keys that depend on their seed alone, whatever JAX is set to."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 _BITS = 2**32
@@ -23,6 +24,5 @@ def make(seed: int) -> jax.Array:
     True
   """
   words = [seed // _BITS % _BITS if seed >= 0 else 0, seed % _BITS]
-  return jax.random.wrap_key_data(
-    np.array(words, np.uint32), impl='threefry2x32'
-  )
+  data = jnp.asarray(np.array(words, np.uint32))
+  return jax.random.wrap_key_data(data, impl='threefry2x32')

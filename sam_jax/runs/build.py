@@ -150,6 +150,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     FileNotFoundError: the data set is not there.
   """
   validation.check_ranges(config)
+  validation.check_changes(config)
   layout = layout_lib.create(
     config.batch_size, jax.device_count(), config.m, config.microbatch_size
   )
@@ -270,4 +271,5 @@ def _step_fns(
     collectives=collectives,
     mantissa_bits=precision.mantissa_bits(*rounding, platform),
     seed=config.seed,
+    skips_nonfinite=config.on_nonfinite == 'skip',
   )

@@ -142,6 +142,7 @@ def _begin(
   """Returns a run with its first state, after writing what it starts with."""
   result = _finished_result(workdir, experiment)
   if result is not None:
+    _check_unchanged(config, workdir)
     shapes = experiment.state_shapes()
     return Begun(config, experiment, workdir, shapes, result)
   dataset = bootstrap.relabel(experiment.dataset, config, workdir)
@@ -157,6 +158,21 @@ def _begin(
     if config.labels_from:
       bootstrap.write(dataset.train.labels, workdir)
   return Begun(config, experiment, workdir, state, None)
+
+
+def _check_unchanged(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> None:
+  """Refuses a finished run that would have been made with other settings."""
+  saved = workdir_lib.read_config(workdir)
+  if saved is None:
+    return
+  made, asked = map(workdir_lib.settings, (saved, config))
+  if differing := [name for name in made if made[name] != asked[name]]:
+    raise ValueError(
+      f'the run in {workdir} is finished, and {", ".join(differing)} cannot '
+      'change any more; use another workdir'
+    )
 
 
 def has_checkpoint(workdir: pathlib.Path) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import ml_collections
 
-from sam_jax import keys, tasks, types
+from sam_jax import keys, lookup, tasks, types
+from sam_jax.runs import workdir
 from sam_jax.training import layout as layout_lib
 
 # (field, smallest, largest) of numbers that nobody else checks.
@@ -27,7 +28,11 @@ _RANGES = (
   ('checkpoint.every_steps', 1, math.inf),
   ('checkpoint.max_to_keep', 1, math.inf),
   ('log.every_steps', 0, math.inf),
+  ('max_skipped_steps', 1, math.inf),
 )
+
+
+_ON_NONFINITE = ('stop', 'skip')
 
 
 def check_ranges(config: ml_collections.ConfigDict) -> None:
@@ -45,6 +50,18 @@ def check_ranges(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f'checkpoint.at_epochs has {wrong[0]}; epochs are counted from 1'
     )
+
+
+def check_changes(config: ml_collections.ConfigDict) -> None:
+  """Refuses what cannot be done about a loss that is not finite.
+
+  Raises:
+    ValueError: `on_nonfinite` is unknown, or `allow_change` names a field that
+      may not change within a run.
+  """
+  lookup.check('on_nonfinite', config.on_nonfinite, _ON_NONFINITE)
+  for name in config.allow_change:
+    lookup.check('field in allow_change', name, workdir.CHANGEABLE)
 
 
 def check_num_steps(num_steps: int) -> None:

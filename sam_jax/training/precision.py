@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from sam_jax import lookup, tree, types
 
 COMPUTE_DTYPES = ('float32', 'bfloat16')
-# None is the device's own: TensorFloat-32 on GPUs that have it, bfloat16 on TPUs.
+# None is the device's own: TensorFloat-32 on GPUs that have it, bfloat16 on
+# TPUs.
 MATMUL_PRECISIONS = (None, 'bfloat16', 'tensorfloat32', 'float32')
 
 FLOAT32_BITS = 23
