@@ -22,6 +22,7 @@ from sam_jax.runs import (
   build,
   checkpoints as checkpoints_lib,
   config_files,
+  fields,
   files,
   initialization,
   lock,
@@ -78,6 +79,7 @@ def prepare(
       another run.
     FileNotFoundError: the data set is not there.
   """
+  fields.check(config)
   config_files.load_plugins(config)
   config = _with_absolute_paths(config)
   if workdir is None:

@@ -4,9 +4,7 @@ Most values are checked by whoever takes them. Here are those that nobody else
 sees, or that only several settings together make wrong.
 """
 
-import functools
 import math
-import operator
 from typing import Any
 
 import jax
@@ -19,6 +17,8 @@ from sam_jax.training import layout as layout_lib
 # (field, smallest, largest) of numbers that nobody else checks.
 _RANGES = (
   ('seed', 0, 2**31 - 1),
+  ('data.seed', 0, math.inf),
+  ('data.workers', 0, 1024),
   ('learning_rate', 0, math.inf),
   ('label_smoothing', 0, 1),
   ('weight_decay.rate', 0, math.inf),
@@ -32,6 +32,7 @@ _RANGES = (
 )
 
 
+_MOST_STEPS = 2**31 - 1  # the step counter is an int32
 _ON_NONFINITE = ('stop', 'skip')
 
 
@@ -42,7 +43,8 @@ def check_ranges(config: ml_collections.ConfigDict) -> None:
     ValueError: a number is out of range.
   """
   for name, low, high in _RANGES:
-    value = functools.reduce(operator.getitem, name.split('.'), config)
+    section, _, field = name.rpartition('.')
+    value = (config[section] if section else config).get(field)
     if value is not None and not low <= value <= high:
       raise ValueError(f'{name} is {value}; it must be in [{low}, {high}]')
   wrong = [epoch for epoch in config.checkpoint.at_epochs if epoch < 1]
@@ -68,12 +70,17 @@ def check_num_steps(num_steps: int) -> None:
   """Refuses a run without a step.
 
   Raises:
-    ValueError: the number is below 1.
+    ValueError: the number is below 1, or beyond what a step counter holds.
   """
   if num_steps < 1:
     raise ValueError(
       f'the run is {num_steps} steps long; num_epochs, or num_steps if given, '
       'must be at least 1'
+    )
+  if num_steps > _MOST_STEPS:
+    raise ValueError(
+      f'the run is {num_steps} steps long; num_epochs, or num_steps if given, '
+      f'must lead to at most {_MOST_STEPS}'
     )
 
 
