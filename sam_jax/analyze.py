@@ -40,6 +40,7 @@ _CHECKPOINT = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'The picture, .png. Default: beside the first JSON file.'
 )
+_NO_PLUGINS = _cli.define_no_plugins(flags)
 
 # The other flags are the fields of terms.Options.
 flags.DEFINE_enum(
@@ -155,6 +156,7 @@ def _load(workdir: pathlib.Path, options: 'terms.Options') -> 'trained.Trained':
     num_examples=options.examples,
     batch_norm=options.batch_norm,
     microbatch_size=options.microbatch_size,
+    plugins=not _NO_PLUGINS.value,
   )
 
 

@@ -176,7 +176,8 @@ def _annotations(factory: Callable[..., object]) -> dict[str, Any]:
     factory, functools.partial
   ):
     factory = getattr(inner, 'func', inner)
-  function = factory.__init__ if isinstance(factory, type) else factory
+  name = '__init__' if isinstance(factory, type) else '__call__'
+  function = factory if inspect.isfunction(factory) else getattr(factory, name)
   try:
     return typing.get_type_hints(function)
   except Exception:  # names that only a type checker imports

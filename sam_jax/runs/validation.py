@@ -45,7 +45,8 @@ def check_ranges(config: ml_collections.ConfigDict) -> None:
   for name, low, high in _RANGES:
     section, _, field = name.rpartition('.')
     value = (config[section] if section else config).get(field)
-    if value is not None and not low <= value <= high:
+    is_number = isinstance(value, (int, float))  # else whoever takes it says so
+    if is_number and not low <= value <= high:
       raise ValueError(f'{name} is {value}; it must be in [{low}, {high}]')
   wrong = [epoch for epoch in config.checkpoint.at_epochs if epoch < 1]
   if wrong:

@@ -94,7 +94,12 @@ def _shipped(name: str) -> ml_collections.ConfigDict:
   return config_files.read(configs.find(name))
 
 
-def _all(name: str) -> Iterator[Mutation]:
+@functools.cache
+def _all() -> list[Mutation]:
+  return [mutation for name in CONFIGS for mutation in _of(name)]
+
+
+def _of(name: str) -> Iterator[Mutation]:
   fields = config_files.names(_shipped(name))
   for field, value in itertools.product(fields, VALUES):
     yield Mutation(name, field, value, is_typed=False)
@@ -104,7 +109,7 @@ def _all(name: str) -> Iterator[Mutation]:
 
 def mutations(seed: int, count: int | None = None) -> list[Mutation]:
   """Returns some mutations, or all, in a random order."""
-  found = [m for name in CONFIGS for m in _all(name)]
+  found = _all()
   order = np.random.default_rng(seed).permutation(len(found))
   return [found[i] for i in order[:count]]
 
@@ -238,7 +243,7 @@ def main(seed: int, count: int | None) -> None:
         print(
           str(mutation)[:150],
           outcome.fault[:300],
-          'taken' if outcome.is_taken else '',
+          '(taken)' if outcome.is_taken else '',
           f'{outcome.seconds:.1f} s, {outcome.mebibytes:.0f} MiB',
           flush=True,
         )
