@@ -16,7 +16,6 @@ _WORDS = {
   str: 'a text',
   type(None): 'None',
 }
-_SHOWN = 80  # characters of a value in a message
 
 
 def check(kind: str, name: str, known: Iterable[str]) -> None:
@@ -127,10 +126,10 @@ def mismatch(name: str, value: object, kind: Any) -> str:
   return f'{name} is {shown(value)}; it must be {_describe(kind)}'
 
 
-def shown(value: object) -> str:
-  """Returns a value as a message of one line has it."""
+def shown(value: object, length: int = 80) -> str:
+  """Returns a value as a message of one line has it, shortened."""
   text = ' '.join(repr(value).split())
-  return text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'
+  return text if len(text) <= length else f'{text[:length]}...'
 
 
 def fits(value: object, kind: Any) -> bool:

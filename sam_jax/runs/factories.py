@@ -41,7 +41,7 @@ def refusing(
     raise  # these say what is wrong
   except Exception as error:
     given = '; '.join(
-      f'{section}: {lookup.shown(fields(config[section]))}'
+      f'{section}: {lookup.shown(fields(config[section]), 300)}'
       for section in sections
     )
     reason = ' '.join(str(error).split())

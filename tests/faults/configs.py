@@ -197,6 +197,8 @@ def _is_named(field: str, message: str) -> bool:
   """Whether a message says which field it is about."""
   *sections, name = field.split('.')
   words = sections[-1:] if name == 'name' and sections else [name]
+  if name == 'image_size' and 'images of' in message:
+    return True  # a network says which images it takes
   return all(word in message for word in ' '.join(words).split('_'))
 
 
