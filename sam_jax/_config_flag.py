@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 from sam_jax import _cli
 from sam_jax.configs import default
-from sam_jax.runs import config_files
+from sam_jax.runs import config_files, fields
 
 _OVERRIDE = re.compile(
   r'--?(?:no)?config\.(?P<field>[^=]+)(?:=(?P<value>.*))?', re.DOTALL
@@ -77,6 +77,7 @@ class ConfigFlag:
     """
     config = config_files.read(_cli.config_path(self._name.value))
     override(config, self._overrides)
+    fields.check(config)
     return config.lock()
 
 

@@ -166,7 +166,8 @@ def update(
     with config.unlocked():
       config.update_from_flattened_dict(new)
   except (KeyError, TypeError) as error:
-    raise ValueError(str(error.args[0])) from error
+    message = ' '.join(str(error.args[0]).split())
+    raise ValueError(message) from error
 
 
 def admit(config: ml_collections.ConfigDict, new: Sequence[str]) -> None:

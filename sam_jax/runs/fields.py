@@ -114,8 +114,14 @@ def check(config: ml_collections.ConfigDict) -> None:
     _check_values(f'{name}.', section, given)
     if odd := [key for key in section if not isinstance(key, str)]:
       raise ValueError(f'{name} has a field {odd[0]!r}; a name is a text')
-  for field, value in _numbers('', config):
-    _check_number(field, value)
+  for field, value in _leaves('', config):
+    if isinstance(value, (int, float)):
+      _check_number(field, value)
+    elif not isinstance(value, str | None):
+      raise ValueError(
+        f'{field} is {lookup.shown(value)}; a config holds numbers, texts, '
+        'tuples, True, False and None'
+      )
 
 
 def _check_number(field: str, value: float) -> None:
@@ -167,14 +173,14 @@ def _refused(name: str, value: object, wanted: str) -> ValueError:
   )
 
 
-def _numbers(prefix: str, value: Any) -> Iterator[tuple[str, float]]:
-  """Yields every number in a value, with its field."""
-  if isinstance(value, ml_collections.ConfigDict):
+def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+  """Yields every value that holds no others, with its field."""
+  if isinstance(value, (ml_collections.ConfigDict, dict)):
     for key in value:
       name = f'{prefix}.{key}' if prefix else str(key)
-      yield from _numbers(name, value[key])
+      yield from _leaves(name, value[key])
   elif isinstance(value, (tuple, list)):
     for inner in value:
-      yield from _numbers(prefix, inner)
-  elif isinstance(value, (int, float)):
+      yield from _leaves(prefix, inner)
+  else:
     yield prefix, value

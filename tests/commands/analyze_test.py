@@ -230,8 +230,8 @@ def test_weights_that_are_nan_are_one_line(command, monkeypatch, workdirs):
   # Training stops before it saves such a checkpoint; others may not.
   restore = loading.restore
 
-  def restore_nan(*args):
-    restored = restore(*args)
+  def restore_nan(*args, **options):
+    restored = restore(*args, **options)
     nan = jax.tree.map(lambda x: np.full_like(x, np.nan), restored.variables)
     return dataclasses.replace(restored, variables=nan)
 

@@ -50,6 +50,8 @@ _ODD_NAMES = (
   *('seed.x', 'data', 'plugins.0', 'method.__class__', 'to_dict', 'method x'),
   *('optimizer.learning_rate', 'optimizer.x', 'schedule.num_steps', 'é'),
 )
+# A network says which images it takes, and images how they are padded.
+_OTHER_WORDS = {'image_size': 'images of', 'padding': 'padded'}
 # Another value of these is another network or other data; the others are tried
 # with ones that are made at once.
 _OWN_MODEL, _OWN_DATA = ('model',), ('data',)
@@ -78,7 +80,7 @@ class Outcome(NamedTuple):
     mutation: what was tried.
     fault: what is wrong with the answer; '' if it is as it should be.
     is_taken: whether the value was taken.
-    seconds: it took.
+    seconds: of the processor that it took.
     mebibytes: by which the memory of the process grew to a new height.
   """
 
@@ -122,7 +124,9 @@ def _stand_in(name: str, loader: registry.Loader) -> registry.Loader:
 
   @functools.wraps(loader)
   def load(directory: Any, seed: Any, **options: Any) -> datasets.Source:
-    size = options.get('image_size') or side
+    size = options.get('image_size', side)
+    if size < 1:
+      raise ValueError(f'image_size is {size}; it must be at least 1')
     # Of no size in memory, as what is still encoded.
     images = np.broadcast_to(np.uint8(0), (5000, size, size, channels))
     labels = np.arange(5000, dtype=np.int32) % num_classes
@@ -197,15 +201,15 @@ def _is_named(field: str, message: str) -> bool:
   """Whether a message says which field it is about."""
   *sections, name = field.split('.')
   words = sections[-1:] if name == 'name' and sections else [name]
-  if name == 'image_size' and 'images of' in message:
-    return True  # a network says which images it takes
+  if _OTHER_WORDS.get(name, '?') in message:
+    return True
   return all(word in message for word in ' '.join(words).split('_'))
 
 
 def attempt(mutation: Mutation) -> Outcome:
   """Tries a mutation as far as the first step; see `stand_ins`."""
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  start = time.monotonic()
+  start = time.process_time()
   fault, is_taken = '', False
   try:
     preparation.prepare(_mutated(mutation))
@@ -224,7 +228,7 @@ def attempt(mutation: Mutation) -> Outcome:
   except Exception as error:
     fault = f'{type(error).__name__}: {error}'
   now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  seconds = time.monotonic() - start
+  seconds = time.process_time() - start
   return Outcome(mutation, fault, is_taken, seconds, (now - peak) / 2**10)
 
 

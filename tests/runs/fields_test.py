@@ -67,6 +67,8 @@ def _with(name, value):
     ('schedule.boundaries', (0.5, math.nan), 'schedule.boundaries is nan'),
     ('model.mine', ((1.0, -math.inf),), 'model.mine is -inf'),
     ('model.mine', {'a': math.nan}, 'model.mine.a is nan'),
+    ('mine', 1j, 'mine is 1j; a config holds numbers, texts'),
+    ('model.mine', (b'x',), "model.mine is b'x'; a config holds numbers"),
     ('num_steps', 2**31, 'num_steps is 2147483648; a whole number is at most'),
     ('plugins', 'os', "plugins is 'os'; it must be a tuple, each of it a text"),
     ('seed', 'x' * 999, 'seed is .{80}[.]{3}; it must be a whole number'),
