@@ -46,7 +46,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
   lower = {k.lower(): k for k in known}
   close = difflib.get_close_matches(str(name).lower(), lower, n=1)
   hint = f' (did you mean {lower[close[0]]!r}?)' if close else ''
-  return ValueError(f'unknown {kind} {name!r}; known: {", ".join(known)}{hint}')
+  return ValueError(
+    f'unknown {kind} {shown(name)}; known: {", ".join(known)}{hint}'
+  )
 
 
 def check_options(

@@ -8,7 +8,7 @@ refused by a ValueError of one line that names it, at once.
 import contextlib
 import functools
 import itertools
-import resource
+import pathlib
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ import numpy as np
 from sam_jax import _config_flag, configs, datasets
 from sam_jax.datasets import registry
 from sam_jax.runs import config_files, preparation
+from tests.faults import attempts
 
 CONFIGS = (
   *('default', 'digits', 'digits:noisy', 'cifar10', 'cifar10:shake_shake'),
@@ -52,9 +53,10 @@ _ODD_NAMES = (
 )
 # A network says which images it takes, and images how they are padded.
 _OTHER_WORDS = {'image_size': 'images of', 'padding': 'padded'}
-# Another value of these is another network or other data; the others are tried
-# with ones that are made at once.
-_OWN_MODEL, _OWN_DATA = ('model',), ('data',)
+# Fields for which files may be missing.
+_PATHS = ('data', 'data.directory', 'data.name', 'init_from', 'labels_from')
+_SLOW, _HANGS = 2, 60  # seconds
+_LONGEST = 1500  # characters of an answer
 
 
 class Mutation(NamedTuple):
@@ -71,24 +73,6 @@ class Mutation(NamedTuple):
   field: str
   value: Any
   is_typed: bool
-
-
-class Outcome(NamedTuple):
-  """What became of it.
-
-  Attributes:
-    mutation: what was tried.
-    fault: what is wrong with the answer; '' if it is as it should be.
-    is_taken: whether the value was taken.
-    seconds: of the processor that it took.
-    mebibytes: by which the memory of the process grew to a new height.
-  """
-
-  mutation: Mutation
-  fault: str
-  is_taken: bool
-  seconds: float
-  mebibytes: float
 
 
 @functools.cache
@@ -161,7 +145,8 @@ def _small(mutation: Mutation) -> ml_collections.ConfigDict:
   """Returns the config with a network and sizes that are made at once."""
   config = config_files.read(configs.find(mutation.config))
   with config.unlocked():
-    if mutation.field.split('.')[0] not in _OWN_MODEL:
+    # Fields of other sections are tried with a network that is made at once.
+    if mutation.field.split('.')[0] != 'model':
       config.model.name = 'cnn'
       for field in config.model:
         if field != 'name':
@@ -206,54 +191,53 @@ def _is_named(field: str, message: str) -> bool:
   return all(word in message for word in ' '.join(words).split('_'))
 
 
-def attempt(mutation: Mutation) -> Outcome:
-  """Tries a mutation as far as the first step; see `stand_ins`."""
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def attempt(mutation: Mutation) -> attempts.Attempt:
+  """Tries a mutation as far as the first step; see `stand_ins`.
+
+  The seconds are of the processor. Networks of other fields than the model's
+  own are traced at once; some of the model's take a while.
+  """
   start = time.process_time()
-  fault, is_taken = '', False
+  outcome, fault = 'refused', ''
   try:
     preparation.prepare(_mutated(mutation))
-    is_taken = True
+    outcome = 'taken'
   except ValueError as error:
-    message = ' '.join(str(error).split())  # as a command line prints it
-    if '\n' in str(error).strip() and not mutation.is_typed:
-      fault = f'several lines: {error}'
-    elif not _is_named(mutation.field, message):
-      fault = f'does not name the field: {message}'
-    elif len(message) > 1200 + 2 * len(str(mutation.value)):
-      fault = f'too long: {message}'
+    fault = _fault_of(mutation, str(error))
   except FileNotFoundError as error:
-    if mutation.field.split('.')[0] not in ('data', 'init_from', 'labels_from'):
-      fault = f'{type(error).__name__}: {error}'
+    if mutation.field not in _PATHS:
+      fault = f'FileNotFoundError: {error}'
   except Exception as error:
-    fault = f'{type(error).__name__}: {error}'
-  now = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    outcome, fault = 'raised', f'{type(error).__name__}: {error}'
   seconds = time.process_time() - start
-  return Outcome(mutation, fault, is_taken, seconds, (now - peak) / 2**10)
+  if seconds > (_HANGS if mutation.field.startswith('model') else _SLOW):
+    fault = fault or f'took {seconds:.1f} s'
+  if fault:
+    fault = f'{str(mutation)[:150]}: {fault[:300]}'
+  return attempts.Attempt(outcome, fault, seconds)
 
 
-def main(seed: int, count: int | None) -> None:
-  """Tries many, and prints what is wrong."""
-  wrong = taken = 0
-  slowest = largest = 0.0
-  found = mutations(seed, count)
+def _fault_of(mutation: Mutation, message: str) -> str:
+  """Returns what is wrong with an answer."""
+  # A command line prints what was typed in one line.
+  line = ' '.join(message.split()) if mutation.is_typed else message.strip()
+  if '\n' in line:
+    return f'several lines: {line}'
+  if not _is_named(mutation.field, line):
+    return f'does not name the field: {line}'
+  return f'too long: {line}' if len(line) > _LONGEST else ''
+
+
+def trial(
+  directory: pathlib.Path, count: int, seed: int
+) -> Iterator[attempts.Attempt]:
+  """Yields what comes of some mutations.
+
+  Args:
+    directory: nothing is written.
+    count: how many.
+    seed: of the choice.
+  """
+  del directory
   with stand_ins():
-    for mutation in found:
-      outcome = attempt(mutation)
-      taken += outcome.is_taken
-      slowest = max(slowest, outcome.seconds)
-      largest = max(largest, outcome.mebibytes)
-      is_slow = outcome.seconds > (20 if 'model' in mutation.field else 2)
-      if outcome.fault or is_slow or outcome.mebibytes > 100:
-        wrong += bool(outcome.fault)
-        print(
-          str(mutation)[:150],
-          outcome.fault[:300],
-          '(taken)' if outcome.is_taken else '',
-          f'{outcome.seconds:.1f} s, {outcome.mebibytes:.0f} MiB',
-          flush=True,
-        )
-  print(
-    f'{len(found)} tried, {taken} taken, {wrong} wrong; the slowest took '
-    f'{slowest:.1f} s, memory grew by at most {largest:.0f} MiB at once'
-  )
+    yield from map(attempt, mutations(seed, count))

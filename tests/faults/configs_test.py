@@ -17,10 +17,10 @@ def test_mutated_configs_are_taken_or_refused_in_a_line():
   sample = [
     m for m in configs.mutations(0, 120) if m.field.split('.')[0] != 'model'
   ]
-  outcomes = [configs.attempt(mutation) for mutation in sample]
-  assert [o for o in outcomes if o.fault] == []
-  refused = [o for o in outcomes if not o.is_taken]
-  assert len(refused) > 70 and max(o.mebibytes for o in refused) < 200
+  made = [configs.attempt(mutation) for mutation in sample]
+  assert [x.fault for x in made if x.fault] == []
+  outcomes = [x.outcome for x in made]
+  assert outcomes.count('refused') > 60 and outcomes.count('taken') > 1
 
 
 def test_all_fields_and_values_are_tried():
@@ -46,4 +46,4 @@ def test_a_fault_is_seen(monkeypatch):
 
   monkeypatch.setattr(configs.preparation, 'prepare', broken)
   mutation = configs.Mutation('default', 'seed', 1, is_typed=False)
-  assert configs.attempt(mutation).fault == 'TypeError: no'
+  assert configs.attempt(mutation).fault.endswith(': TypeError: no')
