@@ -39,6 +39,8 @@ def test_a_run_does_not_depend_on_what_jax_is_set_to_nor_does_its_resumption(
   monkeypatch, tmp_path
 ):
   tiny.use_devices(monkeypatch, 1)
+  # JAX traces them anew if what it is set to differs within a run.
+  tiny.share_programs(monkeypatch, {})
   # Dropout, augmentation, mixing and a random perturbation: all that draws.
   fields = {'method.name': 'random', 'mixing.name': 'mixup', 'num_epochs': 1}
   fields |= {'m': 16, 'microbatch_size': 16}
