@@ -180,8 +180,8 @@ def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
     or 'learning_rate' not in inspect.signature(factory).parameters
   ):
     raise ValueError(
-      f'unknown optimizer {lookup.shown(name)}; use {", ".join(_OURS)}, adamw, lion or '
-      'another function of optax that takes a learning_rate'
+      f'unknown optimizer {lookup.shown(name)}; use {", ".join(_OURS)}, adamw, '
+      'lion or another function of optax that takes a learning_rate'
     )
   return factory
 
