@@ -137,8 +137,8 @@ def shown(value: object, length: int = 80) -> str:
 def fits(value: object, kind: Any) -> bool:
   """Returns whether a value is of a type, as an annotation gives it.
 
-  A whole number is a number too, and a bool is neither. What is no plain type,
-  union, tuple or sequence, such as a function, is not looked at.
+  A whole number is a number too, and a bool is neither. A value is not looked
+  at where any other type is wanted, such as a function or a dtype.
 
   Example:
     >>> from sam_jax import lookup
@@ -148,14 +148,14 @@ def fits(value: object, kind: Any) -> bool:
   origin, kinds = typing.get_origin(kind), typing.get_args(kind)
   if origin in (typing.Union, types.UnionType):
     return any(fits(value, k) for k in kinds)
-  if origin in _SEQUENCES:
+  if origin in _SEQUENCES and kinds:
     if not isinstance(value, (tuple, list)):
       return False
     if origin is tuple and kinds[1:] != (...,):
       return len(value) == len(kinds) and all(map(fits, value, kinds))
     return all(fits(v, kinds[0]) for v in value)
-  if origin is not None or not isinstance(kind, type) or kind is object:
-    return kind is not None or value is None
+  if kind not in _WORDS:
+    return True
   if kind in (int, float) and isinstance(value, bool):
     return False
   return isinstance(value, (int, float) if kind is float else kind)
@@ -166,7 +166,7 @@ def _describe(kind: Any) -> str:
   origin, kinds = typing.get_origin(kind), typing.get_args(kind)
   if origin in (typing.Union, types.UnionType):
     return ' or '.join(dict.fromkeys(map(_describe, kinds)))
-  if origin in _SEQUENCES:
+  if origin in _SEQUENCES and kinds:
     return f'a tuple, each of it {_describe(kinds[0])}'
   return _WORDS.get(kind, getattr(kind, '__name__', str(kind)))
 

@@ -1,8 +1,10 @@
 """The types of the fields: all of them are looked at before a run is made."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import ml_collections
+import numpy as np
 import pytest
 
 from sam_jax import lookup
@@ -87,10 +89,18 @@ def test_what_means_something_is_taken():
 
 def test_a_factory_takes_what_its_annotations_say():
   def factory(
-    a: tuple[int, float], b: 'int | str | None' = None, c=3, **rest: float
+    a: tuple[int, float],
+    b: 'int | str | None' = None,
+    c=3,
+    d: np.dtype | None = None,
+    e: Callable[[int], int] = abs,
+    f: Sequence = (),
+    **rest: float,
   ): ...
 
-  lookup.check_types('it', factory, {'a': (1, 2), 'b': 'x', 'c': object})
+  # A dtype has many names, and a function no type that could be told.
+  taken = {'a': (1, 2), 'b': 'x', 'c': object, 'd': 'float32', 'e': 3, 'f': 4}
+  lookup.check_types('it', factory, taken)
   for given, message in (
     ({'a': (1,)}, 'it: a is'),
     ({'a': (1.5, 1)}, 'it: a is'),
