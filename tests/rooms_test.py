@@ -10,7 +10,7 @@ import pytest
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'sam_jax'
 
 # From the bottom to the top: packages, and modules that are in none.
-_BASE = ('lookup', 'types', 'extras', 'arguments', 'tree', 'leaves')
+_BASE = ('lookup', 'types', 'extras', 'keys', 'arguments', 'tree', 'leaves')
 _BASE += ('balls', 'perturbations', 'sam', 'methods')
 _ABOVE = 'augmentation datasets models tasks training runs analysis sweeps'
 _COMMANDS = ('_cli', '_config_flag', 'train', 'evaluate', 'find_rho')

@@ -31,6 +31,10 @@ class JournalState:
     best_step: where that was.
     elapsed_seconds: of training and evaluation, over all starts.
     starts: what was started, see `provenance.describe`; once for each change.
+    skipped_steps: that were not finite, and changed nothing.
+    skipped_in_a_row: how many of the last steps these are.
+    settings: what the fields that may be changed within a run were, by name,
+      and `step`, from which on; once for each change.
   """
 
   step: int = 0
@@ -43,6 +47,9 @@ class JournalState:
   best_step: int | None = None
   elapsed_seconds: float = 0.0
   starts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  skipped_steps: int = 0
+  skipped_in_a_row: int = 0
+  settings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass

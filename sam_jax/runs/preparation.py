@@ -17,10 +17,12 @@ import jax
 import ml_collections
 
 from sam_jax.runs import (
+  ambient,
   bootstrap,
   build,
   checkpoints as checkpoints_lib,
   config_files,
+  fields,
   files,
   initialization,
   lock,
@@ -62,6 +64,7 @@ class Begun(NamedTuple):
   result: dict[str, Any] | None
 
 
+@ambient.pinned()
 def prepare(
   config: ml_collections.ConfigDict,
   workdir: str | pathlib.Path | None = None,
@@ -80,6 +83,7 @@ def prepare(
       another run.
     FileNotFoundError: the data set is not there.
   """
+  fields.check(config)
   config_files.load_plugins(config)
   config = _with_absolute_paths(config)
   if workdir is None:
@@ -96,7 +100,8 @@ def begin(
 ) -> Iterator[Begun]:
   """Takes a run directory, and makes all that precedes the first step.
 
-  The directory is this process's until the context is left. Of several
+  The directory is this process's until the context is left, and JAX's settings
+  are those of the run. Of several
   processes that train together, the first one takes it for all of them.
 
   Args:
@@ -110,7 +115,7 @@ def begin(
     FileNotFoundError: the data set, or `config.init_from`, is not there.
   """
   directory = files.user_path(workdir)
-  with _hold(directory):
+  with _hold(directory), ambient.pinned():
     prepared = prepare(config, directory)
     yield _begin(prepared.config, prepared.experiment, directory)
 
@@ -143,6 +148,7 @@ def _begin(
   """Returns a run with its first state, after writing what it starts with."""
   result = _finished_result(workdir, experiment)
   if result is not None:
+    _check_unchanged(config, workdir)
     shapes = experiment.state_shapes()
     return Begun(config, experiment, workdir, shapes, result)
   dataset = bootstrap.relabel(experiment.dataset, config, workdir)
@@ -158,6 +164,21 @@ def _begin(
     if config.labels_from:
       bootstrap.write(dataset.train.labels, workdir)
   return Begun(config, experiment, workdir, state, None)
+
+
+def _check_unchanged(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> None:
+  """Refuses a finished run that would have been made with other settings."""
+  saved = workdir_lib.read_config(workdir)
+  if saved is None:
+    return
+  made, asked = map(workdir_lib.settings, (saved, config))
+  if differing := [name for name in made if made[name] != asked[name]]:
+    raise ValueError(
+      f'the run in {workdir} is finished, and {", ".join(differing)} cannot '
+      'change any more; use another workdir'
+    )
 
 
 def has_checkpoint(workdir: pathlib.Path) -> bool:
