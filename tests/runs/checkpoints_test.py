@@ -1,3 +1,4 @@
+import errno
 import pathlib
 import signal
 import subprocess
@@ -18,6 +19,11 @@ def _save(saved, step, state=STATE, **remembered):
   """Saves and waits."""
   saved.save(state, checkpoints.JournalState(step=step, **remembered), {})
   saved.wait()
+
+
+def _names(directory):
+  """What is in a directory."""
+  return sorted(path.name for path in pathlib.Path(directory).iterdir())
 
 
 @pytest.fixture
@@ -136,13 +142,26 @@ def test_a_step_that_is_there_stays_as_it_is(open_checkpoints):
   np.testing.assert_array_equal(saved.read_state(1)['w'], STATE['w'])
 
 
-def test_a_checkpoint_that_is_refused_does_not_pass_in_silence(
-  open_checkpoints, monkeypatch
+def test_what_keeps_a_checkpoint_from_being_saved_is_raised(
+  open_checkpoints, monkeypatch, tmp_path
 ):
+  """By what comes next; and nothing of it is left, as the disk may be full."""
   saved = open_checkpoints()
-  monkeypatch.setattr(saved._manager, 'save', lambda *args, **kwargs: False)
-  with pytest.raises(RuntimeError, match='step 3 was not saved'):
-    _save(saved, 3)
+  _save(saved, 1)
+
+  def fail(directory):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(checkpoints.seals, 'take_inventory', fail)
+  journal = checkpoints.JournalState(step=2)
+  saved.save(STATE, journal, {})
+  assert saved.latest_step() == 1
+  with pytest.raises(OSError, match='No space left'):
+    saved.save(STATE, journal, {})
+  monkeypatch.undo()
+  assert _names(tmp_path / 'checkpoints') == ['1']
+  _save(saved, 2)
+  assert saved.steps() == [2]
 
 
 _DIE_WHILE_SAVING = """
@@ -170,7 +189,7 @@ def half_written(tmp_path):
     check=False,
   )
   assert done.returncode == -signal.SIGKILL
-  assert [p.name for p in directory.glob('2*')] == ['2.orbax-checkpoint-tmp']
+  assert _names(directory) == ['1', '2.partial']
   return directory
 
 
@@ -185,7 +204,7 @@ def test_a_half_written_checkpoint_is_no_checkpoint(
   saved = open_checkpoints()
   assert saved.latest_step() == 1
   _save(saved, 3)
-  assert [p.name for p in pathlib.Path(half_written).iterdir()] == ['3']
+  assert _names(half_written) == ['3']
 
 
 def test_reading_creates_nothing(tmp_path):

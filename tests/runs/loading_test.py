@@ -271,7 +271,7 @@ def test_a_source_that_is_no_run_is_one_line(tmp_path):
 
 def test_reading_beside_a_run_that_trains_leaves_its_files(tmp_path):
   """A half-written checkpoint may be one that is being written."""
-  partial = tmp_path / 'checkpoints' / '7.orbax-checkpoint-tmp'
+  partial = tmp_path / 'checkpoints' / '7.partial'
   partial.mkdir(parents=True)
   checkpoints.Checkpoints(tmp_path / 'checkpoints', read_only=True).close()
   assert partial.exists()

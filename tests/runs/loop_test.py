@@ -81,13 +81,13 @@ def test_what_a_crash_leaves_half_written_does_not_matter(
   """Nor is a step made again if the end was not written."""
   tiny.crash_at(monkeypatch, tmp_path, 8)
   saved = tmp_path / 'checkpoints'
-  shutil.copytree(saved / '6', saved / '9.orbax-checkpoint-tmp')
-  (saved / '9.orbax-checkpoint-tmp' / 'commit_success.txt').unlink()
+  shutil.copytree(saved / '6', saved / '9.partial')
+  (saved / '9.partial' / 'checkpoint.json').unlink()
   with (tmp_path / 'metrics.jsonl').open('a') as stream:
     stream.write('{"step": 9, "epo')
   tiny.train(tmp_path)
   tiny.assert_same_run(tmp_path, whole)
-  assert not list(saved.glob('*tmp*'))
+  assert not list(saved.glob('*partial*'))
   (tmp_path / 'result.json').unlink()
   tiny.before_step(monkeypatch, lambda step: pytest.fail('a step was made'))
   tiny.train(tmp_path)

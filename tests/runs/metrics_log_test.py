@@ -9,14 +9,26 @@ from tests import tiny
 
 
 def _write(directory, steps, *, start_step=0, keys=('train/loss',)):
-  """Logs step + start_step / 10 for every key, so that starts differ."""
+  """Logs step + start_step / 10 for every key, so that starts differ.
+
+  What a start finds is a row for each step.
+  """
   writer = metrics_log.MetricWriter(
-    directory, start_step=start_step, tensorboard=True
+    directory,
+    start_step=start_step,
+    tensorboard=True,
+    rows=_first(directory, start_step),
   )
   for step in steps:
     value = step + start_step / 10
     writer.write(step, step / 5, dict.fromkeys(keys, value))
   writer.close()
+
+
+def _first(directory, number):
+  """What a checkpoint after some rows knows of them."""
+  rows = metrics_log.read(directory)[:number] if number else []
+  return metrics_log.Rows.of(rows)
 
 
 def _points(directory):
@@ -81,7 +93,9 @@ def test_a_restart_leaves_earlier_lines_as_they_were(tmp_path):
   writer.write(1, 1 / 3, {'train/loss': 0.1 + 0.2, 'train/b': 1e-30})
   writer.close()
   before = (tmp_path / 'metrics.jsonl').read_bytes()
-  metrics_log.MetricWriter(tmp_path, start_step=1, tensorboard=False).close()
+  metrics_log.MetricWriter(
+    tmp_path, start_step=1, tensorboard=False, rows=writer.rows
+  ).close()
   assert (tmp_path / 'metrics.jsonl').read_bytes() == before
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sam_jax.runs import (
+  checkpoints,
   dry_run,
   factories,
   initialization,
@@ -27,6 +28,15 @@ def _write(directory, config, **files):
   workdir.write_config(directory, config)
   for name, text in files.items():
     (directory / name.replace('_', '.')).write_text(text)
+
+
+def _save_checkpoint(directory, step):
+  """Saves a checkpoint that knows of no rows."""
+  saved = checkpoints.Checkpoints(
+    directory / 'checkpoints', run_id=workdir.run_id(directory)
+  )
+  saved.save({'w': np.ones(3)}, checkpoints.JournalState(step=step), {})
+  saved.close()
 
 
 def test_a_new_run_writes_its_config_and_starts_at_step_0(tmp_path):
@@ -92,12 +102,10 @@ def test_only_a_run_of_whole_epochs_can_be_made_longer(
   tmp_path, steps, is_whole
 ):
   fields = {'schedule.name': 'constant', 'num_steps': 10}
-  _write(
-    tmp_path,
-    tiny.config(**fields | {'num_steps': steps}),
-    metrics_jsonl='{"step": 5}\n',
-    result_json=json.dumps({'steps': steps}),
-  )
+  config = tiny.config(**fields | {'num_steps': steps})
+  _write(tmp_path, config, metrics_jsonl='')
+  workdir.write_result(tmp_path, {'steps': steps})
+  _save_checkpoint(tmp_path, steps)
   assert tiny.STEPS_PER_EPOCH == 5
   if is_whole:
     assert _begin(tiny.config(**fields), tmp_path).result is None
@@ -107,12 +115,8 @@ def test_only_a_run_of_whole_epochs_can_be_made_longer(
 
 
 def test_a_finished_run_comes_with_its_result(tmp_path):
-  _write(
-    tmp_path,
-    tiny.config(),
-    metrics_jsonl='{"step": 10}\n',
-    result_json=json.dumps({'steps': 10}),
-  )
+  _write(tmp_path, tiny.config(), metrics_jsonl='')
+  workdir.write_result(tmp_path, {'steps': 10})
   begun = _begin(tiny.config(), tmp_path)
   assert begun.result == {'steps': 10}
 
