@@ -47,8 +47,8 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict | None:
     ValueError: its config.json cannot be read, is damaged, or is of another
       edition.
   """
-  found = _read_config(workdir)
-  return None if found is None else found[0]
+  found = _open_config(workdir)
+  return None if found is None else ml_collections.ConfigDict(_tuples(found[0]))
 
 
 def run_id(workdir: pathlib.Path) -> str:
@@ -57,23 +57,20 @@ def run_id(workdir: pathlib.Path) -> str:
   Raises:
     ValueError: see `read_config`.
   """
-  found = _read_config(workdir)
+  found = _open_config(workdir)
   if found is None:
     raise ValueError(f'{workdir} has no config.json')
   return found[1]
 
 
-def _read_config(
-  workdir: pathlib.Path,
-) -> tuple[ml_collections.ConfigDict, str] | None:
-  """Returns the config of the run in a directory and its id."""
+def _open_config(workdir: pathlib.Path) -> tuple[dict[str, Any], str] | None:
+  """Returns what config.json holds and the id of the run."""
   path = workdir / 'config.json'
   try:
     content, seal = seals.read(path)
     if seal is None:
       raise other_edition(path)
-    identity = seals.check(path, seal, _identity(content))
-    return ml_collections.ConfigDict(_tuples(content)), identity
+    return content, seals.check(path, seal, _identity(content))
   except FileNotFoundError:
     return None
   except seals.Damaged as error:
