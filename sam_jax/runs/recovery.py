@@ -11,8 +11,10 @@ with one line that names the file:
   refused. Nothing else says which run it is.
 - metrics.jsonl: a checkpoint knows the rows before it. Rows that are there
   twice or in another order, and lines that are no rows (torn, of something
-  else, not UTF-8), are repaired. A checkpoint whose rows are not all there (the
-  file or a row is missing or changed) is skipped as if it were damaged.
+  else, not UTF-8), are repaired. If the rows are not all there (the file or a
+  row is missing or changed, or one of another run is among them), the start is
+  refused: to go back to an older checkpoint whose rows are there may cost days,
+  so the message says which one that is, and leaves it to the user.
 - metrics.jsonl that is deleted while a run is going is written again at the
   next checkpoint, see `metrics_log`.
 - result.json that is empty, torn, changed, or of another run or other steps
@@ -94,15 +96,12 @@ def newest_usable(
   if directory.exists() and not directory.is_dir():
     raise ValueError(f'{directory} is not a directory; move it away')
   with _open(workdir) as saved:
-    skipped: list[checkpoints.Skipped] = []
-    for step in reversed(saved.found()):
-      reason = saved.damage(step) or _lacks_rows(workdir, saved, step)
-      if reason is None:
-        return step, tuple(skipped)
-      skipped.append(checkpoints.Skipped(step, reason))
-  if skipped:
-    raise checkpoints.none_intact(directory, skipped)
-  return None, ()
+    step, skipped = saved.newest_intact()
+    if step is None and skipped:
+      raise checkpoints.none_intact(directory, skipped)
+    if step is not None:
+      _check_rows(workdir, saved, step)
+  return step, tuple(skipped)
 
 
 def repair(workdir: pathlib.Path, found: Found) -> None:
@@ -133,15 +132,39 @@ def _open(
   )
 
 
-def _lacks_rows(
+def _check_rows(
   workdir: pathlib.Path, saved: checkpoints.Checkpoints, step: int
-) -> str | None:
-  """Returns what is wrong with the rows that a checkpoint knows of."""
+) -> None:
+  """Refuses a metrics.jsonl that lacks rows which a checkpoint knows of.
+
+  Raises:
+    ValueError: it names the newest checkpoint whose rows are there.
+  """
   try:
     metrics_log.find(workdir, _rows(saved, step))
   except ValueError as error:
-    return f'{error} before step {step}'
-  return None
+    older = [
+      s for s in saved.steps() if s < step and _has_rows(workdir, saved, s)
+    ]
+    way_back = (
+      f'or remove the checkpoints after step {max(older)} in '
+      f'{workdir / "checkpoints"}, and the run is resumed from there'
+      if older
+      else 'or use another workdir'
+    )
+    raise ValueError(
+      f'{error} until step {step}; put it back from a copy, {way_back}'
+    ) from error
+
+
+def _has_rows(
+  workdir: pathlib.Path, saved: checkpoints.Checkpoints, step: int
+) -> bool:
+  """Returns whether the rows that a checkpoint knows of are there."""
+  with contextlib.suppress(ValueError):
+    metrics_log.find(workdir, _rows(saved, step))
+    return True
+  return False
 
 
 def _rows(saved: checkpoints.Checkpoints, step: int) -> metrics_log.Rows:

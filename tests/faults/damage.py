@@ -465,7 +465,7 @@ def check(
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
       for reader in readers:
         _read(run_directory, whole, reader)
-      outcome = _start(run_directory, whole, said, what)
+      outcome = _start(run_directory, whole, said)
     fault = ''
   except Exception as error:
     kind = type(error).__name__
@@ -518,16 +518,20 @@ def _start(
   directory: pathlib.Path,
   whole: dict[int, Saved],
   said: io.StringIO,
-  what: str,
 ) -> str:
   """Starts the run: it is resumed exactly, or refused; says which."""
   before = _tree(directory)
+  # As if it had not been written yet: there is nothing to be said.
+  is_gone = not os.path.lexists(directory / 'checkpoints' / str(max(whole)))
   said.seek(0)
   said.truncate()
   try:
     with preparation.begin(tiny.config(**_FIELDS), directory) as begun:
       _require(begun.result is None, 'the result is taken for that of the run')
-      return _resume(begun, whole, said, what)
+      step, outcome = _resume(begun, whole, said)
+      is_silent = outcome == 'passed over' and not is_gone
+      _require(not is_silent, f'step {step} is used, and nothing is said')
+      return outcome
   except ValueError as error:
     _require(_is_refusal(directory, error), f'a start says {str(error)!r}')
     _require(_tree(directory) == before, 'a refused start has written')
@@ -538,9 +542,12 @@ def _resume(
   begun: preparation.Begun,
   whole: dict[int, Saved],
   said: io.StringIO,
-  what: str,
-) -> str:
-  """Resumes a run, and saves the newest checkpoint again; says from where."""
+) -> tuple[int, str]:
+  """Resumes a run, and saves the newest checkpoint again.
+
+  Returns:
+    The step from where, and what came of the start.
+  """
   newest, directory = max(whole), begun.workdir
   saved = _open(directory, max_to_keep=3)
   with contextlib.closing(saved):
@@ -561,14 +568,10 @@ def _resume(
     saved.save(whole[newest].state, whole[newest].remembered, {})
     saved.wait()
     _require(saved.damage(newest) is None, 'it cannot be saved again')
-  lines = [x for x in said.getvalue().splitlines() if x.startswith('warning')]
+  has_said = 'warning: ' in said.getvalue()
   if step == newest:
-    return 'repaired' if lines else 'not needed'
-  is_gone = what.endswith(
-    'the newest deleted'
-  )  # as if it had not been written yet
-  _require(lines or is_gone, f'step {step} is used, and nothing is said')
-  return 'resumed from an older one'
+    return step, 'repaired' if has_said else 'not needed'
+  return step, 'resumed from an older one' if has_said else 'passed over'
 
 
 def attack(

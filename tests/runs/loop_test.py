@@ -94,6 +94,21 @@ def test_what_a_crash_leaves_half_written_does_not_matter(
   tiny.assert_same_run(tmp_path, whole)
 
 
+def test_a_damaged_checkpoint_changes_nothing(
+  monkeypatch, compile_once, tmp_path, whole
+):
+  """The steps since the one before it are made again, and it is saved again."""
+  tiny.crash_at(monkeypatch, tmp_path, 8)
+  damaged = tmp_path / 'checkpoints' / '6' / 'checkpoint.json'
+  damaged.write_bytes(damaged.read_bytes().replace(b'0', b'1'))
+  made = []
+  tiny.before_step(monkeypatch, made.append)
+  tiny.train(tmp_path)
+  assert made == [*range(6, NUM_STEPS + 1)]
+  tiny.assert_same_run(tmp_path, whole)
+  assert not [p for p in tiny.steps(tmp_path) if p not in tiny.steps(whole)]
+
+
 @pytest.mark.slow
 def test_a_run_is_resumed_as_pmap_with_other_operational_fields(
   monkeypatch, compile_once, tmp_path, whole

@@ -1,6 +1,7 @@
 """What precedes the first step."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from sam_jax.runs import (
   dry_run,
   factories,
   initialization,
+  metrics_log,
   preparation,
   workdir,
 )
@@ -30,12 +32,16 @@ def _write(directory, config, **files):
     (directory / name.replace('_', '.')).write_text(text)
 
 
-def _save_checkpoint(directory, step):
-  """Saves a checkpoint that knows of no rows."""
+def _save_checkpoint(directory, step, rows=()):
+  """Saves a checkpoint that knows of some rows."""
   saved = checkpoints.Checkpoints(
-    directory / 'checkpoints', run_id=workdir.run_id(directory)
+    directory / 'checkpoints', run_id=workdir.run_id(directory), max_to_keep=2
   )
-  saved.save({'w': np.ones(3)}, checkpoints.JournalState(step=step), {})
+  known = metrics_log.Rows.of(rows)
+  journal = checkpoints.JournalState(
+    step=step, rows=known.number, rows_crc32=known.crc32
+  )
+  saved.save({'w': np.ones(3)}, journal, {})
   saved.close()
 
 
@@ -119,6 +125,86 @@ def test_a_finished_run_comes_with_its_result(tmp_path):
   workdir.write_result(tmp_path, {'steps': 10})
   begun = _begin(tiny.config(), tmp_path)
   assert begun.result == {'steps': 10}
+
+
+# --- Damage; tests/faults/damage_test.py has all kinds ------------------------
+
+
+def test_a_run_without_its_config_is_not_continued_by_another(tmp_path):
+  _write(tmp_path, tiny.config(), metrics_jsonl='')
+  _save_checkpoint(tmp_path, 3)
+  (tmp_path / 'config.json').unlink()
+  before = tiny.tree(tmp_path)
+  with pytest.raises(ValueError, match=r'config\.json is missing') as error:
+    _begin(tiny.config(seed=1), tmp_path)
+  assert '\n' not in str(error.value)
+  assert tiny.tree(tmp_path) == before
+
+
+def test_a_damaged_checkpoint_is_said_and_kept_aside(tmp_path, capsys):
+  _write(tmp_path, tiny.config(), metrics_jsonl='')
+  _save_checkpoint(tmp_path, 3)
+  (tmp_path / 'checkpoints' / '4').mkdir()
+  assert isinstance(
+    jax.tree.leaves(_begin(tiny.config(), tmp_path).state)[0],
+    jax.ShapeDtypeStruct,
+  )
+  assert capsys.readouterr().err == (
+    f'warning: {tmp_path}/checkpoints/4/checkpoint.json is missing; step 4 is '
+    'skipped, and the run is resumed from step 3\n'
+  )
+  assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == [
+    '3',
+    '4.damaged',
+  ]
+
+
+@pytest.mark.parametrize('start', ['train', 'dry_run'])
+def test_without_an_intact_checkpoint_nothing_starts(tmp_path, start):
+  _write(tmp_path, tiny.config(), metrics_jsonl='')
+  (tmp_path / 'checkpoints' / '4').mkdir(parents=True)
+  before = tiny.tree(tmp_path)
+  with pytest.raises(ValueError, match='none of the checkpoints in') as error:
+    _STARTS[start](tiny.config(), tmp_path)
+  assert '\n' not in str(error.value)
+  assert tiny.tree(tmp_path) == before
+
+
+def test_a_damaged_result_without_a_checkpoint_is_refused(tmp_path):
+  _write(tmp_path, tiny.config(), metrics_jsonl='', result_json='{}')
+  before = tiny.tree(tmp_path)
+  with pytest.raises(ValueError, match=r'result\.json is damaged.*no checkpo'):
+    _begin(tiny.config(), tmp_path)
+  assert tiny.tree(tmp_path) == before
+
+
+def test_a_damaged_result_is_written_again_from_the_checkpoint(
+  tmp_path, capsys
+):
+  _write(tmp_path, tiny.config(), metrics_jsonl='', result_json='{}')
+  _save_checkpoint(tmp_path, 10)
+  assert _begin(tiny.config(), tmp_path).result is None
+  said = capsys.readouterr().err
+  assert f'{tmp_path}/result.json is damaged: it has no seal' in said
+  assert said.endswith('the run writes it again from step 10\n')
+  assert said.count('\n') == 1
+
+
+def test_a_log_that_lacks_rows_names_the_checkpoint_that_it_fits(tmp_path):
+  _write(tmp_path, tiny.config(), metrics_jsonl='')
+  rows = [{'step': i, 'epoch': i / 5} for i in range(1, 5)]
+  for step in (2, 4):
+    _save_checkpoint(tmp_path, step, rows[:step])
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows[:3]))
+  message = (
+    r'metrics\.jsonl does not hold its first 4 rows .* until step 4; put it '
+    'back from a copy, or remove the checkpoints after step 2'
+  )
+  with pytest.raises(ValueError, match=message):
+    _begin(tiny.config(), tmp_path)
+  shutil.rmtree(tmp_path / 'checkpoints' / '4')
+  _begin(tiny.config(), tmp_path)
 
 
 # --- Weights to start from ---------------------------------------------------
