@@ -176,6 +176,8 @@ class Checkpoints:
       reason = self.damage(step)
       if reason is None:
         return step, skipped
+      if step not in self.found():  # a run that is training has just deleted it
+        return self.newest_intact()
       skipped.append(Skipped(step, reason))
     return None, skipped
 

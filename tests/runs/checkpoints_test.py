@@ -247,6 +247,25 @@ def test_the_newest_that_is_intact_is_told_from_those_that_are_not(
   assert reasons[2] == f'{broken} is damaged: its checksum does not fit'
 
 
+def test_what_a_run_deletes_meanwhile_is_not_taken_for_damage(
+  open_checkpoints, tmp_path, monkeypatch
+):
+  """The next one is there by then."""
+  saved = open_checkpoints()
+  _save(saved, 1)
+  reader = checkpoints.Checkpoints(tmp_path / 'checkpoints', read_only=True)
+  damage = reader.damage
+
+  def damage_later(step):
+    if step == 1:
+      _save(saved, 2)
+    return damage(step)
+
+  monkeypatch.setattr(reader, 'damage', damage_later)
+  assert reader.newest_intact() == (2, [])
+  reader.close()
+
+
 def test_a_large_array_is_checked_to_its_end(open_checkpoints, monkeypatch):
   monkeypatch.setattr(checkpoints.seals, '_PIECE_BYTES', 1000)
   monkeypatch.setattr(checkpoints.seals, '_BUFFER_BYTES', 64)
