@@ -51,7 +51,7 @@ class JournalState:
     elapsed_seconds: of training and evaluation, over all starts.
     starts: what was started, see `provenance.describe`; once for each change.
     rows: number of rows of metrics.jsonl.
-    rows_crc32: their checksum, see `metrics_log.Rows`.
+    rows_checksum: their checksum, see `metrics_log.Rows`.
   """
 
   step: int = 0
@@ -65,7 +65,7 @@ class JournalState:
   elapsed_seconds: float = 0.0
   starts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   rows: int = 0
-  rows_crc32: int = 0
+  rows_checksum: int = 0
 
 
 class Skipped(NamedTuple):

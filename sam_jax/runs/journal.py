@@ -147,7 +147,7 @@ class Journal:
     self.state.step = step
     self._count_time()
     self._writer.sync()
-    self.state.rows, self.state.rows_crc32 = self._writer.rows
+    self.state.rows, self.state.rows_checksum = self._writer.rows
 
   def finish(self, num_parameters: int) -> dict[str, Any]:
     """Writes result.json, and returns what it holds."""
@@ -269,7 +269,7 @@ def _open_writer(
     workdir,
     start_step=state.step,
     tensorboard=config.log.tensorboard,
-    rows=metrics_log.Rows(state.rows, state.rows_crc32),
+    rows=metrics_log.Rows(state.rows, state.rows_checksum),
   )
 
 

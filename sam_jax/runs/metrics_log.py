@@ -19,15 +19,15 @@ class Rows(NamedTuple):
 
   Attributes:
     number: how many.
-    crc32: checksum over them, as what they mean; spaces do not matter.
+    checksum: checksum over them, as what they mean; spaces do not matter.
   """
 
   number: int = 0
-  crc32: int = 0
+  checksum: int = 0
 
   def plus(self, row: Mapping[str, Any]) -> 'Rows':
     """Returns those with one more."""
-    return Rows(self.number + 1, seals.checksum(row, self.crc32))
+    return Rows(self.number + 1, seals.checksum(row, self.checksum))
 
   @classmethod
   def of(cls, rows: Iterable[Mapping[str, Any]]) -> 'Rows':

@@ -170,7 +170,7 @@ def _has_rows(
 def _rows(saved: checkpoints.Checkpoints, step: int) -> metrics_log.Rows:
   """Returns what a checkpoint knows of the rows before it."""
   remembered, _ = saved.read_journal(step)
-  return metrics_log.Rows(remembered.rows, remembered.rows_crc32)
+  return metrics_log.Rows(remembered.rows, remembered.rows_checksum)
 
 
 def _metrics_notes(workdir: pathlib.Path, step: int) -> list[str]:

@@ -1,28 +1,26 @@
 """Seals: checksums by which damage of a run's files is noticed.
 
 A JSON file of a run holds its content and, under `seal`, the id of the run and
-a checksum of the content. The checksums find damage, not forgery.
+a checksum of the content. The checksums (XXH3, at the rate of memory) find
+damage, not forgery.
 """
 
-import concurrent.futures
+import io
 import json
 import os
 import pathlib
 import stat
-import zlib
 from collections.abc import Mapping
 from typing import Any
+
+import xxhash
 
 from sam_jax.runs import files
 
 _KEY = 'seal'
-# Of a file, each piece of this size has its own checksum: they are computed in
-# parallel, because one core reads slower than a disk writes.
-_PIECE_BYTES = 1 << 24
 _BUFFER_BYTES = 1 << 20
-_THREADS = 4
 
-# Of each file of a directory, by relative path: its size and checksums.
+# Of each file of a directory, by relative path: its size and checksum.
 Inventory = dict[str, list[int]]
 
 
@@ -38,7 +36,7 @@ def checksum(content: Any, start: int = 0) -> int:
     start: checksum of what precedes the content.
   """
   text = json.dumps(content, sort_keys=True)
-  return zlib.crc32(text.encode('utf-8'), start)
+  return xxhash.xxh3_64_intdigest(text.encode('utf-8'), start)
 
 
 def write(
@@ -55,8 +53,10 @@ def write(
     run_id: of the run that it belongs to.
     of: what the checksum is of, if not of all content.
   """
-  crc32 = _crc32(path, content if of is None else of)
-  seal = {'run_id': run_id, 'crc32': crc32}
+  seal = {
+    'run_id': run_id,
+    'checksum': _checksum(path, content if of is None else of),
+  }
   files.write_json(path, {**content, _KEY: seal})
 
 
@@ -115,16 +115,16 @@ def check(
   Raises:
     Damaged: see `open_sealed`.
   """
-  if not isinstance(seal, dict) or seal.keys() != {'run_id', 'crc32'}:
+  if not isinstance(seal, dict) or seal.keys() != {'run_id', 'checksum'}:
     raise Damaged(f'{path} is damaged: it has no seal of a run')
-  if seal['crc32'] != _crc32(path, of):
+  if seal['checksum'] != _checksum(path, of):
     raise Damaged(f'{path} is damaged: its checksum does not fit')
   if run_id is not None and seal['run_id'] != run_id:
     raise Damaged(f'{path} belongs to another run')
   return seal['run_id']
 
 
-def _crc32(path: pathlib.Path, of: Any) -> int:
+def _checksum(path: pathlib.Path, of: Any) -> int:
   """Returns the checksum in a seal; no file can stand in for another one."""
   return checksum([path.name, of])
 
@@ -134,12 +134,11 @@ def take_inventory(directory: pathlib.Path) -> Inventory:
 
   Names that begin with a dot are not looked at.
   """
-  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    found = {
-      name: [size, *pool.map(_piece, *_pieces(directory / name, size))]
-      for name, size in _sizes(directory).items()
-    }
-    list(pool.map(_sync_file, [directory / name for name in found]))
+  found = {}
+  for name, size in _sizes(directory).items():
+    with (directory / name).open('rb', buffering=0) as stream:
+      os.fsync(stream.fileno())
+      found[name] = [size, _checksum_of_file(stream)]
   for parent, _, _ in os.walk(directory, topdown=False):
     files.sync_directory(pathlib.Path(parent))
   return found
@@ -158,10 +157,10 @@ def check_inventory(directory: pathlib.Path, expected: Inventory) -> None:
   try:
     sizes = _sizes(directory)
     _compare(directory, sizes, {k: v[0] for k, v in expected.items()})
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-      for name, (size, *checksums) in expected.items():
-        path = directory / name
-        if [*pool.map(_piece, *_pieces(path, size))] != checksums:
+    for name, (_, expected_checksum) in expected.items():
+      path = directory / name
+      with path.open('rb', buffering=0) as stream:
+        if _checksum_of_file(stream) != expected_checksum:
           raise Damaged(f'{path} is damaged: its checksum does not fit')
   except OSError as error:
     raise Damaged(
@@ -204,27 +203,10 @@ def _raise(error: OSError) -> None:
   raise error
 
 
-def _pieces(
-  path: pathlib.Path, size: int
-) -> tuple[list[pathlib.Path], list[int]]:
-  """Returns the arguments of `_piece` for a whole file."""
-  starts = [*range(0, size, _PIECE_BYTES)]
-  return [path] * len(starts), starts
-
-
-def _piece(path: pathlib.Path, start: int) -> int:
-  """Returns the checksum of the piece of a file that begins at a byte."""
-  crc32, left = 0, _PIECE_BYTES
+def _checksum_of_file(stream: io.FileIO) -> int:
+  """Returns the checksum of all that a file holds."""
+  state = xxhash.xxh3_64()
   buffer = memoryview(bytearray(_BUFFER_BYTES))
-  with path.open('rb', buffering=0) as stream:
-    stream.seek(start)
-    while left and (count := stream.readinto(buffer[: min(left, len(buffer))])):
-      crc32 = zlib.crc32(buffer[:count], crc32)
-      left -= count
-  return crc32
-
-
-def _sync_file(path: pathlib.Path) -> None:
-  """Makes the content of a file outlive a power cut."""
-  with path.open('rb') as stream:
-    os.fsync(stream.fileno())
+  while count := stream.readinto(buffer):
+    state.update(buffer[:count])
+  return state.intdigest()

@@ -561,7 +561,7 @@ def _resume(
       directory,
       start_step=step,
       tensorboard=False,
-      rows=metrics_log.Rows(remembered.rows, remembered.rows_crc32),
+      rows=metrics_log.Rows(remembered.rows, remembered.rows_checksum),
     )
     writer.close()
     _require(metrics_log.read(directory) == whole[step].rows, 'other rows')

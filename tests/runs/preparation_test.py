@@ -39,7 +39,7 @@ def _save_checkpoint(directory, step, rows=()):
   )
   known = metrics_log.Rows.of(rows)
   journal = checkpoints.JournalState(
-    step=step, rows=known.number, rows_crc32=known.crc32
+    step=step, rows=known.number, rows_checksum=known.checksum
   )
   saved.save({'w': np.ones(3)}, journal, {})
   saved.close()
