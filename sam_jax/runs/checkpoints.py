@@ -17,6 +17,7 @@ or another run) is never read.
 import concurrent.futures
 import contextlib
 import dataclasses
+import os
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -270,7 +271,7 @@ class Checkpoints:
     partial = final.with_name(f'{final.name}{_PARTIAL}')
     content['files'] = seals.take_inventory(partial / _STATE)
     seals.write(partial / _FILE, content, self._run_id or '')
-    if final.exists():  # not a checkpoint, or it would have been known
+    if os.path.lexists(final):  # no checkpoint, or it would have been known
       self.set_aside(content['step'])
     partial.rename(final)
     files.sync_directory(self._directory)

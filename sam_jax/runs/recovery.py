@@ -73,7 +73,9 @@ def inspect(workdir: pathlib.Path, num_steps: int) -> Found:
   if result is not None and step is not None and step < result['steps']:
     notes.append(_of_other_steps(workdir, result, step))
     result = None
-  notes = [f'{n}; the run writes it again from step {step}' for n in notes]
+  notes = [
+    f'{n}; the run is resumed from step {step}, and writes it' for n in notes
+  ]
   if step is not None:
     notes += _metrics_notes(workdir, step)
   return Found(step, result, skipped, tuple(notes))

@@ -53,6 +53,7 @@ def write(
     run_id: of the run that it belongs to.
     of: what the checksum is of, if not of all content.
   """
+  content = json.loads(json.dumps(content))  # as it will be read
   seal = {
     'run_id': run_id,
     'checksum': _checksum(path, content if of is None else of),

@@ -186,7 +186,7 @@ def test_a_damaged_result_is_written_again_from_the_checkpoint(
   assert _begin(tiny.config(), tmp_path).result is None
   said = capsys.readouterr().err
   assert f'{tmp_path}/result.json is damaged: it has no seal' in said
-  assert said.endswith('the run writes it again from step 10\n')
+  assert said.endswith('the run is resumed from step 10, and writes it\n')
   assert said.count('\n') == 1
 
 
