@@ -16,9 +16,11 @@ import jax
 import ml_collections
 
 from sam_jax.runs import (
+  ambient,
   bootstrap,
   build,
   config_files,
+  fields,
   files,
   initialization,
   lock,
@@ -60,6 +62,7 @@ class Begun(NamedTuple):
   result: dict[str, Any] | None
 
 
+@ambient.pinned()
 def prepare(
   config: ml_collections.ConfigDict, workdir: str | pathlib.Path | None = None
 ) -> Prepared:
@@ -75,6 +78,7 @@ def prepare(
       another run.
     FileNotFoundError: the data set is not there.
   """
+  fields.check(config)
   config_files.load_plugins(config)
   config = _with_absolute_paths(config)
   if workdir is None:
@@ -91,7 +95,8 @@ def begin(
 ) -> Iterator[Begun]:
   """Takes a run directory, and makes all that precedes the first step.
 
-  The directory is this process's until the context is left. Of several
+  The directory is this process's until the context is left, and JAX's settings
+  are those of the run. Of several
   processes that train together, the first one takes it for all of them.
 
   Args:
@@ -105,7 +110,7 @@ def begin(
     FileNotFoundError: the data set, or `config.init_from`, is not there.
   """
   directory = files.user_path(workdir)
-  with _hold(directory):
+  with _hold(directory), ambient.pinned():
     prepared = prepare(config, directory)
     yield _begin(prepared.config, prepared.experiment, directory)
 
@@ -139,6 +144,7 @@ def _begin(
   found = recovery.inspect(workdir, experiment.num_steps)
   _check_end(found, experiment, workdir)
   if found.result is not None and found.step is None:
+    _check_unchanged(config, workdir)
     shapes = experiment.state_shapes()
     return Begun(config, experiment, workdir, shapes, found.result)
   dataset = bootstrap.relabel(experiment.dataset, config, workdir)
@@ -157,6 +163,21 @@ def _begin(
       bootstrap.write(dataset.train.labels, workdir)
   parallel.wait_for_all()  # the others read what the first has written
   return Begun(config, experiment, workdir, state, None)
+
+
+def _check_unchanged(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> None:
+  """Refuses a finished run that would have been made with other settings."""
+  saved = workdir_lib.read_config(workdir)
+  if saved is None:
+    return
+  made, asked = map(workdir_lib.settings, (saved, config))
+  if differing := [name for name in made if made[name] != asked[name]]:
+    raise ValueError(
+      f'the run in {workdir} is finished, and {", ".join(differing)} cannot '
+      'change any more; use another workdir'
+    )
 
 
 def has_checkpoint(workdir: pathlib.Path) -> bool:

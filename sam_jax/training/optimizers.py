@@ -268,6 +268,7 @@ def _transformation(
     options,
     ('learning_rate', 'weight_decay', *_MASKS),
   )
+  lookup.check_types(f'optimizer {name!r}', factory, options)
   mask = functools.partial(decay_mask, exclude=exclude)
   if 'weight_decay' in accepted:
     # Said even when zero: optax.adamw decays by 1e-4 unless told otherwise.
