@@ -152,6 +152,7 @@ def _read(workdir: pathlib.Path) -> FinishedRun | None:
   if config is None:
     raise ValueError(f'{workdir} has no config.json')
   run_files.check_agreement(workdir, result, config)
+  workdir_lib.read_result(workdir)  # refuses what was changed after the run
   return FinishedRun(workdir, _fields(workdir), result)
 
 

@@ -44,7 +44,7 @@ def write_run(
       'wall_seconds': 3.0,
       **(versions or VERSIONS),
     }
-    (directory / 'result.json').write_text(json.dumps(result))
+    workdir.write_result(directory, result)
 
 
 def sweep(root):

@@ -125,6 +125,13 @@ def test_a_damaged_log_is_named_and_its_run_kept(tmp_path, content, message):
   assert all(str(path) in r and message in r for r in found.remarks)
 
 
+def test_a_result_that_was_edited_is_left_out(tmp_path):
+  made_up.write_run(tmp_path, 'a', [0.5])
+  _change(tmp_path / 'a', gradient_evaluations=3.0)
+  [reason] = results.collect(tmp_path).unreadable
+  assert 'result.json' in reason
+
+
 def test_rows_that_are_there_twice_count_once(tmp_path):
   made_up.write_run(tmp_path, 'a', [0.5, 0.25])
   path = tmp_path / 'a' / 'metrics.jsonl'
