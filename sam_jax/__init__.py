@@ -8,7 +8,12 @@ what was trained (`sam_jax.analysis`).
 
 import importlib
 
-from sam_jax import extras as _extras
+from sam_jax import startup as _startup
+
+if _startup.is_command():  # before the imports that take a second
+  _startup.end_at_once()
+
+from sam_jax import extras as _extras  # noqa: E402
 from sam_jax.perturbations import asam, l2, lp
 from sam_jax.sam import SamInfo, grad, value_and_grad
 

@@ -51,7 +51,7 @@ _RETRY = flags.DEFINE_bool('retry', False, 'Run failed runs again.')
 def main(argv: Sequence[str]) -> int:
   """Searches; returns the exit status."""
   _cli.refuse_arguments(argv[1:])
-  directory = files.user_path(_WORKDIR.value)
+  directory = files.run_directory(_WORKDIR.value)
   given = dict(map(cells_lib.parse_field, _SET.value))
   config = _cli.config_path(_CONFIG.value)
   cells = rho_search.cells(config, _RHOS.value, _SEEDS.value, given)

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from sam_jax import types
+from sam_jax.runs import tensorstore_leak
 
 
 @dataclasses.dataclass
@@ -92,6 +93,7 @@ class Checkpoints:
       keep_steps: steps that are never deleted.
       read_only: touch nothing, as beside a run that is still training.
     """
+    tensorstore_leak.stop()
     import orbax.checkpoint as ocp  # takes a second: not for every import
 
     self._keep_best = keep_best

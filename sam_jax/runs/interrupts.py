@@ -1,4 +1,9 @@
-"""SIGTERM, SIGINT and SIGHUP: finish the step, save, stop."""
+"""SIGTERM, SIGINT and SIGHUP: finish the step, save, stop.
+
+Outside of the loop there is nothing to save. There a signal ends a command at
+once, as the kernel does it, which is quiet at any moment; see
+`sam_jax.startup`, by which this holds from the first import on.
+"""
 
 import contextlib
 import os

@@ -81,7 +81,7 @@ def prepare(
   if workdir is None:
     config = build.resolve(config, jax.device_count())
     return Prepared(config, build.build(config), None)
-  directory = files.user_path(workdir)
+  directory = files.run_directory(workdir)
   config = _resolve(config, directory)
   return Prepared(config, build.build(config), directory)
 
@@ -105,7 +105,7 @@ def begin(
       other data.
     FileNotFoundError: the data set, or `config.init_from`, is not there.
   """
-  directory = files.user_path(workdir)
+  directory = files.run_directory(workdir)
   with _hold(directory):
     prepared = prepare(config, directory)
     yield _begin(prepared.config, prepared.experiment, directory)
