@@ -1,6 +1,7 @@
 """Why a program cannot work, in one line, whoever raised the error."""
 
 import errno
+import itertools
 import os
 import re
 import sys
@@ -18,7 +19,9 @@ _MACHINE = frozenset(
   if hasattr(errno, name)
 )
 # How TensorStore tells the errors of the system.
-_TENSORSTORE = re.compile(r'local file "([^"]*)".*os_error_code=\'(\d+)\'', re.DOTALL)
+_TENSORSTORE = re.compile(
+  r"""local file "([^"]*)".*os_error_code='(\d+)'""", re.DOTALL
+)
 _MAX_LENGTH = 400
 # Code of others; what a user wrote lies elsewhere.
 _LIBRARIES = tuple(
@@ -30,10 +33,9 @@ def machine(error: BaseException) -> str | None:
   """Returns what is wrong with the machine, None if an error is another one."""
   for cause in _chain(error):
     if isinstance(cause, OSError) and cause.errno in _MACHINE:
-      return _of_system(cause.errno, cause.filename)
-    found = _TENSORSTORE.search(str(cause))
-    if found:
-      return _of_system(int(found[2]), found[1])
+      return _of_system(cause)
+    if found := _TENSORSTORE.search(str(cause)):
+      return f'{os.strerror(int(found[2]))}: {found[1]}'
   return None
 
 
@@ -41,24 +43,28 @@ def line(error: BaseException) -> str:
   """Returns one line that says what was raised, and where if it is a fault."""
   if text := machine(error):
     return text
-  if isinstance(error, OSError) and error.strerror:
-    return _of_system(error.errno or 0, error.filename, error.strerror)
-  if isinstance(error, SystemExit):
-    text = f'sys.exit({error.code!r}) was called'
-  elif isinstance(error, MemoryError) and not str(error):
-    text = 'out of memory'
-  else:
-    first = next(iter(filter(None, map(str.strip, str(error).splitlines()))), '')
-    text = ': '.join(filter(None, [type(error).__name__, first]))
+  if isinstance(error, OSError):
+    return _of_system(error)
+  text = _description(error)
   if len(text) > _MAX_LENGTH:
     text = f'{text[:_MAX_LENGTH]}...'
   return f'{text} ({_place(error)}; --verbosity=0 shows the traceback)'
 
 
-def _of_system(number: int, path: str | None, text: str = '') -> str:
-  """Returns the line for an error of the operating system."""
-  text = text or os.strerror(number)
-  return f'{text}: {path}' if path else text
+def _of_system(error: OSError) -> str:
+  """Returns the text of an error of the operating system."""
+  text = error.strerror or str(error) or type(error).__name__
+  return f'{text}: {error.filename}' if error.filename else text
+
+
+def _description(error: BaseException) -> str:
+  """Returns the type of an error and the first line of its text."""
+  if isinstance(error, SystemExit):
+    return f'sys.exit({error.code!r}) was called'
+  if isinstance(error, MemoryError) and not str(error):
+    return 'out of memory'
+  lines = filter(None, map(str.strip, str(error).splitlines()))
+  return ': '.join([type(error).__name__, *itertools.islice(lines, 1)])
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

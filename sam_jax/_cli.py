@@ -21,8 +21,10 @@ import functools
 import inspect
 import logging as python_logging
 import os
+import pathlib
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -34,6 +36,10 @@ try:
     from absl import flags as absl_flags, logging
 except ModuleNotFoundError as _error:  # only a command line imports this module
   sys.exit(f'sam_jax: {_error}')
+
+# What is raised beside the point: by TensorStore's threads once Orbax has
+# failed, and by Python about a signal that came as its handler was put back.
+_ECHOES = ('Event loop is closed', 'ignored due to race condition')
 
 Main = Callable[[Sequence[str]], int | None]
 
@@ -181,8 +187,25 @@ def _parse(main: Main, flags: Flags) -> list[str]:
   logging.use_absl_handler()
   logging.set_verbosity(flags.values.verbosity)
   if not flags.is_verbose:
-    logging.get_absl_handler().addFilter(_is_news)
+    _shorten(pathlib.Path(sys.argv[0]).stem)
   return arguments
+
+
+def _shorten(name: str) -> None:
+  """Has what is raised where nobody catches it take one line, too.
+
+  Args:
+    name: of the command.
+  """
+
+  def hook(*args: Any) -> None:
+    # The hook of sys gets three arguments, the other ones an object.
+    error = args[1] if len(args) == 3 else args[0].exc_value
+    if not any(echo in str(error) for echo in _ECHOES):
+      say(name, _causes.line(error))
+
+  sys.excepthook = sys.unraisablehook = threading.excepthook = hook
+  logging.get_absl_handler().addFilter(_is_news)
 
 
 def _is_news(record: python_logging.LogRecord) -> bool:

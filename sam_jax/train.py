@@ -12,7 +12,6 @@ config, the data set or the run directory (nothing was written), 128 + the
 number of the signal that stopped it.
 """
 
-import contextlib
 import os
 import pathlib
 import sys

@@ -90,7 +90,9 @@ def user_path(text: str | pathlib.Path) -> pathlib.Path:
       'give an absolute path'
     ) from error
   if '\0' in str(path):
-    raise ValueError(f'{str(text)!r} is not a path: it contains a NUL character')
+    raise ValueError(
+      f'{str(text)!r} is not a path: it contains a NUL character'
+    )
   return path
 
 
