@@ -1,7 +1,9 @@
 """Runs a command in this process, as its console command would."""
 
 import importlib
+import signal
 import sys
+import threading
 from typing import NamedTuple
 
 import jax
@@ -23,11 +25,20 @@ _CACHE = (
 )
 
 
+_HOOKS = (
+  (sys, 'excepthook'),
+  (sys, 'unraisablehook'),
+  (threading, 'excepthook'),
+)
+
+
 @pytest.fixture
 def command(monkeypatch, capsys):
   """`command(name, *arguments) -> Done`; the name may be of scripts/."""
   verbosity = logging.get_verbosity()
   cache = {name: getattr(jax.config, name) for name in _CACHE}
+  hooks = [(m, name, getattr(m, name)) for m, name in _HOOKS]
+  handler = signal.getsignal(signal.SIGINT)
 
   def run(name, *arguments):
     path = name if '.' in name else f'sam_jax.{name}'
@@ -44,5 +55,10 @@ def command(monkeypatch, capsys):
 
   yield run
   logging.set_verbosity(verbosity)
+  for filtered in list(logging.get_absl_handler().filters):
+    logging.get_absl_handler().removeFilter(filtered)
+  for module, name, hook in hooks:
+    setattr(module, name, hook)
+  signal.signal(signal.SIGINT, handler)
   for name, value in cache.items():
     jax.config.update(name, value)
