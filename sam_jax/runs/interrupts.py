@@ -89,15 +89,20 @@ class Listener:
     while (signum := os.read(reader, 1)[0]) != _CLOSED:
       if signum not in _SIGNALS:  # somebody else's, who has a handler for it
         continue
-      if self.signum is not None:
+      if self.signum is None:
+        self._note(signum)
+      else:
         os._exit(128 + signum)
-      self.signum = signum
-      text = (
-        f'\n{signal.Signals(signum).name}: saving a checkpoint, then stopping; '
-        'once more stops at once\n'
-      )
-      with contextlib.suppress(OSError):  # the terminal may be gone
-        os.write(_STDERR, text.encode())
+
+  def _note(self, signum: int) -> None:
+    """Remembers the first signal, and says what comes of it."""
+    self.signum = signum
+    text = (
+      f'\n{signal.Signals(signum).name}: saving a checkpoint, then stopping; '
+      'once more stops at once\n'
+    )
+    with contextlib.suppress(OSError):  # the terminal may be gone
+      os.write(_STDERR, text.encode())
 
 
 def _end(thread: threading.Thread, reader: int, writer: int) -> None:

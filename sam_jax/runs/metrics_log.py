@@ -10,6 +10,9 @@ from typing import Any
 from sam_jax.runs import files
 
 
+_EVENTS = 'events.out.tfevents.'
+
+
 class MetricWriter:
   """Appends metrics to a run directory. Close it when done.
 
@@ -84,8 +87,11 @@ class _EventFile:
     from tensorboard.summary.writer import record_writer
 
     self._event_pb2, self._summary_pb2 = event_pb2, summary_pb2
-    # TensorBoard reads the files of a directory in the order of their names.
-    path = directory / f'events.out.tfevents.{time.time_ns()}'
+    # TensorBoard reads the files of a directory in the order of their names,
+    # so this one has the last, even if the clock was put back.
+    begun = max([time.time_ns(), *map(_last_written, _event_files(directory))])
+    path = directory / f'{_EVENTS}{begun}'
+    self._clock = begun / 1e9 - time.monotonic()
     self._file = path.open('xb')
     self._records = record_writer.RecordWriter(self._file)
     self._add(file_version='brain.Event:2')
@@ -112,8 +118,21 @@ class _EventFile:
 
   def _add(self, **fields: Any) -> None:
     """Writes one record."""
-    event = self._event_pb2.Event(wall_time=time.time(), **fields)
+    now = self._clock + time.monotonic()
+    event = self._event_pb2.Event(wall_time=now, **fields)
     self._records.write(event.SerializeToString())
+
+
+def _event_files(directory: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the files of earlier starts."""
+  return list(directory.glob(f'{_EVENTS}*'))
+
+
+def _last_written(path: pathlib.Path) -> int:
+  """Returns a time after all points of a file, in nanoseconds."""
+  name = path.name.removeprefix(_EVENTS)
+  named = int(name) if name.isdecimal() else 0
+  return max(named, path.stat().st_mtime_ns) + 1
 
 
 def read(directory: pathlib.Path) -> list[dict[str, float]]:

@@ -76,8 +76,8 @@ def prepare(
       another run.
     FileNotFoundError: the data set is not there.
   """
+  config = _with_absolute_paths(config)  # a plug-in may go elsewhere
   config_files.load_plugins(config)
-  config = _with_absolute_paths(config)
   if workdir is None:
     config = build.resolve(config, jax.device_count())
     return Prepared(config, build.build(config), None)
@@ -194,7 +194,7 @@ def _with_absolute_paths(
   for name in workdir_lib.SOURCES:
     if config[name]:
       config[name] = str(files.user_path(config[name]))
-  if config.data.get('directory'):
+  if config.data.get('directory') is not None:
     config.data.directory = str(files.user_path(config.data.directory))
   return config
 
