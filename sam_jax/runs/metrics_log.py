@@ -9,7 +9,6 @@ from typing import Any
 
 from sam_jax.runs import files
 
-
 _EVENTS = 'events.out.tfevents.'
 
 
