@@ -40,6 +40,8 @@ _TRAIN = [
   'tensorboard>=2.19',
   'tensorflow-datasets>=4.9.9',
   'tqdm>=4.66',
+  # Checksums of checkpoints.
+  'xxhash>=3.4',
 ]
 _RAY = ['ray>=2.50']
 _EXTRAS = {

@@ -172,7 +172,9 @@ def _write(
   workdir.write_config(output, config)
   method = factories.create_method(config)
   state = {**variables, 'method_state': method.init(variables['params'])}
-  saved = checkpoints.Checkpoints(output / 'checkpoints')
+  saved = checkpoints.Checkpoints(
+    output / 'checkpoints', run_id=workdir.run_id(output)
+  )
   try:
     saved.save(state, checkpoints.JournalState(), info)
   finally:

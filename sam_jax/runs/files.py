@@ -36,7 +36,7 @@ def write_atomically(
     with contextlib.suppress(OSError):
       partial.unlink(missing_ok=True)
     raise
-  _sync_directory(path.parent)
+  sync_directory(path.parent)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -135,7 +135,7 @@ def _is_unicode(text: str) -> bool:
   return True
 
 
-def _sync_directory(directory: pathlib.Path) -> None:
+def sync_directory(directory: pathlib.Path) -> None:
   """Makes the names of a directory's files outlive a power cut."""
   descriptor = os.open(directory, os.O_RDONLY)
   try:

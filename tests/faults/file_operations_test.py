@@ -47,7 +47,11 @@ def one_device(monkeypatch, compiled):
 def test_the_operations_of_a_run_are_seen(whole):
   _, made = whole
   text = '\n'.join(made)
-  for wanted in ('fsync .lock.owner', 'replace config.json', 'mkdir checkpoints'):
+  for wanted in (
+    'fsync .lock.owner',
+    'replace config.json',
+    'mkdir checkpoints',
+  ):
     assert wanted in text
   for wanted in ('fsync metrics.jsonl', 'rename checkpoints', 'unlink .lock'):
     assert wanted in text
