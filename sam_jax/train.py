@@ -102,8 +102,17 @@ def _run(begun: 'preparation.Begun') -> int:
 
 
 def _what_is_kept(workdir: pathlib.Path) -> str:
-  """Returns from where the same command resumes a run that has failed."""
-  names = os.listdir(workdir / 'checkpoints') if workdir.exists() else []
+  """Returns from where the same command resumes a run that has failed.
+
+  Args:
+    workdir: of the run, whose lock is still held.
+  """
+  from sam_jax.runs import lock
+
+  if not (workdir / lock.FILE).exists():
+    return f'the run directory {workdir} was removed while the run was going'
+  saved = workdir / 'checkpoints'
+  names = os.listdir(saved) if saved.exists() else []
   steps = [int(name) for name in names if name.isdecimal()]
   if not steps:
     return 'no checkpoint was saved'

@@ -80,10 +80,14 @@ def user_path(text: str | pathlib.Path) -> pathlib.Path:
       f'{str(text)!r} is not a path on this machine; give a path, and mount '
       'or copy remote files first'
     )
+  expanded = os.path.expanduser(text)  # not of a pathlib.Path: ./~ is a name
+  if str(expanded).startswith('~'):
+    raise ValueError(
+      f'{str(text)!r} cannot be used: that home directory is not known; give '
+      'an absolute path'
+    )
   try:
-    path = pathlib.Path(text).expanduser().absolute()
-  except RuntimeError as error:
-    raise ValueError(f'{str(text)!r} cannot be used: {error}') from error
+    path = pathlib.Path(expanded).absolute()
   except FileNotFoundError as error:
     raise ValueError(
       f'{str(text)!r} cannot be used: the current directory has been removed; '
@@ -119,7 +123,7 @@ def run_directory(text: str | pathlib.Path) -> pathlib.Path:
       f'checkpoints cannot be kept in {str(path)!r}: the name is not UTF-8; '
       'choose another directory, or a symbolic link to this one'
     )
-  if path == pathlib.Path(path.anchor):
+  if path.resolve() == pathlib.Path(path.anchor):
     raise ValueError(
       f'{str(path)!r} is the root of the file system; name a directory in it'
     )

@@ -1,5 +1,7 @@
 """Where metrics go: metrics.jsonl and TensorBoard, with the same keys."""
 
+import contextlib
+import errno
 import functools
 import json
 import os
@@ -66,6 +68,7 @@ class MetricWriter:
       ValueError: they are not in metrics.jsonl.
     """
     self._path = directory / _FILE
+    self._directory = os.open(directory, os.O_RDONLY)
     self.rows = rows
     if self._path.exists() or rows.number:
       kept = find(directory, rows)
@@ -87,6 +90,7 @@ class MetricWriter:
 
   def sync(self) -> None:
     """Returns when all is on disk, where a power cut leaves it."""
+    self._check_directory()
     os.fsync(self._lines.fileno())
     self._restore_deleted()
     if self._events is not None:
@@ -94,6 +98,7 @@ class MetricWriter:
 
   def close(self) -> None:
     """Closes the files."""
+    os.close(self._directory)
     self._lines.close()
     if self._events is not None:
       self._events.close()
@@ -102,6 +107,21 @@ class MetricWriter:
     """Opens metrics.jsonl to append to it, and to read what was written."""
     self._lines = self._path.open('ab+')
     files.sync_directory(self._path.parent)
+
+  def _check_directory(self) -> None:
+    """Refuses to go on in a directory that has been removed.
+
+    What is under its name now is another one: Orbax makes what it misses.
+
+    Raises:
+      FileNotFoundError: it has been.
+    """
+    directory = self._path.parent
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(directory.stat(), os.fstat(self._directory)):
+        return
+    text = 'the run directory was removed while the run was going'
+    raise FileNotFoundError(errno.ENOENT, text, str(directory))
 
   def _restore_deleted(self) -> None:
     """Writes metrics.jsonl again if its name is not that of our file any more.
