@@ -16,6 +16,7 @@ from tests.faults import attempts, processes
 FIELDS = {'num_epochs': 60}
 # Every so many kills a run is left to finish, and is compared.
 _KILLS_PER_RUN = 4
+_KILLED = 'killed'
 # What an interpreter, or a library of C++, prints that gives up.
 _NOISE = re.compile(r'Traceback|Exception ignored|Fatal Python|core dumped')
 
@@ -31,19 +32,21 @@ def run(
     seed: of the moments.
 
   Yields:
-    What became of each kill. A run that was killed is resumed, killed again,
+    What became of each start. A run that was killed is resumed, killed again,
     and in the end left to finish: it has to equal one that was left alone.
   """
   alone, seconds = undisturbed(directory, **FIELDS)
   rng = np.random.default_rng(seed)
+  runs, kills_of_run = 0, 0
   for i in range(count):
-    workdir = directory / f'{i // _KILLS_PER_RUN:03}'
-    began = time.monotonic()
+    workdir, began = directory / f'{runs:03}', time.monotonic()
     process = processes.start(workdir, **FIELDS)
     outcome = _kill_after(process, float(rng.uniform(0, seconds)))
+    kills_of_run += 1
     fault = noise(processes.log_path(workdir).read_text())
-    if i % _KILLS_PER_RUN == _KILLS_PER_RUN - 1 or i == count - 1:
+    if outcome != _KILLED or _KILLS_PER_RUN == kills_of_run or i == count - 1:
       fault = fault or fault_after(workdir, alone, **FIELDS)
+      runs, kills_of_run = runs + 1, 0
     yield attempts.Attempt(outcome, fault, time.monotonic() - began)
 
 
@@ -108,4 +111,4 @@ def _kill_after(process: subprocess.Popen, seconds: float) -> str:
   except subprocess.TimeoutExpired:
     process.kill()
     status = process.wait()
-  return 'killed' if status == -signal.SIGKILL else f'status {status}'
+  return _KILLED if status == -signal.SIGKILL else f'status {status}'
