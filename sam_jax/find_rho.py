@@ -59,7 +59,7 @@ _RETRY = flags.DEFINE_bool(
 def main(argv: Sequence[str]) -> int:
   """Searches; returns the exit status."""
   _cli.refuse_arguments(argv[1:])
-  directory = files.user_path(_WORKDIR.value)
+  directory = files.run_directory(_WORKDIR.value)
   given = overrides.parse_fields(_SET.value)
   config = _cli.config_path(_CONFIG.value)
   cells = rho_search.cells(config, _RHOS.value, _SEEDS.value, given)

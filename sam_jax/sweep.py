@@ -114,7 +114,7 @@ def main(argv: Sequence[str]) -> int:
   _cli.refuse_arguments(argv[1:])
   _check_flags()
   path = _cli.sweep_path(_SWEEP.value)
-  directory = files.user_path(_WORKDIR.value)
+  directory = files.run_directory(_WORKDIR.value)
   cells = _cells(path)
   if _EMIT.value:
     return _emit(cells, directory, pathlib.Path(path).stem)

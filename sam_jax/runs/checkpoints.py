@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import jax
 
 from sam_jax import types
-from sam_jax.runs import files, seals
+from sam_jax.runs import files, seals, tensorstore_leak
 from sam_jax.training import parallel
 
 _FILE = 'checkpoint.json'
@@ -111,6 +111,7 @@ class Checkpoints:
       keep_steps: steps that are never deleted.
       read_only: touch nothing, as beside a run that is still training.
     """
+    tensorstore_leak.stop()
     import orbax.checkpoint as ocp  # takes a second: not for every import
 
     self._directory = directory

@@ -1,5 +1,7 @@
 """Where metrics go: metrics.jsonl and TensorBoard, with the same keys."""
 
+import contextlib
+import errno
 import functools
 import json
 import os
@@ -12,6 +14,7 @@ from typing import Any, NamedTuple
 from sam_jax.runs import files, seals
 
 _FILE = 'metrics.jsonl'
+_EVENTS = 'events.out.tfevents.'
 
 
 class Rows(NamedTuple):
@@ -65,6 +68,7 @@ class MetricWriter:
       ValueError: they are not in metrics.jsonl.
     """
     self._path = directory / _FILE
+    self._directory = os.open(directory, os.O_RDONLY)
     self.rows = rows
     if self._path.exists() or rows.number:
       kept = find(directory, rows)
@@ -86,6 +90,7 @@ class MetricWriter:
 
   def sync(self) -> None:
     """Returns when all is on disk, where a power cut leaves it."""
+    self._check_directory()
     os.fsync(self._lines.fileno())
     self._restore_deleted()
     if self._events is not None:
@@ -93,6 +98,7 @@ class MetricWriter:
 
   def close(self) -> None:
     """Closes the files."""
+    os.close(self._directory)
     self._lines.close()
     if self._events is not None:
       self._events.close()
@@ -101,6 +107,21 @@ class MetricWriter:
     """Opens metrics.jsonl to append to it, and to read what was written."""
     self._lines = self._path.open('ab+')
     files.sync_directory(self._path.parent)
+
+  def _check_directory(self) -> None:
+    """Refuses to go on in a directory that has been removed.
+
+    What is under its name now is another one: Orbax makes what it misses.
+
+    Raises:
+      FileNotFoundError: it has been.
+    """
+    directory = self._path.parent
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(directory.stat(), os.fstat(self._directory)):
+        return
+    text = 'the run directory was removed while the run was going'
+    raise FileNotFoundError(errno.ENOENT, text, str(directory))
 
   def _restore_deleted(self) -> None:
     """Writes metrics.jsonl again if its name is not that of our file any more.
@@ -154,8 +175,11 @@ class _EventFile:
     from tensorboard.summary.writer import record_writer
 
     self._event_pb2, self._summary_pb2 = event_pb2, summary_pb2
-    # TensorBoard reads the files of a directory in the order of their names.
-    path = directory / f'events.out.tfevents.{time.time_ns()}'
+    # TensorBoard reads the files of a directory in the order of their names,
+    # so this one has the last, even if the clock was put back.
+    begun = max([time.time_ns(), *map(_last_written, _event_files(directory))])
+    path = directory / f'{_EVENTS}{begun}'
+    self._clock = begun / 1e9 - time.monotonic()
     self._file = path.open('xb')
     self._records = record_writer.RecordWriter(self._file)
     self._add(file_version='brain.Event:2')
@@ -182,8 +206,21 @@ class _EventFile:
 
   def _add(self, **fields: Any) -> None:
     """Writes one record."""
-    event = self._event_pb2.Event(wall_time=time.time(), **fields)
+    now = self._clock + time.monotonic()
+    event = self._event_pb2.Event(wall_time=now, **fields)
     self._records.write(event.SerializeToString())
+
+
+def _event_files(directory: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the files of earlier starts."""
+  return list(directory.glob(f'{_EVENTS}*'))
+
+
+def _last_written(path: pathlib.Path) -> int:
+  """Returns a time after all points of a file, in nanoseconds."""
+  name = path.name.removeprefix(_EVENTS)
+  named = int(name) if name.isdecimal() else 0
+  return max(named, path.stat().st_mtime_ns) + 1
 
 
 def read(directory: pathlib.Path) -> list[dict[str, Any]]:

@@ -83,12 +83,12 @@ def prepare(
     FileNotFoundError: the data set is not there.
   """
   fields.check(config)
+  config = _with_absolute_paths(config)  # a plug-in may go elsewhere
   config_files.load_plugins(config)
-  config = _with_absolute_paths(config)
   if workdir is None:
     config = build.resolve(config, jax.device_count())
     return Prepared(config, build.build(config, shared), None)
-  directory = files.user_path(workdir)
+  directory = files.run_directory(workdir)
   config = _resolve(config, directory)
   return Prepared(config, build.build(config, shared), directory)
 
@@ -113,7 +113,7 @@ def begin(
       other data.
     FileNotFoundError: the data set, or `config.init_from`, is not there.
   """
-  directory = files.user_path(workdir)
+  directory = files.run_directory(workdir)
   with _hold(directory), ambient.pinned():
     prepared = prepare(config, directory)
     yield _begin(prepared.config, prepared.experiment, directory)
@@ -221,7 +221,7 @@ def _with_absolute_paths(
   for name in workdir_lib.SOURCES:
     if config[name]:
       config[name] = str(files.user_path(config[name]))
-  if config.data.get('directory'):
+  if config.data.get('directory') is not None:
     config.data.directory = str(files.user_path(config.data.directory))
   return config
 
