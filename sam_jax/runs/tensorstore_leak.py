@@ -7,6 +7,7 @@ run would never get these 20 kB back.
 """
 
 import ast
+import importlib
 from typing import Any
 
 _PREFIX, _SUFFIX = 'KvStore.Spec(', ')'
@@ -14,8 +15,8 @@ _PREFIX, _SUFFIX = 'KvStore.Spec(', ')'
 
 def stop() -> None:
   """Has TensorStore return what Orbax asks for in another way."""
-  import tensorstore  # with Orbax, and as slow to import
-
+  # Of no type, because what it has is replaced. It comes with Orbax.
+  tensorstore: Any = importlib.import_module('tensorstore')
   spec = tensorstore.KvStore.Spec
   if spec.to_json is not _to_json:
     tensorstore.experimental_collect_matching_metrics = _no_metrics
