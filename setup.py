@@ -61,6 +61,8 @@ _EXTRAS = {
     *_TRAIN,
     *_RAY,
     'build>=1.2',
+    # Its modules are parameters in a recipe of the docs.
+    'equinox>=0.13.8',
     'mypy>=2',
     'packaging>=24',
     'pytest>=9',

@@ -83,6 +83,16 @@ class Failed(Exception):  # noqa: N818  (named after what it says)
   """A command could not do its work, and nothing that was given is at fault."""
 
 
+def define_no_plugins(flags: Flags) -> Any:
+  """Adds the flag of the commands that open runs; returns it."""
+  return flags.DEFINE_bool(
+    'no_plugins',
+    False,
+    'Refuse configs of runs that name plug-ins: Python modules, which would be '
+    'imported.',
+  )
+
+
 def run(main: Main, name: str, flags: Flags) -> NoReturn:
   """Runs a command with the arguments of this process, and ends the process.
 

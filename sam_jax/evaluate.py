@@ -43,6 +43,7 @@ _BATCH_SIZE = flags.DEFINE_integer(
   'Examples at once; the result does not depend on it.',
   lower_bound=1,
 )
+_NO_PLUGINS = _cli.define_no_plugins(flags)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,7 +52,11 @@ def main(argv: Sequence[str]) -> None:
 
   _cli.refuse_arguments(argv[1:])
   workdir = files.user_path(_WORKDIR.value)
-  restored = loading.restore(workdir, _cli.checkpoint(_CHECKPOINT.value))
+  restored = loading.restore(
+    workdir,
+    _cli.checkpoint(_CHECKPOINT.value),
+    plugins=not _NO_PLUGINS.value,
+  )
   output = _output_path(workdir, restored.step)
   examples = bootstrap.examples(restored.config, workdir, _SPLIT.value)
   parts = list(restored.predict(examples, _BATCH_SIZE.value))

@@ -50,14 +50,18 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 _PROCESS_ID = flags.DEFINE_integer(
   'process_id', None, 'Number of this process, from 0.'
 )
+_NO_PLUGINS = _cli.define_no_plugins(flags)
 # Time in which the other processes can say what is wrong, once the first fails.
 _FAREWELL_SECONDS = 5
 
 
 def main(argv: Sequence[str]) -> int:
   """Does what the flags say; ends soon if one of several processes fails."""
+  from sam_jax.runs import config_files
+
   try:
-    return _train(argv)
+    with config_files.without_plugins(_NO_PLUGINS.value):
+      return _train(argv)
   except (Exception, SystemExit, KeyboardInterrupt) as error:
     if not jax.distributed.is_initialized():
       raise
@@ -124,6 +128,8 @@ def _configure_jax(deterministic: bool) -> None:
   if deterministic:
     flag = '--xla_gpu_deterministic_ops=true'
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'
+  # Flax and optax leave it to JAX to promote dtypes, whatever the environment.
+  jax.config.update('jax_numpy_dtype_promotion', 'standard')
   _cache_compilations()
 
 

@@ -10,9 +10,7 @@ is resumed with the same labels anywhere, whatever becomes of the first.
 """
 
 import dataclasses
-import io
 import pathlib
-import zipfile
 
 import ml_collections
 import numpy as np
@@ -21,7 +19,7 @@ from sam_jax import datasets
 from sam_jax.runs import factories, files, loading, workdir as workdir_lib
 from sam_jax.training import parallel
 
-_FILE = 'labels.npz'  # has a checksum
+_FILE = 'labels.npy'
 # Fields that say neither which images are trained on, nor their labels.
 _FREE = ('data.image_size',)
 
@@ -145,9 +143,8 @@ def _predict(source: str, dataset: datasets.Dataset) -> np.ndarray:
 def _read(path: pathlib.Path, own: np.ndarray) -> np.ndarray:
   """Returns the labels of a run that has begun, in place of the data set's."""
   try:
-    with zipfile.ZipFile(path) as archive, archive.open('labels.npy') as stream:
-      labels = np.load(io.BytesIO(stream.read()))
-  except Exception as error:  # there are many ways in which it can be damaged
+    labels = np.load(path)
+  except (OSError, ValueError, EOFError) as error:
     raise ValueError(
       f'{path}, the labels that the run is trained on, cannot be read: {error}'
     ) from error
@@ -167,5 +164,5 @@ def write(labels: np.ndarray, workdir: pathlib.Path) -> None:
     workdir: of the run, which exists.
   """
   files.write_atomically(
-    workdir / _FILE, lambda stream: np.savez(stream, labels=labels)
+    workdir / _FILE, lambda stream: np.save(stream, labels)
   )

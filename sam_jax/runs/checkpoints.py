@@ -53,6 +53,10 @@ class JournalState:
     starts: what was started, see `provenance.describe`; once for each change.
     rows: number of rows of metrics.jsonl.
     rows_checksum: their checksum, see `metrics_log.Rows`.
+    skipped_steps: that were not finite, and changed nothing.
+    skipped_in_a_row: how many of the last steps these are.
+    settings: what the fields that may be changed within a run were, by name,
+      and `step`, from which on; once for each change.
   """
 
   step: int = 0
@@ -67,6 +71,9 @@ class JournalState:
   starts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   rows: int = 0
   rows_checksum: int = 0
+  skipped_steps: int = 0
+  skipped_in_a_row: int = 0
+  settings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 class Skipped(NamedTuple):

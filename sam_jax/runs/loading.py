@@ -13,6 +13,7 @@ import tqdm
 
 from sam_jax import tasks, types
 from sam_jax.runs import (
+  ambient,
   checkpoints,
   config_files,
   evaluation,
@@ -79,39 +80,50 @@ class Restored:
 
 
 def load(
-  workdir: str | pathlib.Path, checkpoint: str | int = 'last'
+  workdir: str | pathlib.Path,
+  checkpoint: str | int = 'last',
+  *,
+  plugins: bool = True,
 ) -> LoadedModel:
   """Loads a trained model.
 
   Args:
     workdir: run directory of `sam_jax.train`.
     checkpoint: 'last', 'best' (lowest score at an evaluation), or a step.
+    plugins: whether the plug-ins that the run's config names are imported,
+      which runs their code; a run that has some is refused otherwise.
 
   Returns:
     `(model, variables, config)`.
 
   Raises:
-    ValueError: there is no such run or checkpoint.
+    ValueError: there is no such run or checkpoint, or it has plug-ins that are
+      refused.
 
   Example:
     model, variables, config = sam_jax.load('runs/a', 'best')
     logits = model.apply(variables, images, train=False)
   """
-  restored = restore(workdir, checkpoint)
+  restored = restore(workdir, checkpoint, plugins=plugins)
   return LoadedModel(restored.task.model, restored.variables, restored.config)
 
 
+@ambient.pinned()
 def restore(
-  workdir: str | pathlib.Path, checkpoint: str | int = 'last'
+  workdir: str | pathlib.Path,
+  checkpoint: str | int = 'last',
+  *,
+  plugins: bool = True,
 ) -> Restored:
   """Loads a checkpoint and its task; the data set need not be there.
 
   Args:
     workdir: see `load`.
     checkpoint: see `load`.
+    plugins: see `load`.
 
   Raises:
-    ValueError: there is no such run or checkpoint.
+    ValueError: see `load`.
   """
   directory = files.user_path(workdir)
   config = workdir_lib.read_config(directory)
@@ -122,7 +134,8 @@ def restore(
     )
   if 'task' not in config:
     raise workdir_lib.other_edition(directory / 'config.json')
-  config_files.load_plugins(config)
+  with config_files.without_plugins(not plugins):
+    config_files.load_plugins(config, directory)
   saved = checkpoints.Checkpoints(
     directory / 'checkpoints',
     run_id=workdir_lib.run_id(directory),

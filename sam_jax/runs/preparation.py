@@ -16,13 +16,16 @@ import jax
 import ml_collections
 
 from sam_jax.runs import (
+  ambient,
   bootstrap,
   build,
   config_files,
+  fields,
   files,
   initialization,
   lock,
   recovery,
+  shared as shared_lib,
   workdir as workdir_lib,
 )
 from sam_jax.training import parallel, train_step
@@ -60,8 +63,11 @@ class Begun(NamedTuple):
   result: dict[str, Any] | None
 
 
+@ambient.pinned()
 def prepare(
-  config: ml_collections.ConfigDict, workdir: str | pathlib.Path | None = None
+  config: ml_collections.ConfigDict,
+  workdir: str | pathlib.Path | None = None,
+  shared: shared_lib.Shared | None = None,
 ) -> Prepared:
   """Builds the objects of a run; writes nothing.
 
@@ -69,20 +75,22 @@ def prepare(
     config: see configs/default.py.
     workdir: run directory; if it holds a run, the config has to be that of the
       run. None is for what looks at a config alone.
+    shared: see `build.build`.
 
   Raises:
     ValueError: a value of the config is not allowed, or the directory holds
       another run.
     FileNotFoundError: the data set is not there.
   """
+  fields.check(config)
   config = _with_absolute_paths(config)  # a plug-in may go elsewhere
   config_files.load_plugins(config)
   if workdir is None:
     config = build.resolve(config, jax.device_count())
-    return Prepared(config, build.build(config), None)
+    return Prepared(config, build.build(config, shared), None)
   directory = files.run_directory(workdir)
   config = _resolve(config, directory)
-  return Prepared(config, build.build(config), directory)
+  return Prepared(config, build.build(config, shared), directory)
 
 
 @contextlib.contextmanager
@@ -91,7 +99,8 @@ def begin(
 ) -> Iterator[Begun]:
   """Takes a run directory, and makes all that precedes the first step.
 
-  The directory is this process's until the context is left. Of several
+  The directory is this process's until the context is left, and JAX's settings
+  are those of the run. Of several
   processes that train together, the first one takes it for all of them.
 
   Args:
@@ -105,7 +114,7 @@ def begin(
     FileNotFoundError: the data set, or `config.init_from`, is not there.
   """
   directory = files.run_directory(workdir)
-  with _hold(directory):
+  with _hold(directory), ambient.pinned():
     prepared = prepare(config, directory)
     yield _begin(prepared.config, prepared.experiment, directory)
 
@@ -139,6 +148,7 @@ def _begin(
   found = recovery.inspect(workdir, experiment.num_steps)
   _check_end(found, experiment, workdir)
   if found.result is not None and found.step is None:
+    _check_unchanged(config, workdir)
     shapes = experiment.state_shapes()
     return Begun(config, experiment, workdir, shapes, found.result)
   dataset = bootstrap.relabel(experiment.dataset, config, workdir)
@@ -157,6 +167,21 @@ def _begin(
       bootstrap.write(dataset.train.labels, workdir)
   parallel.wait_for_all()  # the others read what the first has written
   return Begun(config, experiment, workdir, state, None)
+
+
+def _check_unchanged(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> None:
+  """Refuses a finished run that would have been made with other settings."""
+  saved = workdir_lib.read_config(workdir)
+  if saved is None:
+    return
+  made, asked = map(workdir_lib.settings, (saved, config))
+  if differing := [name for name in made if made[name] != asked[name]]:
+    raise ValueError(
+      f'the run in {workdir} is finished, and {", ".join(differing)} cannot '
+      'change any more; use another workdir'
+    )
 
 
 def has_checkpoint(workdir: pathlib.Path) -> bool:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import pathlib
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -20,6 +20,7 @@ from sam_jax.runs import config_files, files, seals
 # What may change when a run is resumed: it does not change the result, or only
 # by the rounding of another order of sums.
 _OPERATIONAL = (
+  'allow_change',
   'checkpoint',
   'data.directory',
   'data.workers',
@@ -31,6 +32,21 @@ _OPERATIONAL = (
   'model.remat',
   'parallel',
 )
+# What `config.allow_change` may name: numbers that may have led to a loss that
+# is not finite, and what is done about it. They change neither what a state
+# holds nor the data.
+CHANGEABLE = (
+  'gradient_clipping',
+  'label_smoothing',
+  'learning_rate',
+  'max_skipped_steps',
+  'method.rho',
+  'method.rho_min',
+  'on_nonfinite',
+  'weight_decay.rate',
+)
+# Of those, the ones that make another step, with another state, if they are 0.
+_OFF_AT_ZERO = ('gradient_clipping', 'method.rho', 'weight_decay.rate')
 _FIELDS_OF_METHOD = 'method.'
 _LENGTHS = ('num_epochs', 'num_steps')
 # How the radius changes when the length of the run is of no consequence.
@@ -172,9 +188,37 @@ def _adopt(
     )
     raise ValueError(
       f'the workdir holds a run with another config: {listed}; use another '
-      'workdir, or the config of that run'
+      f'workdir, or the config of that run{_way_past(differing, new, old)}'
     )
   return config
+
+
+def _is_changeable(
+  name: str, new: Mapping[str, Any], old: Mapping[str, Any]
+) -> bool:
+  """Whether `allow_change` may let a field change within a run."""
+  values = (new.get(name), old.get(name))
+  if name in _OFF_AT_ZERO and not all(values):
+    return False
+  return name in CHANGEABLE
+
+
+def _way_past(
+  differing: Sequence[str], new: Mapping[str, Any], old: Mapping[str, Any]
+) -> str:
+  """Returns how a run may be resumed with another config, if it may."""
+  if not all(_is_changeable(name, new, old) for name in differing):
+    return ''
+  return (
+    f'; or change it within this run by allow_change={tuple(differing)!r}, '
+    'which its result.json will say'
+  )
+
+
+def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns the fields of a config that `allow_change` may name."""
+  fields = flatten(config)
+  return {name: fields.get(name) for name in CHANGEABLE}
 
 
 def write_config(
@@ -239,6 +283,8 @@ def _may_differ(
   name: str, new: Mapping[str, Any], old: Mapping[str, Any]
 ) -> bool:
   """Whether a field may change when a run is resumed."""
+  if name in (new.get('allow_change') or ()) and _is_changeable(name, new, old):
+    return True
   if name in SOURCES:
     return _is_same_source(old.get(name) or '', new.get(name) or '')
   if name in _LENGTHS:

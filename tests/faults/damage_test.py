@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from tests.faults import damage
+from tests.faults import damage, damaged_runs
 
 _COUNT = 30
 _READERS = ('last', 'best', damage.STEPS[-1])
@@ -11,12 +11,12 @@ _READERS = ('last', 'best', damage.STEPS[-1])
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
   """Run directories, one under way and one finished, and what they hold."""
-  with damage.cheap():
+  with damaged_runs.cheap():
     made = []
     for finished in (False, True):
       directory = tmp_path_factory.mktemp('run') / 'run'
-      damage.make_run(directory, finished=finished)
-      made.append((directory, damage.read_run(directory)))
+      damaged_runs.make_run(directory, finished=finished)
+      made.append((directory, damaged_runs.read_run(directory)))
     yield made
 
 
@@ -33,7 +33,7 @@ def test_a_damaged_checkpoint_is_skipped_or_refused_in_a_line(
   directory, whole = _copy(runs, tmp_path)
   what = damage.damage_checkpoint(directory, seed)
   readers = (_READERS[seed % 3],)
-  attempt = damage.check(directory, whole, what, readers)
+  attempt = damaged_runs.check(directory, whole, what, readers)
   assert not attempt.fault
 
 
@@ -42,5 +42,5 @@ def test_a_damaged_file_is_repaired_or_refused_in_a_line(runs, tmp_path, name):
   finished = damage.needs_a_finished_run(name)
   directory, whole = _copy(runs, tmp_path, finished)
   damage.OF_OTHER_FILES[name](directory)
-  attempt = damage.check(directory, whole, name, ())
+  attempt = damaged_runs.check(directory, whole, name, ())
   assert not attempt.fault

@@ -171,7 +171,6 @@ def test_a_task_without_labels_has_none_to_predict(tmp_path):
   [
     (None, 'cannot be read'),
     (b'no array', 'cannot be read'),
-    (300, 'cannot be read: Bad CRC-32'),  # the label of an image
     (np.zeros(3, np.int32), r'\(3,\) labels for 80 training images'),
   ],
 )
@@ -180,14 +179,11 @@ def test_damaged_labels_of_a_run_that_has_begun_are_refused(
 ):
   fields = FIELDS | {'labels_from': str(first), 'schedule.name': 'constant'}
   tiny.train(tmp_path, **fields)
-  path = tmp_path / 'labels.npz'
-  whole = path.read_bytes()
+  path = tmp_path / 'labels.npy'
   path.unlink()
   if isinstance(content, bytes):
     path.write_bytes(content)
-  elif isinstance(content, int):
-    path.write_bytes(whole[:content] + b'\1' + whole[content + 1 :])
   elif content is not None:
-    np.savez(path, labels=content)
+    np.save(path, content)
   with pytest.raises(ValueError, match=message):
     tiny.train(tmp_path, **fields | {'num_epochs': 2})

@@ -121,7 +121,7 @@ def test_only_a_run_of_whole_epochs_can_be_made_longer(
 
 
 def test_a_finished_run_comes_with_its_result(tmp_path):
-  _write(tmp_path, tiny.config(), metrics_jsonl='')
+  _begin(tiny.config(), tmp_path)
   workdir.write_result(tmp_path, {'steps': 10})
   begun = _begin(tiny.config(), tmp_path)
   assert begun.result == {'steps': 10}
