@@ -14,7 +14,7 @@ if _startup.is_command():  # before the imports that take a second
   _startup.end_at_once()
 
 from sam_jax import extras as _extras  # noqa: E402
-from sam_jax.perturbations import adaptive, asam, l2, lp, masked  # noqa: E402
+from sam_jax.perturbations import adaptive, asam, l2, lp, masked
 from sam_jax.sam import SamInfo, grad, value_and_grad
 
 __version__ = '0.2.0'

@@ -154,14 +154,13 @@ def _end_with_parent(index: int, count: int) -> None:
   """Has a worker process end when the process that started it is gone."""
   del index, count
   parent = multiprocessing.parent_process()
-  if parent is None:
-    return
 
-  def follow() -> None:
-    parent.join()
-    os._exit(1)
+  def wait() -> None:
+    if parent is not None:
+      parent.join()
+      os._exit(1)
 
-  threading.Thread(target=follow, daemon=True).start()
+  threading.Thread(target=wait, daemon=True).start()
 
 
 def _split(make: Any) -> list[Make]:

@@ -8,17 +8,16 @@ run would never get these 20 kB back.
 
 import ast
 import functools
+import importlib
 from typing import Any
 
-_TO_JSON = 'to_json'
-_METRICS = 'experimental_collect_matching_metrics'
 _PREFIX, _SUFFIX = 'KvStore.Spec(', ')'
 
 
 def stop() -> None:
   """Has TensorStore return what Orbax asks for in another way."""
-  import tensorstore  # with Orbax, and as slow to import
-
+  # Of no type, because what it has is replaced. It comes with Orbax.
+  tensorstore: Any = importlib.import_module('tensorstore')
   spec = tensorstore.KvStore.Spec
   original = spec.to_json
   if original.__name__ == _to_json.__name__:
@@ -31,8 +30,8 @@ def stop() -> None:
     except (SyntaxError, ValueError):  # the text of another version
       return original(self, **options)
 
-  setattr(tensorstore, _METRICS, _no_metrics)
-  setattr(spec, _TO_JSON, to_json)
+  tensorstore.experimental_collect_matching_metrics = _no_metrics
+  spec.to_json = to_json
 
 
 def _no_metrics(prefix: str = '', **options: Any) -> list[Any]:
