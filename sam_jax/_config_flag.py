@@ -15,11 +15,13 @@ from ml_collections import config_flags
 
 from sam_jax import _cli
 from sam_jax.configs import default
-from sam_jax.runs import config_files
+from sam_jax.runs import config_files, fields
 
 _OVERRIDE = re.compile(
   r'--?(?:no)?config\.(?P<field>[^=]+)(?:=(?P<value>.*))?', re.DOTALL
 )
+
+_MESSAGE = 400  # characters
 
 
 class Override(NamedTuple):
@@ -75,6 +77,7 @@ class ConfigFlag:
     """
     config = config_files.read(_cli.config_path(self._name.value))
     override(config, self._overrides)
+    fields.check(config)
     return config.lock()
 
 
@@ -145,7 +148,7 @@ def _set(config: ml_collections.ConfigDict, overrides: Overrides) -> None:
     )
     _, *rest = values(['', *arguments])
   except (absl_flags.Error, TypeError) as error:
-    raise ValueError(str(error)) from error
+    raise ValueError(_shortened(str(error))) from error
   _cli.refuse_arguments(rest)
   names = [name for name, given in overrides.items() if given.is_none]
   for name in names:
@@ -154,10 +157,20 @@ def _set(config: ml_collections.ConfigDict, overrides: Overrides) -> None:
     config.update_from_flattened_dict(dict.fromkeys(names))
 
 
+def _shortened(message: str) -> str:
+  """Returns a message that may have all that was typed, which may be long."""
+  half = _MESSAGE // 2
+  if len(message) <= _MESSAGE:
+    return message
+  return f'{message[:half]} ... {message[-half:]}'
+
+
 def _check_none(name: str) -> None:
   """Refuses None for a field that needs a value: its default is no None."""
   value: Any = default.get_config()
   for part in name.split('.'):
     value = value.get(part) if hasattr(value, 'get') else None
+  if isinstance(value, ml_collections.ConfigDict):
+    raise ValueError(f'{name} may not be None; it has fields, set these')
   if value is not None:
     raise ValueError(f'{name} may not be None; its default is {value!r}')

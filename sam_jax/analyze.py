@@ -5,11 +5,11 @@
     python -m sam_jax.analyze landscape --workdir=runs/sgd --workdir=runs/sam
     python -m sam_jax.analyze interpolate --workdir=runs/sgd --workdir=runs/sam
 
-hessian: the largest eigenvalues, the trace, the spectral density. sharpness: by
-how much the loss of m examples rises within a ball, by one ascent step (the
-paper's measure), by projected gradient ascent, and in random directions.
-landscape: the loss on a line or in a plane. interpolate: the loss between two
-runs.
+hessian: the largest eigenvalues (and with --k_smallest the smallest), the
+trace, the spectral density. sharpness: by how much the loss of m examples rises
+within a ball, by one ascent step (the paper's measure), by projected gradient
+ascent, and in random directions. landscape: the loss on a line or in a plane.
+interpolate: the loss between two runs.
 
 The loss is that of the task on --split, without weight decay, label smoothing,
 augmentation and dropout. Each run gets a JSON file in its directory under
@@ -40,6 +40,7 @@ _CHECKPOINT = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'The picture, .png. Default: beside the first JSON file.'
 )
+_NO_PLUGINS = _cli.define_no_plugins(flags)
 
 # The other flags are the fields of terms.Options.
 flags.DEFINE_enum(
@@ -61,7 +62,13 @@ flags.DEFINE_integer(
   'microbatch_size', None, 'Examples per forward pass of a device.'
 )
 flags.DEFINE_integer('seed', 0, 'Seed of probes, groups and directions.')
-flags.DEFINE_integer('k', 5, 'hessian: number of eigenvalues.')
+flags.DEFINE_integer('k', 5, 'hessian: number of the largest eigenvalues.')
+flags.DEFINE_integer(
+  'k_smallest',
+  0,
+  'hessian: number of the smallest eigenvalues; at a saddle they are negative.',
+  lower_bound=0,
+)
 flags.DEFINE_integer('trace_probes', 100, 'hessian: probes of the trace.')
 flags.DEFINE_integer('probes', 2, 'hessian: probes of the spectral density.')
 flags.DEFINE_integer(
@@ -103,6 +110,14 @@ flags.DEFINE_integer(
 
 def main(argv: Sequence[str]) -> None:
   """Does what the flags say; raises if it cannot be done."""
+  from sam_jax.runs import ambient
+
+  with ambient.pinned():
+    _analyze(argv)
+
+
+def _analyze(argv: Sequence[str]) -> None:
+  """Measures, and draws."""
   from sam_jax.analysis import measurements, result_files
   from sam_jax.runs import files
 
@@ -113,9 +128,12 @@ def main(argv: Sequence[str]) -> None:
       f'{" ".join(argv[1:]) or "none"}'
     )
   name, measurement = argv[1], measurements.BY_NAME[argv[1]]
-  picture = files.user_path(_OUTPUT.value) if _OUTPUT.value else None
+  output = _OUTPUT.value
+  picture = None if output is None else files.user_path(output)
   if picture and picture.suffix != '.png':
     raise ValueError(f'--output is {picture}; it must end in .png')
+  if picture and not picture.parent.is_dir():
+    raise ValueError(f'--output is {picture}; there is no such directory')
   options = _options()
   workdirs = [files.user_path(text) for text in _WORKDIR.value or ()]
   # What is wrong with any run is found before the first is measured.
@@ -155,6 +173,7 @@ def _load(workdir: pathlib.Path, options: 'terms.Options') -> 'trained.Trained':
     num_examples=options.examples,
     batch_norm=options.batch_norm,
     microbatch_size=options.microbatch_size,
+    plugins=not _NO_PLUGINS.value,
   )
 
 

@@ -59,6 +59,7 @@ _BATCH_SIZE = flags.DEFINE_integer(
   'Examples at once; the result does not depend on it.',
   lower_bound=1,
 )
+_NO_PLUGINS = _cli.define_no_plugins(flags)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -67,7 +68,11 @@ def main(argv: Sequence[str]) -> None:
 
   _cli.refuse_arguments(argv[1:])
   workdir = files.user_path(_WORKDIR.value)
-  restored = loading.restore(workdir, _cli.checkpoint(_CHECKPOINT.value))
+  restored = loading.restore(
+    workdir,
+    _cli.checkpoint(_CHECKPOINT.value),
+    plugins=not _NO_PLUGINS.value,
+  )
   output = _output_path(workdir, restored.step)
   examples = _examples(restored, workdir)
   parts = list(restored.predict(examples, _BATCH_SIZE.value))
@@ -107,7 +112,7 @@ def _output_path(workdir: pathlib.Path, step: int) -> pathlib.Path:
   """Returns where the predictions go."""
   from sam_jax.runs import files
 
-  if _OUTPUT.value:
+  if _OUTPUT.value is not None:
     path = files.user_path(_OUTPUT.value)
   elif _DIRECTORY.value:
     raise ValueError(

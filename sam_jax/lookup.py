@@ -1,8 +1,21 @@
-"""Names that a config gives: known, or refused in one line."""
+"""Names and values that a config gives: known, or refused in one line."""
 
 import difflib
+import functools
 import inspect
-from collections.abc import Callable, Collection, Iterable
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+_SEQUENCES = (tuple, Sequence)
+_WORDS = {
+  bool: 'True or False',
+  float: 'a number',
+  int: 'a whole number',
+  str: 'a text',
+  type(None): 'None',
+}
 
 
 def check(kind: str, name: str, known: Iterable[str]) -> None:
@@ -33,7 +46,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
   lower = {k.lower(): k for k in known}
   close = difflib.get_close_matches(str(name).lower(), lower, n=1)
   hint = f' (did you mean {lower[close[0]]!r}?)' if close else ''
-  return ValueError(f'unknown {kind} {name!r}; known: {", ".join(known)}{hint}')
+  return ValueError(
+    f'unknown {kind} {shown(name)}; known: {", ".join(known)}{hint}'
+  )
 
 
 def check_options(
@@ -77,3 +92,94 @@ def check_options(
   ]
   if missing:
     raise ValueError(f'{what} needs {", ".join(missing)}')
+
+
+def check_types(
+  what: str, factory: Callable[..., object], given: Mapping[str, object]
+) -> None:
+  """Refuses options of another type than a factory's annotations say.
+
+  Args:
+    what: what the factory makes, for the message.
+    factory: is called with the options as keywords. An argument without an
+      annotation takes anything.
+    given: the options.
+
+  Raises:
+    ValueError: the message has the option, its value and the type.
+
+  Example:
+    >>> from sam_jax import lookup
+    >>> def factory(rho: float, p: int | None = None): ...
+    >>> lookup.check_types("method 'sam'", factory, {'rho': 1, 'p': 2})
+    >>> lookup.check_types("method 'sam'", factory, {'rho': '0.1'})
+    Traceback (most recent call last):
+      ...
+    ValueError: method 'sam': rho is '0.1'; it must be a number
+  """
+  kinds = _annotations(factory)
+  for name, value in given.items():
+    if name in kinds and not fits(value, kinds[name]):
+      raise ValueError(f'{what}: {mismatch(name, value, kinds[name])}')
+
+
+def mismatch(name: str, value: object, kind: Any) -> str:
+  """Returns what to say of a value that does not `fit`."""
+  return f'{name} is {shown(value)}; it must be {_describe(kind)}'
+
+
+def shown(value: object, length: int = 80) -> str:
+  """Returns a value as a message of one line has it, shortened."""
+  text = ' '.join(repr(value).split())
+  return text if len(text) <= length else f'{text[:length]}...'
+
+
+def fits(value: object, kind: Any) -> bool:
+  """Returns whether a value is of a type, as an annotation gives it.
+
+  A whole number is a number too, and a bool is neither. A value is not looked
+  at where any other type is wanted, such as a function or a dtype.
+
+  Example:
+    >>> from sam_jax import lookup
+    >>> lookup.fits((1, 2), tuple[int, ...]), lookup.fits(True, int)
+    (True, False)
+  """
+  origin, kinds = typing.get_origin(kind), typing.get_args(kind)
+  if origin in (typing.Union, types.UnionType):
+    return any(fits(value, k) for k in kinds)
+  if origin in _SEQUENCES and kinds:
+    if not isinstance(value, (tuple, list)):
+      return False
+    if origin is tuple and kinds[1:] != (...,):
+      return len(value) == len(kinds) and all(map(fits, value, kinds))
+    return all(fits(v, kinds[0]) for v in value)
+  if kind not in _WORDS:
+    return True
+  if kind in (int, float) and isinstance(value, bool):
+    return False
+  return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _describe(kind: Any) -> str:
+  """Returns the words for a type."""
+  origin, kinds = typing.get_origin(kind), typing.get_args(kind)
+  if origin in (typing.Union, types.UnionType):
+    return ' or '.join(dict.fromkeys(map(_describe, kinds)))
+  if origin in _SEQUENCES and kinds:
+    return f'a tuple, each of it {_describe(kinds[0])}'
+  return _WORDS.get(kind, getattr(kind, '__name__', str(kind)))
+
+
+def _annotations(factory: Callable[..., object]) -> dict[str, Any]:
+  """Returns the types of a factory's arguments, where they can be told."""
+  while (inner := inspect.unwrap(factory)) is not factory or isinstance(
+    factory, functools.partial
+  ):
+    factory = getattr(inner, 'func', inner)
+  name = '__init__' if isinstance(factory, type) else '__call__'
+  function = factory if inspect.isfunction(factory) else getattr(factory, name)
+  try:
+    return typing.get_type_hints(function)
+  except Exception:  # names that only a type checker imports
+    return {}

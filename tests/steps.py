@@ -138,6 +138,7 @@ def make(
   mix=lambda key, images, labels: (images, labels),
   mantissa_bits=23,
   seed=0,
+  skips_nonfinite=False,
   replace_collectives=None,
   **method_options,
 ):
@@ -179,6 +180,7 @@ def make(
     collectives=runs_on.collectives._replace(**(replace_collectives or {})),
     mantissa_bits=mantissa_bits,
     seed=seed,
+    skips_nonfinite=skips_nonfinite,
   )
   return Stepper(fns, runs_on)
 

@@ -18,7 +18,8 @@ def spectra(path: pathlib.Path, results: Results) -> None:
 
   Args:
     path: of the PNG.
-    results: with nodes and weights `[probes, steps]`, eigenvalues `[k]`.
+    results: with nodes and weights `[probes, steps]`, eigenvalues `[k]` and
+      smallest_eigenvalues, perhaps none.
   """
   nodes = np.concatenate([np.ravel(r['nodes']) for r in results.values()])
   span = np.ptp(nodes) or 1.0
@@ -29,13 +30,14 @@ def spectra(path: pathlib.Path, results: Results) -> None:
     density = _density(result, grid, 0.005 * span)
     axes.fill_between(grid, np.maximum(density, 1e-8), 1e-8, alpha=0.5)
     values = result['eigenvalues']
-    axes.plot(values, np.full(len(values), 3e-6), 'k|', markersize=10)
+    marked = [*values, *result['smallest_eigenvalues']]
+    axes.plot(marked, np.full(len(marked), 3e-6), 'k|', markersize=10)
     axes.set(ylabel='density', yscale='log', ylim=(1e-6, None))
     axes.set_title(_spectrum_title(label, values), fontsize=9)
   top = max(axes.get_ylim()[1] for axes in rows[:, 0])
   for axes in rows[:, 0]:
     axes.set_ylim(1e-6, top)
-  rows[-1, 0].set_xlabel('eigenvalue of the Hessian (|: the largest)')
+  rows[-1, 0].set_xlabel('eigenvalue of the Hessian (|: those at its ends)')
   _save(figure, path)
 
 

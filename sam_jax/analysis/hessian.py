@@ -1,4 +1,4 @@
-r"""The Hessian of a mean loss: largest eigenvalues, spectral density, trace.
+r"""The Hessian of a mean loss: eigenvalues, spectral density, trace.
 
 Nothing but products of the Hessian with vectors is needed; each is a walk over
 the whole data set. scipy's ARPACK has the eigenpairs, matfree the Lanczos
@@ -18,14 +18,15 @@ from jax import flatten_util
 from matfree import decomp
 
 from sam_jax import types
-from sam_jax.analysis import objective as objective_lib, units
+from sam_jax.analysis import checks, objective as objective_lib, units
 
 # ARPACK wants room for so many vectors; smaller matrices are formed.
 _MIN_BASIS = 20
+_TOLERANCES = {'float32': 1e-4, 'float64': 1e-8}
 
 
 class Eigenpairs(NamedTuple):
-  """Eigenvalues and eigenvectors, the largest first.
+  """Eigenvalues and eigenvectors, from the end of the spectrum inwards.
 
   Attributes:
     values: float64 `[k]`.
@@ -81,7 +82,7 @@ def top_eigenpairs(
   params: types.Params,
   k: int = 5,
   *,
-  tolerance: float = 1e-4,
+  tolerance: float | None = None,
   seed: int = 0,
 ) -> Eigenpairs:
   """Returns the k algebraically largest eigenvalues, and their vectors.
@@ -91,25 +92,63 @@ def top_eigenpairs(
     params: where its Hessian is taken.
     k: how many, at most the number of parameters.
     tolerance: of the vectors: |H v - lambda v| in units of lambda. The values
-      are much better, by its square over the gap between them.
+      are much better, by its square over the gap between them. None is 1e-4,
+      and 1e-8 where the parameters are float64.
     seed: of the vector that the iteration starts from.
 
   Raises:
-    ValueError: k is out of range, a product is not finite, or the iteration
-      does not converge.
+    ValueError: k is out of range, the parameters cannot be differentiated, a
+      product is not finite, or the iteration does not converge.
   """
-  matvec, size, unravel = _operator(objective, params)
-  if not 1 <= k <= size:
+  return _eigenpairs(objective, params, k, 'LA', tolerance, seed)
+
+
+def bottom_eigenpairs(
+  objective: objective_lib.Objective,
+  params: types.Params,
+  k: int = 5,
+  *,
+  tolerance: float | None = None,
+  seed: int = 0,
+) -> Eigenpairs:
+  """Returns the k algebraically smallest eigenvalues, the smallest first.
+
+  At a saddle they are negative: the directions in which the loss falls.
+
+  Args:
+    objective: see `top_eigenpairs`, also for the other arguments and errors.
+    params: see there.
+    k: see there.
+    tolerance: see there.
+    seed: see there.
+  """
+  return _eigenpairs(objective, params, k, 'SA', tolerance, seed)
+
+
+def _eigenpairs(
+  objective: objective_lib.Objective,
+  params: types.Params,
+  k: int,
+  which: str,
+  tolerance: float | None,
+  seed: int,
+) -> Eigenpairs:
+  """Returns the eigenpairs at an end of the spectrum, in ARPACK's words."""
+  hessian = _operator(objective, params)
+  checks.positive(k=k)
+  if k > hessian.size:
     raise ValueError(
-      f'k is {k}; it must be in [1, {size}], the number of parameters'
+      f'k is {k}; it must be in [1, {hessian.size}], the number of parameters'
     )
-  if size <= max(2 * k, _MIN_BASIS):
-    values, vectors = np.linalg.eigh(_form(matvec, size))
+  if hessian.size <= max(2 * k, _MIN_BASIS):
+    values, vectors = np.linalg.eigh(_form(hessian))
   else:
-    values, vectors = _arpack(matvec, size, k, tolerance, seed)
-  order = np.argsort(values)[::-1][:k]
+    values, vectors = _arpack(hessian, k, which, tolerance, seed)
+  order = np.argsort(values)
+  order = order[:k] if which == 'SA' else order[::-1][:k]
   return Eigenpairs(
-    values[order].astype(np.float64), [unravel(vectors[:, i]) for i in order]
+    values[order].astype(np.float64),
+    [hessian.to_tree(vectors[:, i]) for i in order],
   )
 
 
@@ -133,12 +172,12 @@ def trace(
   Raises:
     ValueError: num_probes < 1, or a product is not finite.
   """
-  matvec, size, _ = _operator(objective, params)
-  _check_positive(num_probes=num_probes)
+  hessian = _operator(objective, params)
+  checks.positive(num_probes=num_probes)
 
   def sample(index: int) -> units.Result:
-    signs = _signs(size, seed, index)
-    return {'sample': np.vdot(np.float64(signs), matvec(signs))}
+    signs = _signs(hessian, seed, index)
+    return {'sample': np.vdot(np.float64(signs), hessian.matvec(signs))}
 
   samples = np.array(
     [
@@ -180,12 +219,13 @@ def spectrum(
   Source: Ghorbani et al. 2019, sections 2 and 3, whose code the paper used for
   its figure 3.
   """
-  matvec, size, _ = _operator(objective, params)
-  _check_positive(num_probes=num_probes, num_steps=num_steps)
-  num_steps = min(num_steps, size)
+  hessian = _operator(objective, params)
+  checks.positive(num_probes=num_probes, num_steps=num_steps)
+  num_steps = min(num_steps, hessian.size)
 
   def probe(index: int) -> units.Result:
-    return _quadrature(matvec, _signs(size, seed, index), num_steps)
+    signs = _signs(hessian, seed, index)
+    return _quadrature(hessian.matvec, signs, num_steps)
 
   found = [
     unit(f'spectrum-{i}', functools.partial(probe, i))
@@ -194,12 +234,27 @@ def spectrum(
   return Spectrum(*(np.stack([f[n] for f in found]) for n in Spectrum._fields))
 
 
+class _Hessian(NamedTuple):
+  """The Hessian as an operator on vectors of the host.
+
+  Attributes:
+    matvec: its product with a vector `[size]`.
+    size: number of parameters.
+    dtype: of the vectors: float64 where parameters are, else float32.
+    to_tree: from a vector to a tree like the parameters.
+  """
+
+  matvec: Callable[[np.ndarray], np.ndarray]
+  size: int
+  dtype: np.dtype
+  to_tree: Callable[[np.ndarray], types.PyTree]
+
+
 def _operator(
   objective: objective_lib.Objective, params: types.Params
-) -> tuple[
-  Callable[[np.ndarray], np.ndarray], int, Callable[[np.ndarray], types.PyTree]
-]:
-  """Returns the Hessian on float32 vectors, their size, vectors to trees."""
+) -> _Hessian:
+  """Returns the Hessian at some parameters."""
+  checks.params(params)
   flat, unravel = flatten_util.ravel_pytree(params)
   placed = objective.place(params)
 
@@ -217,35 +272,36 @@ def _operator(
   def to_tree(vector: np.ndarray) -> types.PyTree:
     return unravel(jnp.asarray(vector, flat.dtype))
 
-  return matvec, flat.size, to_tree
+  dtype = np.dtype(jnp.promote_types(flat.dtype, jnp.float32))
+  return _Hessian(matvec, flat.size, dtype, to_tree)
 
 
-def _form(matvec: Callable[[np.ndarray], np.ndarray], size: int) -> np.ndarray:
+def _form(hessian: _Hessian) -> np.ndarray:
   """Returns the whole matrix, float64."""
-  matrix = np.stack([matvec(row) for row in np.eye(size, dtype=np.float32)])
+  rows = np.eye(hessian.size, dtype=hessian.dtype)
+  matrix = np.stack([hessian.matvec(row) for row in rows])
   return (matrix.astype(np.float64) + matrix.T) / 2
 
 
 def _arpack(
-  matvec: Callable[[np.ndarray], np.ndarray],
-  size: int,
-  k: int,
-  tolerance: float,
-  seed: int,
+  hessian: _Hessian, k: int, which: str, tolerance: float | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns eigenvalues `[k]` and vectors `[size, k]`, in any order."""
+  size, dtype = hessian.size, hessian.dtype
   operator = scipy.sparse.linalg.LinearOperator(
-    (size, size), matvec=matvec, dtype=np.float32
+    (size, size), matvec=hessian.matvec, dtype=dtype
   )
   start = np.random.default_rng(seed).standard_normal(size, np.float32)
+  if tolerance is None:
+    tolerance = _TOLERANCES[dtype.name]
   try:
     return scipy.sparse.linalg.eigsh(
-      operator, k, which='LA', v0=start, tol=tolerance
+      operator, k, which=which, v0=start.astype(dtype), tol=tolerance
     )
   except scipy.sparse.linalg.ArpackNoConvergence as error:
     raise ValueError(
       f'{len(error.eigenvalues)} of {k} eigenvalues converged; ask for fewer, '
-      'or with a larger tolerance: float32 does not tell apart what is small '
+      f'or with a larger tolerance: {dtype} does not tell apart what is small '
       'beside the largest'
     ) from error
 
@@ -292,14 +348,7 @@ def _eager(
   return primitive.bind
 
 
-def _signs(size: int, seed: int, index: int) -> np.ndarray:
-  """Returns a probe: float32 `[size]`, each -1 or 1."""
+def _signs(hessian: _Hessian, seed: int, index: int) -> np.ndarray:
+  """Returns a probe: `[size]`, each -1 or 1."""
   rng = np.random.default_rng([seed, index])
-  return rng.integers(0, 2, size).astype(np.float32) * 2 - 1
-
-
-def _check_positive(**numbers: int) -> None:
-  """Refuses numbers below one."""
-  for name, number in numbers.items():
-    if number < 1:
-      raise ValueError(f'{name} is {number}; it must be at least 1')
+  return rng.integers(0, 2, hessian.size).astype(hessian.dtype) * 2 - 1

@@ -4,10 +4,11 @@ import functools
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sam_jax import types
-from sam_jax.analysis import objective as objective_lib, units
+from sam_jax.analysis import checks, objective as objective_lib, units
 
 
 def random_direction(params: types.Params, seed: int = 0) -> types.PyTree:
@@ -23,17 +24,22 @@ def random_direction(params: types.Params, seed: int = 0) -> types.PyTree:
     seed: of the Gaussian.
 
   Returns:
-    Float32 numpy arrays, a tree like the parameters.
+    Numpy arrays in at least float32, a tree like the parameters.
+
+  Raises:
+    ValueError: params is no tree of floating-point arrays.
 
   Source: Li et al. 2018, section 4, with their option to ignore vectors.
   """
+  checks.params(params)
   rng = np.random.default_rng(seed)
 
   def draw(w: np.ndarray) -> np.ndarray:
-    w = np.asarray(w, np.float32)
+    w = np.asarray(w, jnp.promote_types(np.asarray(w).dtype, jnp.float32))
     if w.ndim < 2:
       return np.zeros_like(w)
-    return _normalised(rng.standard_normal(w.shape, np.float32), w)
+    drawn = rng.standard_normal(w.shape, np.float32).astype(w.dtype)
+    return _normalised(drawn, w)
 
   return jax.tree.map(draw, params)
 
@@ -68,10 +74,12 @@ def scan(
     float64 `[n]`, or `[n, n]` with the first direction along the first axis.
 
   Raises:
-    ValueError: another number of directions.
+    ValueError: another number of directions, or one is not like params.
   """
   if len(directions) not in (1, 2):
     raise ValueError(f'{len(directions)} directions are given; give one or two')
+  for direction in directions:
+    checks.alike('a direction', direction, params)
   across = coordinates if len(directions) == 2 else np.zeros(1)
 
   def row(along: float) -> units.Result:
@@ -135,9 +143,9 @@ def _moved(
 
   def move(w: np.ndarray, *steps: np.ndarray) -> np.ndarray:
     w = np.asarray(w)
+    wide = jnp.promote_types(w.dtype, jnp.float32)
     shifts = zip(place, steps, strict=False)
-    return (w + sum(np.float32(c) * np.asarray(s) for c, s in shifts)).astype(
-      w.dtype
-    )
+    moved = w + sum(np.asarray(c, wide) * np.asarray(s) for c, s in shifts)
+    return moved.astype(w.dtype)
 
   return jax.tree.map(move, params, *directions)

@@ -1,4 +1,4 @@
-"""Measures the Hessian: largest eigenvalues, trace, spectral density."""
+"""Measures the Hessian: eigenvalues, trace, spectral density."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -23,8 +23,10 @@ def _hessian_plan(
   model: trained.Trained, options: terms.Options
 ) -> pass_bar.Plan:
   del model
+  smallest = {'smallest': (1, terms.EIGENPAIRS_COST)}
   return {
     'eigenpairs': (1, terms.EIGENPAIRS_COST),
+    **(smallest if options.k_smallest else {}),
     'trace': (options.trace_probes, 1),
     'spectrum': (options.probes, options.lanczos_steps),
   }
@@ -39,6 +41,9 @@ def _hessian(
   params = models[0].params
   objective = models[0].objective(on_pass=on_pass)
   values, _ = eigenpairs(objective, params, options.k, options.seed, unit)
+  smallest: list[float] = []
+  if options.k_smallest:
+    smallest = _smallest(objective, params, options, unit)
   trace = hessian.trace(
     objective, params, options.trace_probes, seed=options.seed, unit=unit
   )
@@ -53,10 +58,28 @@ def _hessian(
   return {
     'parameters': sum(leaf.size for leaf in jax.tree.leaves(params)),
     'eigenvalues': values,
+    'smallest_eigenvalues': smallest,
     'trace': trace.mean,
     'trace_standard_error': trace.standard_error,
     **spectrum._asdict(),
   }
+
+
+def _smallest(
+  objective: objective_lib.Objective,
+  params: types.Params,
+  options: terms.Options,
+  unit: units.Unit,
+) -> list[float]:
+  """Returns the smallest eigenvalues, the smallest first, as one piece."""
+
+  def compute() -> dict[str, np.ndarray]:
+    found = hessian.bottom_eigenpairs(
+      objective, params, options.k_smallest, seed=options.seed
+    )
+    return {'values': found.values}
+
+  return unit('smallest', compute)['values'].tolist()
 
 
 def eigenpairs(
@@ -92,13 +115,15 @@ def _hessian_columns(result: terms.Result) -> dict[str, float]:
   columns = {'lambda_max': values[0]}
   if len(values) >= 5:
     columns['lambda_max/lambda_5'] = values[0] / values[4]
+  if result['smallest_eigenvalues']:
+    columns['lambda_min'] = result['smallest_eigenvalues'][0]
   columns['trace'] = result['trace']
   error = result['trace_standard_error']
   return columns if error is None else columns | {'+- of trace': error}
 
 
 HESSIAN = terms.Measurement(
-  options=('k', 'trace_probes', 'probes', 'lanczos_steps'),
+  options=('k', 'k_smallest', 'trace_probes', 'probes', 'lanczos_steps'),
   plan=_hessian_plan,
   measure=_hessian,
   draw=_draw_hessian,

@@ -18,7 +18,7 @@ _NORMS = {'l2': 2.0, 'linf': math.inf}
 
 
 def _m(model: trained.Trained, options: terms.Options) -> int:
-  return options.m or model.config.m
+  return model.config.m if options.m is None else options.m
 
 
 def _groups(

@@ -2,8 +2,9 @@
 
 Everything that is measured of a loss passes through here: batches of the host
 are spread over the devices as in training, one compiled program adds what each
-contributes to a float32 sum on the device, and no more than two batches are on
-their way at a time, so that memory does not grow with the data set.
+contributes to a sum on the device, in at least float32, and no more than two
+batches are on their way at a time, so that memory does not grow with the data
+set.
 """
 
 import functools
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sam_jax import tree, types
+from sam_jax.analysis import checks
 from sam_jax.training import layout as layout_lib, parallel as parallel_lib
 
 Batch = types.PyTree
@@ -64,8 +66,19 @@ class Objective:
         the devices, else the next one is taken.
       devices: to compute on; None is all.
       on_pass: is called with the number of examples after each evaluation.
+
+    Raises:
+      ValueError: the batches can be walked once only, or are a single one.
     """
+    if not callable(loss_fn):
+      raise ValueError(
+        f'loss_fn is {loss_fn!r}; it must be a function of params and a batch'
+      )
+    checks.batches(batches)
+    if batch_size is not None:
+      checks.positive(batch_size=batch_size)
     self._batches = batches
+    self._count: int | None = None
     self._batch_size = batch_size
     self._on_pass = on_pass
     devices = jax.devices() if devices is None else devices
@@ -76,6 +89,7 @@ class Objective:
     )
     self._loss_fn = loss_fn
     self._is_mean: bool | None = None
+    self._dtype = jnp.dtype(jnp.float32)
     self._compiled = {
       name: self._compile(term, num_trees)
       for name, (term, num_trees) in _TERMS.items()
@@ -86,9 +100,13 @@ class Objective:
 
     Args:
       batches: see `Objective`; filled up to the same number of rows.
+
+    Raises:
+      ValueError: see `Objective`.
     """
+    checks.batches(batches)
     other = object.__new__(Objective)
-    other.__dict__.update(self.__dict__, _batches=batches)
+    other.__dict__.update(self.__dict__, _batches=batches, _count=None)
     return other
 
   def place(self, params: types.PyTree) -> types.PyTree:
@@ -101,6 +119,7 @@ class Objective:
 
   def value_and_grad(self, params: types.Params) -> tuple[float, types.Grads]:
     """Returns L(w) and its gradient, in at least float32, on the devices."""
+    checks.params(params)
     value, grads = self._mean('value_and_grad', params)
     return float(value), grads
 
@@ -110,28 +129,45 @@ class Objective:
     Args:
       params: w.
       tangent: a tree like it, of the same dtypes.
+
+    Raises:
+      ValueError: params is no tree of floating-point arrays, or the tangent is
+        not like it.
     """
+    checks.params(params)
+    checks.alike('tangent', tangent, params)
     return self._mean('hvp', params, tangent)
 
   def _mean(self, name: str, *trees: types.PyTree) -> types.PyTree:
     """Walks the batches; returns the sum over them by the examples."""
     replicate, shard = self._parallel.replicate, self._parallel.shard
     placed = [replicate(t) for t in trees]
-    total = replicate(_zeros(name, placed[0]))
     walked = self._batches() if callable(self._batches) else self._batches
-    count, previous = 0, None
+    count, previous, total = 0, None, None
     for batch in walked:
       rows, filled = self._fill(batch, placed[0])
+      if total is None:
+        total = replicate(_zeros(name, placed[0], self._dtype))
       total, token = self._compiled[name](total, *placed, shard(filled))
       if previous is not None:
         previous.block_until_ready()
       previous = token
       count += rows
-    if not count:
-      raise ValueError('there are no examples: batches is empty')
+    self._check_count(count)
     mean = jax.tree.map(lambda x: x / count, total)
     self._on_pass(count)
     return mean
+
+  def _check_count(self, count: int) -> None:
+    """Refuses batches that are empty, or were used up by an earlier walk."""
+    if not count and not self._count:
+      raise ValueError('there are no examples: batches is empty')
+    if self._count not in (None, count):
+      raise ValueError(
+        f'batches had {self._count} examples when first walked and has {count} '
+        'now; let the function return all of them each time it is called'
+      )
+    self._count = count
 
   def _compile(
     self, term: Callable[..., Any], num_trees: int
@@ -159,15 +195,16 @@ class Objective:
     """Returns the sum of the losses of this device's examples."""
     losses = tree.wide(self._loss_fn(params, batch))
     if losses.ndim == 0:
-      return jnp.sum(weights) * losses
+      return jnp.sum(weights).astype(losses.dtype) * losses
     return jnp.sum(jnp.where(weights > 0, losses, 0))
 
   def _fill(self, batch: Batch, params: types.Params) -> tuple[int, Any]:
     """Returns the number of examples, and a batch of full size and weights."""
-    rows = len(jax.tree.leaves(batch)[0])
+    rows = checks.rows(batch)
     if self._is_mean is None:
       found = jax.eval_shape(self._loss_fn, params, batch)
-      self._is_mean = _check_losses(found, rows)
+      self._is_mean = checks.losses(found, rows)
+      self._dtype = jnp.promote_types(found.dtype, jnp.float32)
     if self._batch_size is None:
       self._batch_size = rows
     least = rows if self._is_mean else max(rows, self._batch_size)
@@ -186,19 +223,9 @@ class Objective:
     return rows, (batch, weights)
 
 
-def _check_losses(losses: jax.ShapeDtypeStruct, rows: int) -> bool:
-  """Returns whether a loss is the mean of its batch; refuses other shapes."""
-  if losses.shape not in ((), (rows,)):
-    raise ValueError(
-      f'loss_fn returns {list(losses.shape)} for a batch of {rows}; it must '
-      f'return one loss per example, [{rows}], or their mean, a scalar'
-    )
-  return losses.shape == ()
-
-
-def _zeros(name: str, params: types.Params) -> types.PyTree:
-  """Returns what a sum starts from."""
-  value = jnp.zeros((), jnp.float32)
+def _zeros(name: str, params: types.Params, dtype: Any) -> types.PyTree:
+  """Returns what a sum starts from; `dtype` is that of the value."""
+  value = jnp.zeros((), dtype)
   grads = jax.tree.map(lambda p: jnp.zeros_like(tree.wide(p)), params)
   return {'value': value, 'value_and_grad': (value, grads), 'hvp': grads}[name]
 

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sam_jax import perturbations, tree, types
-from sam_jax.analysis import objective as objective_lib, units
+from sam_jax import keys, perturbations, tree, types
+from sam_jax.analysis import checks, objective as objective_lib, units
 
 
 class Ball(NamedTuple):
@@ -81,7 +81,9 @@ class Ball(NamedTuple):
     noise = jax.tree.unflatten(
       structure,
       [
-        jax.random.normal(k, leaf.shape, jnp.float32)
+        jax.random.normal(
+          k, leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)
+        )
         for k, leaf in zip(keys, leaves, strict=True)
       ],
     )
@@ -142,9 +144,8 @@ def worst_case(
     ValueError: there are no groups, a number is not allowed, or a loss is not
       finite.
   """
-  for name, number in (('steps', steps), ('restarts', restarts)):
-    if number < 1:
-      raise ValueError(f'{name} is {number}; it must be at least 1')
+  checks.positive(steps=steps, restarts=restarts)
+  checks.params(params)
   climb = _Ascent(ball, steps)
 
   def rise(index: int, group: objective_lib.Objective) -> float:
@@ -188,8 +189,8 @@ def average_case(
       finite.
   """
   ball.check()
-  if num_samples < 1:
-    raise ValueError(f'num_samples is {num_samples}; it must be at least 1')
+  checks.positive(num_samples=num_samples)
+  checks.params(params)
   placed = objective.place(params)
   draw = jax.jit(ball.draw)
 
@@ -252,6 +253,7 @@ def _over_groups(
   unit: units.Unit,
 ) -> Sharpness:
   """Returns the mean of a rise over the groups."""
+  checks.groups(groups)
 
   def measure(index: int, batches: objective_lib.Batches) -> units.Result:
     found = rise(index, objective.over(batches))
@@ -274,7 +276,7 @@ def _over_groups(
 
 def _key(seed: int, index: int, draw: int) -> jax.Array:
   """Returns the key of a random point."""
-  key = jax.random.fold_in(jax.random.key(seed), index)
+  key = jax.random.fold_in(keys.make(seed), index)
   return jax.random.fold_in(key, draw)
 
 

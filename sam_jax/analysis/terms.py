@@ -23,7 +23,8 @@ class Options:
     batch_norm: what BatchNorm normalises by.
     microbatch_size: examples per forward pass of a device.
     seed: of probes, groups and directions.
-    k: number of eigenvalues.
+    k: number of the largest eigenvalues.
+    k_smallest: number of the smallest eigenvalues; 0 is none.
     trace_probes: probes of the trace.
     probes: probes of the spectral density.
     lanczos_steps: products per probe of the density.
@@ -49,6 +50,7 @@ class Options:
   microbatch_size: int | None = None
   seed: int = 0
   k: int = 5
+  k_smallest: int = 0
   trace_probes: int = 100
   probes: int = 2
   lanczos_steps: int = 80

@@ -165,6 +165,7 @@ def load(
   num_examples: int | None = None,
   batch_norm: str = 'running',
   microbatch_size: int | None = None,
+  plugins: bool = True,
 ) -> Trained:
   """Loads a checkpoint of a run, to be measured.
 
@@ -178,6 +179,7 @@ def load(
       whole is left out. A model whose statistics are frozen has these always.
     microbatch_size: examples per forward pass of a device; None is the run's
       own with batch statistics, of which it is a part, else 256 at most.
+    plugins: see `sam_jax.load`.
 
   Returns:
     The model, and what it takes to compute its loss.
@@ -189,7 +191,7 @@ def load(
   """
   lookup.check('split', split, SPLITS)
   lookup.check('batch_norm', batch_norm, BATCH_NORMS)
-  run = loading.restore(workdir, checkpoint)
+  run = loading.restore(workdir, checkpoint, plugins=plugins)
   _check_finite(run.variables, f'{workdir}, checkpoint {run.step}')
   examples = bootstrap.examples(
     run.config, pathlib.Path(workdir), split, run.task.info

@@ -17,6 +17,8 @@ from sam_jax.augmentation import auto, draws, pixels
 
 AugmentFn = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
+_LARGEST = 2**15  # pixels of a side, twice which is an int32
+
 # One stream per operation, so that switching one does not change another.
 _WEAK_STREAM = 0
 _CUTOUT_STREAM = 1
@@ -99,8 +101,8 @@ def create(
   lookup.check('cutout_per', cutout_per, sorted(_CENTERS))
   auto.check(policy, constants, num_layers, magnitude)
   for what, length in (('padding', padding), ('cutout_length', cutout_length)):
-    if length < 0:
-      raise ValueError(f'{what} is {length}; it must be >= 0')
+    if not 0 <= length <= _LARGEST:
+      raise ValueError(f'{what} is {length}; it must be in [0, {_LARGEST}]')
   if len(mean) != len(std) or min(std) <= 0:
     raise ValueError(
       f'mean is {mean} and std {std}; give one of each per channel, std > 0'

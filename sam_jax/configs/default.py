@@ -251,6 +251,17 @@ def get_config() -> ml_collections.ConfigDict:
   # Share of the target spread over all classes. Official [label_smoothing]: 0.
   config.label_smoothing = 0.0
 
+  # --- A loss, gradient or update that is NaN or infinite ---------------------
+  # 'stop' ends the run. 'skip' leaves parameters, BatchNorm statistics and all
+  # states as they were before that step, and takes the next batch.
+  config.on_nonfinite = 'stop'
+  # 'skip': steps in a row that are skipped before the run ends.
+  config.max_skipped_steps = 10
+  # Fields that may differ from those of the run in the directory when it is
+  # resumed, such as ('learning_rate', 'method.rho') after it has ended so. Its
+  # result.json says what was changed, and at which step.
+  config.allow_change = ()
+
   # --- Precision -------------------------------------------------------------
   # Of activations in training: 'float32' or 'bfloat16'. Parameters, and
   # evaluation, are float32. Rounding may destroy a small perturbation: what is
@@ -258,8 +269,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.compute_dtype = 'float32'
   # Of what multiplications see of float32, in training and evaluation:
   # 'float32', 'tensorfloat32' or 'bfloat16' (on a GPU TensorFloat-32 too). None
-  # is what JAX is set to, by default TensorFloat-32 on GPUs that have it and
-  # bfloat16 on TPUs; the paper's CIFAR runs, on V100, had float32.
+  # is the device's own: TensorFloat-32 on GPUs that have it, bfloat16 on TPUs,
+  # whatever JAX is set to; the paper's CIFAR runs, on V100, had float32.
   config.matmul_precision = placeholder(str)
 
   # --- Where it runs; results do not depend on it, up to rounding ------------

@@ -273,6 +273,7 @@ def _loader(name: str, given: dict[str, object]) -> Loader:
     raise ValueError(
       f'data set {name!r} has no option {unknown}; it has {allowed}'
     )
+  lookup.check_types(f'data set {name!r}', _LOADERS[name], given)
   return _LOADERS[name]
 
 

@@ -98,6 +98,7 @@ def create(name: str, **fields: Any) -> base.Method:
   for field, value in given.items():
     if accepted is not None and field not in accepted:
       raise _refused(name, field, value)
+  lookup.check_types(f'method {name!r}', _METHODS[name], given)
   return _METHODS[name](**given)
 
 
@@ -109,6 +110,6 @@ def _refused(name: str, field: str, value: Any) -> ValueError:
     known = sorted({option for taken in fields.values() for option in taken})
     return lookup.unknown('field of a method', field, known)
   return ValueError(
-    f'method {name!r} takes no {field}, and {field} is {value!r}; set it to '
-    f'None, or choose a method that takes it: {", ".join(takers)}'
+    f'method {name!r} takes no {field}, and {field} is {lookup.shown(value)}; '
+    f'set it to None, or choose a method that takes it: {", ".join(takers)}'
   )

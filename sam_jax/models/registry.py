@@ -170,6 +170,7 @@ def _check_arguments(
   missing = [key for key in required if key not in fixed | kwargs]
   if missing:
     raise ValueError(f'model {name!r} needs {", ".join(missing)}')
+  lookup.check_types(f'model {name!r}', factory, kwargs)
 
 
 def _arguments(factory: Factory) -> tuple[list[str], list[str], bool]:

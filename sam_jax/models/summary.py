@@ -26,6 +26,8 @@ import jax.numpy as jnp
 from flax import linen as nn, traverse_util
 from jax.extend import core
 
+from sam_jax import keys
+
 _Path = tuple[str, ...]
 
 # Names the module call that an operation of the traced program belongs to.
@@ -115,7 +117,7 @@ def summarize(
   if depth < 1:
     raise ValueError(f'depth is {depth}; it must be at least 1')
   images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-  key = jax.eval_shape(functools.partial(jax.random.key, 0))
+  key = jax.eval_shape(functools.partial(keys.make, 0))
   init = functools.partial(model.init, train=False)
   variables = jax.eval_shape(init, key, images)
   calls, traced = _trace(model, variables, images)

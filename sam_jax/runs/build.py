@@ -13,12 +13,14 @@ import jax
 import ml_collections
 import optax
 
-from sam_jax import datasets, methods, tasks, types
+from sam_jax import datasets, keys, methods, tasks, types
 from sam_jax.runs import (
   config_files,
   evaluation,
   factories,
+  fields,
   reserved,
+  shared as shared_lib,
   validation,
 )
 from sam_jax.training import (
@@ -110,6 +112,7 @@ def resolve(
     ValueError: the batch cannot be cut that way, or the task, the data set or
       the model is not known.
   """
+  fields.check(config)
   layout = layout_lib.create(
     config.batch_size, num_devices, config.m, config.microbatch_size
   )
@@ -139,20 +142,26 @@ def _image_size(config: ml_collections.ConfigDict) -> int:
 def init_shapes(task: tasks.Task) -> tuple[Any, Mapping[str, types.PyTree]]:
   """Returns the shapes of a model's outputs for one example, and variables."""
   init = functools.partial(task.model.init_with_output, train=False)
-  return jax.eval_shape(init, jax.random.key(0), task.init_inputs())
+  return jax.eval_shape(init, keys.make(0), task.init_inputs())
 
 
-def build(config: ml_collections.ConfigDict) -> Experiment:
+def build(
+  config: ml_collections.ConfigDict, shared: shared_lib.Shared | None = None
+) -> Experiment:
   """Returns the objects of a run on all devices.
 
   Args:
     config: resolved, see `resolve`.
+    shared: what experiments that were built before have in common with it.
 
   Raises:
     ValueError: a value of the config is not allowed.
     FileNotFoundError: the data set is not there.
   """
+  shared = shared or shared_lib.Shared()
+  fields.check(config)
   validation.check_ranges(config)
+  validation.check_changes(config)
   layout = layout_lib.create(
     config.batch_size, jax.device_count(), config.m, config.microbatch_size
   )
@@ -162,13 +171,17 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
   for name in config_files.names(config):
     reserved.check(name)
   method = factories.create_method(config)  # before data that take long to read
-  dataset = factories.load_data(config)
+  dataset = shared.dataset(
+    lambda: factories.load_data(config), config.task, config.data
+  )
   task = factories.create_task(config, dataset.info, parallel.collectives.axes)
   steps_per_epoch = datasets.steps_per_epoch(
     task.count(dataset.train), config.batch_size
   )
   num_steps = _num_steps(config, steps_per_epoch)
-  outputs, variables = init_shapes(task)
+  of_model = (config.task, config.model, config.parallel, dataset.info)
+  with factories.refusing(config, 'task', 'model'):
+    outputs, variables = shared.made(lambda: init_shapes(task), *of_model)
   fns = _step_fns(
     config,
     task=task,
@@ -180,7 +193,11 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     num_steps=num_steps,
   )
   # What does not fit is found here, not in the step.
-  validation.check_task(task, outputs)
+  with factories.refusing(config, 'task', 'augmentation', 'mixing'):
+    shared.made(
+      lambda: validation.check_task(task, outputs),
+      *(*of_model, config.augmentation, config.mixing, config.label_smoothing),
+    )
   return Experiment(
     dataset=dataset,
     task=task,
@@ -191,7 +208,10 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     fns=fns,
     num_steps=num_steps,
     steps_per_epoch=steps_per_epoch,
-    eval_batch_size=_eval_batch_size(config, layout.num_devices),
+    eval_batch_size=_eval_batch_size(
+      min(config.eval_batch_size, _most_examples(task, dataset)),
+      layout.num_devices,
+    ),
     matmul_precision=config.matmul_precision,
   )
 
@@ -204,11 +224,14 @@ def _num_steps(config: ml_collections.ConfigDict, steps_per_epoch: int) -> int:
   return num_steps
 
 
-def _eval_batch_size(
-  config: ml_collections.ConfigDict, num_devices: int
-) -> int:
+def _most_examples(task: tasks.Task, dataset: datasets.Dataset) -> int:
+  """Returns how many examples an evaluation may have; it holds no more."""
+  return max(task.count(dataset.train), task.count(dataset.evaluation))
+
+
+def _eval_batch_size(wanted: int, num_devices: int) -> int:
   """Returns the evaluation batch, rounded up to a multiple of the devices."""
-  return -(-config.eval_batch_size // num_devices) * num_devices
+  return -(-wanted // num_devices) * num_devices
 
 
 def _schedule(
@@ -216,13 +239,14 @@ def _schedule(
 ) -> optax.Schedule:
   """Returns the learning-rate schedule."""
   options = factories.fields(config.schedule)
-  warmup_epochs = options.pop('warmup_epochs')
-  return schedules.create(
-    learning_rate=config.learning_rate,
-    num_steps=num_steps,
-    warmup_steps=round(warmup_epochs * steps_per_epoch),
-    **options,
-  )
+  warmup_epochs = options.pop('warmup_epochs', 0.0)
+  with factories.refusing(config, 'schedule'):
+    return schedules.create(
+      learning_rate=config.learning_rate,
+      num_steps=num_steps,
+      warmup_steps=round(warmup_epochs * steps_per_epoch),
+      **options,
+    )
 
 
 def _optimizer(
@@ -232,16 +256,17 @@ def _optimizer(
 ) -> optimizers.Optimizer:
   """Returns what makes an update of a gradient."""
   options, decay = factories.fields(config.optimizer), config.weight_decay
-  return optimizers.create(
-    options.pop('name'),
-    params,
-    learning_rate=schedule,
-    gradient_clipping=config.gradient_clipping,
-    weight_decay=decay.rate,
-    weight_decay_place=decay.place,
-    weight_decay_exclude=decay.exclude,
-    **options,
-  )
+  with factories.refusing(config, 'optimizer', 'weight_decay'):
+    return optimizers.create(
+      options.pop('name'),
+      params,
+      learning_rate=schedule,
+      gradient_clipping=config.gradient_clipping,
+      weight_decay=decay.rate,
+      weight_decay_place=decay.place,
+      weight_decay_exclude=decay.exclude,
+      **options,
+    )
 
 
 def _step_fns(
@@ -273,4 +298,5 @@ def _step_fns(
     collectives=collectives,
     mantissa_bits=precision.mantissa_bits(*rounding, platform),
     seed=config.seed,
+    skips_nonfinite=config.on_nonfinite == 'skip',
   )

@@ -5,19 +5,24 @@ knows nothing of: it is new, and may be set if the factory that its section
 names takes it.
 """
 
+import contextlib
+import contextvars
 import difflib
 import importlib
 import importlib.util
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
+from sam_jax import lookup
 from sam_jax.runs import reserved
 
 # What names a factory, which may take fields that the config does not have.
 _SECTIONS = ('data', 'method', 'model', 'optimizer', 'schedule', 'task')
+_REFUSED = contextvars.ContextVar('plugins_refused', default=False)
 
 
 def call(path: str | pathlib.Path, function: str, *arguments: str) -> Any:
@@ -34,7 +39,7 @@ def call(path: str | pathlib.Path, function: str, *arguments: str) -> Any:
   try:
     spec.loader.exec_module(module)
     return getattr(module, function)(*arguments)
-  except Exception as error:  # the file is a program of the user's
+  except (Exception, SystemExit) as error:  # the file is a user's program
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     given = ':'.join([str(path), *arguments])
     raise ValueError(f'{given}: {kind}{error}') from error
@@ -56,16 +61,51 @@ def read(path: str) -> ml_collections.ConfigDict:
   return config.lock()
 
 
-def load_plugins(config: ml_collections.ConfigDict) -> None:
+@contextlib.contextmanager
+def without_plugins(refused: bool = True) -> Iterator[None]:
+  """Lets `load_plugins` refuse all plug-ins.
+
+  Args:
+    refused: whether it does; False changes nothing.
+  """
+  token = _REFUSED.set(refused or _REFUSED.get())
+  try:
+    yield
+  finally:
+    _REFUSED.reset(token)
+
+
+def load_plugins(
+  config: ml_collections.ConfigDict, source: str | pathlib.Path | None = None
+) -> None:
   """Imports the modules that register a user's tasks, models, data sets, ...
 
+  They are programs: whoever opens a run runs what its config names.
+
+  Args:
+    config: names them.
+    source: run directory that the config was read from, perhaps a stranger's: a
+      line says what is imported for it. None is a config of the user's own.
+
   Raises:
-    ValueError: a module cannot be imported.
+    ValueError: a module cannot be imported, or plug-ins are refused, see
+      `without_plugins`.
   """
-  for name in config.plugins:
+  names = config.get('plugins')
+  if not lookup.fits(names, tuple[str, ...]):
+    raise ValueError(lookup.mismatch('plugins', names, tuple[str, ...]))
+  whose = 'the config' if source is None else f'{source}: config.json'
+  if names and _REFUSED.get():
+    raise ValueError(
+      f'{whose} names the plug-ins {", ".join(names)}, Python modules that '
+      'would be imported, and plug-ins are refused; look at them first'
+    )
+  for name in names:
+    if source is not None and name not in sys.modules:
+      print(f'{whose} names the plug-in {name}: importing it', file=sys.stderr)
     try:
       importlib.import_module(name)
-    except Exception as error:  # the module is a program of the user's
+    except (Exception, SystemExit) as error:  # a program of the user's
       raise ValueError(
         f'config.plugins names {name!r}, which cannot be imported: '
         f'{type(error).__name__}: {error}'
@@ -126,7 +166,8 @@ def update(
     with config.unlocked():
       config.update_from_flattened_dict(new)
   except (KeyError, TypeError) as error:
-    raise ValueError(str(error.args[0])) from error
+    message = ' '.join(str(error.args[0]).split())
+    raise ValueError(message) from error
 
 
 def admit(config: ml_collections.ConfigDict, new: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from sam_jax import lookup
 from sam_jax.runs import (
+  ambient,
   bootstrap,
   build,
   files,
@@ -28,6 +29,7 @@ from sam_jax.training import parallel as parallel_lib, train_step
 _EFFICIENCY = 0.4
 
 
+@ambient.pinned()
 def run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> None:
   """Prints the resolved config, layout, size, memory and time of a run.
 

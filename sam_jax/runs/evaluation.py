@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sam_jax import tasks, types
+from sam_jax.runs import ambient
 from sam_jax.training import parallel
 
 Batch = Mapping[str, Any]
@@ -111,12 +112,16 @@ def predict(
     batches: with a mask; padding is left out of the result.
   """
   compiled = jax.jit(functools.partial(apply_fn, train=False))
-  for batch in batches:
+
+  @ambient.pinned()  # not around a yield: the settings would be the caller's
+  def of_batch(batch: Batch) -> Predictions:
     prepared = task.preprocess(batch)
     outputs = compiled(variables, task.inputs(prepared))
     metrics = task.example_metrics(outputs, prepared)
     is_real = np.asarray(batch['mask']) > 0
-    yield Predictions(_rows(outputs, is_real), _rows(metrics, is_real))
+    return Predictions(_rows(outputs, is_real), _rows(metrics, is_real))
+
+  yield from map(of_batch, batches)
 
 
 def _rows(values: types.PyTree, is_real: np.ndarray) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 
 from sam_jax import datasets
 from sam_jax.datasets import fingerprints
-from sam_jax.runs import checkpoints
+from sam_jax.runs import checkpoints, workdir as workdir_lib
 from sam_jax.training import parallel
 
 Info = Mapping[str, Any]  # of a task, as a checkpoint has it
@@ -67,9 +67,13 @@ def read(workdir: pathlib.Path) -> Info | None:
   Args:
     workdir: of a run; it may be missing.
   """
-  if not (workdir / 'checkpoints').is_dir():
+  if not (workdir / 'config.json').exists():
     return None
-  saved = checkpoints.Checkpoints(workdir / 'checkpoints', read_only=True)
+  saved = checkpoints.Checkpoints(
+    workdir / 'checkpoints',
+    run_id=workdir_lib.run_id(workdir),
+    read_only=True,
+  )
   with contextlib.closing(saved):
     for step in reversed(saved.steps()):
       # A damaged one is skipped, as it is when the run is resumed.

@@ -7,7 +7,7 @@ from typing import Any
 import flax
 import jax
 
-from sam_jax import types
+from sam_jax import keys, types
 from sam_jax.runs import build, pretrained
 from sam_jax.training import train_step
 
@@ -26,7 +26,7 @@ def init_variables(
   # Half the compile time of partitionable threefry, which is of no use here:
   # every device initialises the same values.
   with jax.threefry_partitionable(False):
-    return init(jax.random.key(seed), inputs)
+    return init(keys.make(seed), inputs)
 
 
 def initial_state(

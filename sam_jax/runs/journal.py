@@ -4,9 +4,11 @@ Means over epochs, the best score, warnings, the lines that people read, and in
 the end result.json. What is remembered is part of every checkpoint.
 """
 
+import itertools
+import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -16,10 +18,10 @@ from sam_jax import tasks
 from sam_jax.runs import (
   build,
   checkpoints,
-  files,
   metrics_log,
   progress_line,
   provenance,
+  workdir as workdir_lib,
 )
 from sam_jax.training import diagnostics, parallel
 
@@ -34,22 +36,31 @@ class StepValues(NamedTuple):
     step: of every step.
     perturbed: of the perturbation; empty if no group was perturbed.
     share: of the groups that were perturbed.
+    skipped: 1 if the step was not finite and left no trace, else 0.
   """
 
   step: dict[str, float]
   perturbed: dict[str, float]
   share: float
+  skipped: float = 0.0
 
   @classmethod
   def of(cls, metrics: diagnostics.Metrics) -> Self:
     """Returns the numbers of metrics that are on the host."""
     values = cls(*jax.tree.map(float, metrics))
+    values = values._replace(skipped=values.skipped or 0.0)
     return values if values.share > 0 else values._replace(perturbed={})
 
   @property
   def all(self) -> dict[str, float]:
     """Those of the step and of the perturbation."""
     return {**self.step, **self.perturbed}
+
+  @property
+  def broken(self) -> str:
+    """Names of those that are not finite, separated by commas."""
+    names = [n for n, value in self.all.items() if not math.isfinite(value)]
+    return ', '.join(names)
 
 
 class Journal:
@@ -81,7 +92,7 @@ class Journal:
     self._started = self._epoch_started = time.monotonic()
     self._logged_step = state.step
     self._has_warned = False
-    self._writer = _open_writer(config, workdir, state.step)
+    self._writer = _open_writer(config, workdir, state)
     self._line = progress_line.ProgressLine(
       task=experiment.task,
       start_step=state.step,
@@ -94,6 +105,7 @@ class Journal:
     this_start = provenance.describe()
     if state.starts[-1:] != [this_start]:
       state.starts.append(this_start)
+    self._note_settings()
 
   def announce(self, num_parameters: int) -> None:
     """Prints what is about to run."""
@@ -108,6 +120,7 @@ class Journal:
   def add_step(self, step: int, values: StepValues) -> None:
     """Takes note of a step."""
     state = self.state
+    state.skipped_in_a_row = 0
     _add(state.metric_sums, values.step, 1.0)
     state.metric_count += 1
     _add(state.perturbed_sums, values.perturbed, values.share)
@@ -118,6 +131,18 @@ class Journal:
     if every and step % every == 0:
       line = {f'step/{name}': value for name, value in values.all.items()}
       self._writer.write(step, self._epoch(step), line)
+
+  def add_skipped(self, step: int, values: StepValues) -> int:
+    """Takes note of a step that was skipped; returns how many in a row."""
+    state, limit = self.state, self._config.max_skipped_steps
+    state.skipped_steps += 1
+    state.skipped_in_a_row += 1
+    what = values.broken or 'statistics of BatchNorm'
+    self._line.line(
+      f'step {step}: {what} not finite; the step is skipped, '
+      f'{state.skipped_in_a_row} in a row (at most {limit})'
+    )
+    return state.skipped_in_a_row
 
   def add_epoch(
     self, step: int, means: Mapping[str, Mapping[str, float]]
@@ -134,6 +159,8 @@ class Journal:
     line = self._train_means()
     for split, values in means.items():
       line |= {f'{split}/{name}': value for name, value in values.items()}
+    if self._config.on_nonfinite == 'skip':
+      line['train/skipped_steps'] = self.state.skipped_steps
     line['examples_per_second'] = self._rate(step)
     self._writer.write(step, self._epoch(step), line)
     self._line.line(self._epoch_line(step, line))
@@ -147,6 +174,7 @@ class Journal:
     self.state.step = step
     self._count_time()
     self._writer.sync()
+    self.state.rows, self.state.rows_checksum = self._writer.rows
 
   def finish(self, num_parameters: int) -> dict[str, Any]:
     """Writes result.json, and returns what it holds."""
@@ -165,11 +193,13 @@ class Journal:
       # Examples put through a forward and backward pass, per batch size.
       'gradient_evaluations': per_step * experiment.num_steps,
       'parameters': num_parameters,
+      'skipped_steps': state.skipped_steps,
+      'changes': _changes(state.settings),
       **state.starts[-1],
       'starts': state.starts,
     }
     if parallel.is_first_process():
-      files.write_json(self._workdir / 'result.json', result)
+      workdir_lib.write_result(self._workdir, result)
     self._line.line(f'finished: {summary(result)}')
     return result
 
@@ -177,6 +207,12 @@ class Journal:
     """Closes the files, and takes the progress line away."""
     self._writer.close()
     self._line.close()
+
+  def _note_settings(self) -> None:
+    """Takes note of fields that have been changed within the run."""
+    history, now = self.state.settings, workdir_lib.settings(self._config)
+    if not history or history[-1] != {'step': history[-1]['step'], **now}:
+      history.append({'step': self.state.step, **now})
 
   def _train_means(self) -> dict[str, float]:
     """Returns the means since the epoch began, and begins another one."""
@@ -256,14 +292,29 @@ def summary(result: Mapping[str, Any]) -> str:
   )
 
 
+def _changes(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """Returns what was changed within a run, and after which step."""
+  return [
+    {'step': new['step'], 'field': name, 'from': old.get(name), 'to': value}
+    for old, new in itertools.pairwise(history)
+    for name, value in new.items()
+    if name != 'step' and value != old.get(name)
+  ]
+
+
 def _open_writer(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, start_step: int
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  state: checkpoints.JournalState,
 ) -> metrics_log.MetricWriter | metrics_log.NoWriter:
   """Returns where metrics go; of several processes the first one writes."""
   if not parallel.is_first_process():
     return metrics_log.NoWriter()
   return metrics_log.MetricWriter(
-    workdir, start_step=start_step, tensorboard=config.log.tensorboard
+    workdir,
+    start_step=state.step,
+    tensorboard=config.log.tensorboard,
+    rows=metrics_log.Rows(state.rows, state.rows_checksum),
   )
 
 

@@ -7,7 +7,6 @@ while training continues.
 
 import collections
 import contextlib
-import math
 import pathlib
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ from sam_jax.runs import (
   journal as journal_lib,
   preparation,
   provenance,
+  workdir as workdir_lib,
 )
 from sam_jax.training import diagnostics, parallel, train_step
 
@@ -91,6 +91,7 @@ def _open_checkpoints(
   per_epoch = experiment.steps_per_epoch
   return checkpoints_lib.Checkpoints(
     workdir / 'checkpoints',
+    run_id=workdir_lib.run_id(workdir),
     max_to_keep=config.checkpoint.max_to_keep,
     keep_best=config.checkpoint.keep_best,
     keep_steps=tuple(per_epoch * e for e in config.checkpoint.at_epochs),
@@ -222,19 +223,28 @@ class _Loop:
   def _on_step(self, step: int, metrics: diagnostics.Metrics) -> None:
     """Takes note of a step's metrics."""
     values = journal_lib.StepValues.of(metrics)
-    self._check_finite(step, values.all)
-    self._journal.add_step(step, values)
+    if values.skipped:
+      limit = self._config.max_skipped_steps
+      if self._journal.add_skipped(step, values) > limit:
+        raise self._failed(step, f'not finite, like the {limit} steps before')
+    elif values.broken:
+      raise self._failed(step, f'{values.broken} not finite')
+    else:
+      self._journal.add_step(step, values)
 
-  def _check_finite(self, step: int, values: Mapping[str, float]) -> None:
-    """Ends a run that has diverged; nothing of this step is kept."""
-    broken = [n for n, value in values.items() if not math.isfinite(value)]
-    if broken:
-      last = self._checkpoints.latest_step()
-      kept = 'none was saved' if last is None else f'the last is of step {last}'
-      raise TrainingFailed(
-        f'step {step}: {", ".join(broken)} not finite; checkpoints: {kept}. '
-        'Try a smaller learning rate or rho'
-      )
+  def _failed(self, step: int, why: str) -> TrainingFailed:
+    """Returns how a run ends that has diverged; nothing of the step is kept."""
+    last = self._checkpoints.latest_step()
+    kept = 'none was saved' if last is None else f'the last is of step {last}'
+    numbers = ['learning_rate']
+    if self._config.method.get('rho'):
+      numbers.append('method.rho')
+    allowed = ' '.join(f'--config.allow_change={name}' for name in numbers)
+    return TrainingFailed(
+      f'step {step}: {why}; checkpoints: {kept}. Try a smaller '
+      f'{" or ".join(numbers)}: this run is resumed with it if the command has '
+      f'{allowed} too'
+    )
 
   def _end_epoch(self, step: int, state: train_step.TrainState) -> None:
     """Starts what is due at the end of an epoch."""

@@ -4,20 +4,21 @@ Most values are checked by whoever takes them. Here are those that nobody else
 sees, or that only several settings together make wrong.
 """
 
-import functools
 import math
-import operator
 from typing import Any
 
 import jax
 import ml_collections
 
-from sam_jax import tasks, types
+from sam_jax import keys, lookup, tasks, types
+from sam_jax.runs import workdir
 from sam_jax.training import layout as layout_lib
 
 # (field, smallest, largest) of numbers that nobody else checks.
 _RANGES = (
   ('seed', 0, 2**31 - 1),
+  ('data.seed', 0, math.inf),
+  ('data.workers', 0, 1024),
   ('learning_rate', 0, math.inf),
   ('label_smoothing', 0, 1),
   ('weight_decay.rate', 0, math.inf),
@@ -27,7 +28,12 @@ _RANGES = (
   ('checkpoint.every_steps', 1, math.inf),
   ('checkpoint.max_to_keep', 1, math.inf),
   ('log.every_steps', 0, math.inf),
+  ('max_skipped_steps', 1, math.inf),
 )
+
+
+_MOST_STEPS = 2**31 - 1  # the step counter is an int32
+_ON_NONFINITE = ('stop', 'skip')
 
 
 def check_ranges(config: ml_collections.ConfigDict) -> None:
@@ -37,8 +43,10 @@ def check_ranges(config: ml_collections.ConfigDict) -> None:
     ValueError: a number is out of range.
   """
   for name, low, high in _RANGES:
-    value = functools.reduce(operator.getitem, name.split('.'), config)
-    if value is not None and not low <= value <= high:
+    section, _, field = name.rpartition('.')
+    value = (config[section] if section else config).get(field)
+    is_number = isinstance(value, (int, float))  # else whoever takes it says so
+    if is_number and not low <= value <= high:
       raise ValueError(f'{name} is {value}; it must be in [{low}, {high}]')
   wrong = [epoch for epoch in config.checkpoint.at_epochs if epoch < 1]
   if wrong:
@@ -47,16 +55,33 @@ def check_ranges(config: ml_collections.ConfigDict) -> None:
     )
 
 
+def check_changes(config: ml_collections.ConfigDict) -> None:
+  """Refuses what cannot be done about a loss that is not finite.
+
+  Raises:
+    ValueError: `on_nonfinite` is unknown, or `allow_change` names a field that
+      may not change within a run.
+  """
+  lookup.check('on_nonfinite', config.on_nonfinite, _ON_NONFINITE)
+  for name in config.allow_change:
+    lookup.check('field in allow_change', name, workdir.CHANGEABLE)
+
+
 def check_num_steps(num_steps: int) -> None:
   """Refuses a run without a step.
 
   Raises:
-    ValueError: the number is below 1.
+    ValueError: the number is below 1, or beyond what a step counter holds.
   """
   if num_steps < 1:
     raise ValueError(
       f'the run is {num_steps} steps long; num_epochs, or num_steps if given, '
       'must be at least 1'
+    )
+  if num_steps > _MOST_STEPS:
+    raise ValueError(
+      f'the run is {num_steps} steps long; num_epochs, or num_steps if given, '
+      f'must lead to at most {_MOST_STEPS}'
     )
 
 
@@ -115,7 +140,7 @@ def check_task(task: tasks.Task, outputs: types.PyTree) -> None:
     ValueError: an augmentation does not fit the images, or the task has not
       one loss per example, or an evaluation lacks the loss or the score.
   """
-  key, batch = jax.random.key(0), task.batch_shapes(1)
+  key, batch = keys.make(0), task.batch_shapes(1)
   prepared = jax.eval_shape(
     lambda b: task.mix(key, task.augment(key, b)), batch
   )

@@ -86,9 +86,9 @@ def create(
       f'task {name!r} takes no {", ".join(refused)}; it takes '
       f'{", ".join(accepted) or "no fields"}'
     )
-  return get(name)(
-    model, info, **{key: given[key] for key in given if key in accepted}
-  )
+  taken = {key: given[key] for key in given if key in accepted}
+  lookup.check_types(f'task {name!r}', get(name), taken)
+  return get(name)(model, info, **taken)
 
 
 def _is_off(value: Any) -> bool:

@@ -34,11 +34,14 @@ class Metrics(NamedTuple):
     perturbed: those of the perturbation, means over the groups that were
       perturbed; zeros if none was. Empty for a method that never perturbs.
     share: of the groups that were perturbed, in [0, 1].
+    skipped: 1 if the step was not finite and left no trace, else 0; `()` where
+      none is skipped.
   """
 
   step: Mapping[str, jax.Array]
   perturbed: Mapping[str, jax.Array]
   share: jax.Array
+  skipped: jax.Array | tuple[()] = ()
 
 
 def of_step(

@@ -7,6 +7,11 @@ on any device count that it admits.
 """
 
 import dataclasses
+import math
+from collections.abc import Sequence
+
+_MAX_SIZE = 2**31 - 1  # positions in a batch are int32
+_MAX_LISTED = 24  # numbers in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +99,7 @@ device, in turn; 4 microbatch(es) of 8 per device and perturbation
     fitting = _device_counts(batch_size, m or 1, microbatch_size or 1)
     raise ValueError(
       f'batch_size {batch_size} is not divisible by {num_devices} devices; '
-      f'use a multiple of {num_devices}, or one of {fitting} devices'
+      f'use a multiple of {num_devices}, or one of {_listed(fitting)} devices'
     )
   per_device = batch_size // num_devices
   m = per_device if m is None else m
@@ -102,22 +107,24 @@ device, in turn; 4 microbatch(es) of 8 per device and perturbation
   if batch_size % m:
     raise ValueError(
       f'm {m} does not divide batch_size {batch_size}; m may be one '
-      f'of {_divisors(batch_size)}'
+      f'of {_listed(_divisors(batch_size))}'
     )
   if m % b:
     raise ValueError(
       f'microbatch_size {b} does not divide m {m}; it may be one of '
-      f'{_divisors(m)}'
+      f'{_listed(_divisors(m))}'
     )
   _check_devices(batch_size, m, b, num_devices)
   return Layout(batch_size, m, b, num_devices)
 
 
 def _check_positive(**sizes: int | None) -> None:
-  """Refuses sizes below one."""
+  """Refuses sizes below one, and those that no position can count."""
   for name, size in sizes.items():
     if size is not None and size < 1:
       raise ValueError(f'{name} is {size}; it must be at least 1')
+    if size is not None and size > _MAX_SIZE:
+      raise ValueError(f'{name} is {size}; it must be at most {_MAX_SIZE}')
 
 
 def _check_devices(batch_size: int, m: int, b: int, num_devices: int) -> None:
@@ -130,12 +137,14 @@ def _check_devices(batch_size: int, m: int, b: int, num_devices: int) -> None:
   if per_device % b:
     raise ValueError(
       f'{num_devices} devices leave {per_device} examples each, which is no '
-      f'multiple of microbatch_size {b}; use one of {allowed} devices, or a '
-      f'microbatch_size of {_divisors(per_device)} (this changes BatchNorm)'
+      f'multiple of microbatch_size {b}; use one of {_listed(allowed)} '
+      f'devices, or a microbatch_size of {_listed(_divisors(per_device))} '
+      '(this changes BatchNorm)'
     )
   raise ValueError(
     f'{groups} perturbations (batch_size {batch_size} / m {m}) cannot be '
-    f'spread evenly over {num_devices} devices; use one of {allowed} devices'
+    f'spread evenly over {num_devices} devices; use one of {_listed(allowed)} '
+    'devices'
   )
 
 
@@ -149,4 +158,12 @@ def _device_counts(batch_size: int, m: int, b: int) -> list[int]:
 
 def _divisors(n: int) -> list[int]:
   """Returns the divisors of n, ascending."""
-  return [d for d in range(1, n + 1) if n % d == 0]
+  small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+  return sorted({*small, *(n // d for d in small)})
+
+
+def _listed(numbers: Sequence[int]) -> str:
+  """Returns numbers for a message, not all if they are many."""
+  if len(numbers) <= _MAX_LISTED:
+    return str(list(numbers))
+  return f'[{", ".join(map(str, numbers[:_MAX_LISTED]))}, ...]'

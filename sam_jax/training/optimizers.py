@@ -139,14 +139,15 @@ def decay_mask(params: types.Params, exclude: str) -> types.PyTree:
     pattern = re.compile(exclude)
   except re.error as error:
     raise ValueError(
-      f'weight_decay.exclude {exclude!r} is no regular expression: {error}'
+      f'weight_decay.exclude {lookup.shown(exclude)} is no regular expression: '
+      f'{error}'
     ) from error
   mask = jax.tree.map(lambda path: pattern.search(path) is None, paths)
   if all(jax.tree.leaves(mask)):
     some = ', '.join(jax.tree.leaves(paths)[:4])
     raise ValueError(
-      f'weight_decay.exclude {exclude!r} matches no parameter; their paths '
-      f'are like {some}'
+      f'weight_decay.exclude {lookup.shown(exclude)} matches no parameter; '
+      f'their paths are like {some}'
     )
   return mask
 
@@ -179,8 +180,8 @@ def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
     or 'learning_rate' not in inspect.signature(factory).parameters
   ):
     raise ValueError(
-      f'unknown optimizer {name!r}; use {", ".join(_OURS)}, adamw, lion or '
-      'another function of optax that takes a learning_rate'
+      f'unknown optimizer {lookup.shown(name)}; use {", ".join(_OURS)}, adamw, '
+      'lion or another function of optax that takes a learning_rate'
     )
   return factory
 
@@ -268,6 +269,7 @@ def _transformation(
     options,
     ('learning_rate', 'weight_decay', *_MASKS),
   )
+  lookup.check_types(f'optimizer {name!r}', factory, options)
   mask = functools.partial(decay_mask, exclude=exclude)
   if 'weight_decay' in accepted:
     # Said even when zero: optax.adamw decays by 1e-4 unless told otherwise.

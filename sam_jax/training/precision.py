@@ -7,7 +7,6 @@ weights and rho = 0.05, what a network in bfloat16 sees is 2.9 times as long as
 epsilon, at a cosine of 0.35.
 """
 
-import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,8 +16,8 @@ import jax.numpy as jnp
 from sam_jax import lookup, tree, types
 
 COMPUTE_DTYPES = ('float32', 'bfloat16')
-# None is what JAX is set to, by default TensorFloat-32 on GPUs that have it and
-# bfloat16 on TPUs.
+# None is the device's own: TensorFloat-32 on GPUs that have it, bfloat16 on
+# TPUs.
 MATMUL_PRECISIONS = (None, 'bfloat16', 'tensorfloat32', 'float32')
 
 FLOAT32_BITS = 23
@@ -42,14 +41,6 @@ _MATMUL_BITS = {
   },
 }
 _DEFAULT_MATMUL = 'bfloat16'  # another name of JAX's default
-# Other names that `jax.default_matmul_precision` and its variable take.
-_ALIASES = {
-  'default': 'bfloat16',
-  'fastest': 'bfloat16',
-  'high': 'tensorfloat32',
-  'bfloat16_3x': 'tensorfloat32',
-  'highest': 'float32',
-}
 
 
 def mantissa_bits(
@@ -78,10 +69,7 @@ def mantissa_bits(
     return _BFLOAT16_BITS
   if platform not in _MATMUL_BITS:
     return FLOAT32_BITS
-  configured = jax.config.jax_default_matmul_precision or _DEFAULT_MATMUL
-  name = matmul_precision or _ALIASES.get(configured, configured)
-  # Of an algorithm that is named in full, nothing is known here.
-  return _MATMUL_BITS[platform].get(name, FLOAT32_BITS)
+  return _MATMUL_BITS[platform][matmul_precision or _DEFAULT_MATMUL]
 
 
 def apply_in(
@@ -113,19 +101,13 @@ def apply_in(
     variables: Mapping[str, types.PyTree], inputs: types.PyTree, **kwargs: Any
   ) -> Any:
     params = jax.tree.map(cast, variables['params'])
-    with _matmul_precision(matmul_precision):
+    # Also where it is None: what JAX is set to is not the run's.
+    with jax.default_matmul_precision(matmul_precision):
       return apply_fn(
         {**variables, 'params': params}, jax.tree.map(cast, inputs), **kwargs
       )
 
   return apply
-
-
-def _matmul_precision(name: str | None) -> contextlib.AbstractContextManager:
-  """Returns the context of a precision; None leaves JAX's own setting."""
-  if name is None:
-    return contextlib.nullcontext()
-  return jax.default_matmul_precision(name)
 
 
 def effective_perturbation(

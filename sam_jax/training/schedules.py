@@ -111,14 +111,15 @@ def create(
   lookup.check('schedule', name, sorted(_SCHEDULES))
   if not 0 <= warmup_steps <= num_steps:
     raise ValueError(
-      f'the warm-up takes {warmup_steps} of {num_steps} steps; it must fit '
-      'into the run'
+      f'the warm-up takes {warmup_steps} of {num_steps} steps; warmup_epochs '
+      'must fit into the run'
     )
   factory = _SCHEDULES[name]
   given = {k: v for k, v in options.items() if v is not None}
   lookup.check_options(
     f'schedule {name!r}', factory, given, ('learning_rate', 'num_steps')
   )
+  lookup.check_types(f'schedule {name!r}', factory, given)
   schedule = factory(learning_rate, num_steps, **given)
   if warmup_steps == 0:
     return schedule

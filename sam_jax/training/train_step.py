@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sam_jax import methods, tasks, types
+from sam_jax import keys, methods, tasks, tree, types
 from sam_jax.training import (
   diagnostics,
   ema,
@@ -37,7 +37,7 @@ class TrainState:
   """All that changes from step to step, the same on every device.
 
   Attributes:
-    step: number of updates made, int32 scalar.
+    step: number of steps made, int32 scalar.
     params: float32 parameters.
     batch_stats: BatchNorm statistics, averaged over all microbatches.
     opt_state: of the optimizer.
@@ -73,6 +73,8 @@ class StepFns:
     mantissa_bits: that a multiplication sees of a parameter; fewer than
       float32's make the step log what is left of the perturbation.
     seed: of augmentation, dropout and method.
+    skips_nonfinite: whether a step that is not finite leaves the state as it
+      was, see `train_step`.
   """
 
   task: tasks.Task
@@ -88,19 +90,22 @@ class StepFns:
   collectives: parallel.Collectives
   mantissa_bits: int
   seed: int
+  skips_nonfinite: bool = False
 
   def stream(self, name: int, step: jax.Array) -> jax.Array:
     """Returns the key of a random stream at a step."""
-    key = jax.random.fold_in(jax.random.key(self.seed), name)
+    key = jax.random.fold_in(keys.make(self.seed), name)
     return jax.random.fold_in(key, step)
 
-  def context(self, step: jax.Array) -> methods.Context:
+  def context(self, state: TrainState) -> methods.Context:
     """Returns what the method may know of a step."""
+    # The optimizer counts the updates that it makes, and so does the method.
+    made = state.method_state.step if self.skips_nonfinite else state.step
     return methods.Context(
-      step=step,
+      step=state.step,
       num_steps=self.num_steps,
-      key=self.stream(_METHOD, step),
-      learning_rate=self.learning_rate_fn(step),
+      key=self.stream(_METHOD, state.step),
+      learning_rate=self.learning_rate_fn(made),
       peak_learning_rate=self.peak_learning_rate,
     )
 
@@ -159,13 +164,17 @@ def train_step(
     fns: what the step is made of.
 
   Returns:
-    The new state, and what was measured, see `diagnostics.of_step`.
+    The new state, and what was measured, see `diagnostics.of_step`. With
+    `fns.skips_nonfinite`, a step of which anything measured, or the change of
+    the BatchNorm statistics, is NaN or infinite changes the step counter alone:
+    the loss is measured, and so are the norms of the gradient and of the
+    updated parameters.
 
   Differs from the official release, which keeps BatchNorm statistics apart
   until a checkpoint is written; averaging them every step gives the same
   average.
   """
-  ctx = fns.context(state.step)
+  ctx = fns.context(state)
   group_fn = functools.partial(_group_gradient, state, ctx, fns)
   groups = _split(batch, fns.layout.device_groups)
   result = fns.collectives.global_mean(
@@ -189,11 +198,37 @@ def train_step(
   if fns.ema_fn is not None:
     average = fns.ema_fn(state.ema, _newest(new_state, fns), new_state.step)
     new_state = dataclasses.replace(new_state, ema=average)
-  return new_state, diagnostics.of_step(
+  metrics = diagnostics.of_step(
     result._replace(grads=grads),
     new_state.params,
     learning_rate=ctx.get('learning_rate'),
     max_norm=fns.optimizer.max_norm,
+  )
+  if not fns.skips_nonfinite:
+    return new_state, metrics
+  return _unless_nonfinite(
+    state, new_state, metrics, result.out[1].statistics_change
+  )
+
+
+def _unless_nonfinite(
+  state: TrainState,
+  new_state: TrainState,
+  metrics: diagnostics.Metrics,
+  statistics_change: types.PyTree,
+) -> tuple[TrainState, diagnostics.Metrics]:
+  """Returns the state after a step, or before it if the step is not finite.
+
+  All of this is averaged over the devices, so that they agree.
+  """
+  measured = jax.tree.leaves((metrics, tree.norm(statistics_change)))
+  is_finite = jnp.all(jnp.isfinite(jnp.stack(measured)))
+  kept = jax.tree.map(
+    lambda new, old: jnp.where(is_finite, new, old), new_state, state
+  )
+  return (
+    dataclasses.replace(kept, step=new_state.step),
+    metrics._replace(skipped=1 - is_finite.astype(jnp.float32)),
   )
 
 

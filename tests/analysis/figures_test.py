@@ -10,7 +10,9 @@ def test_a_flat_loss_can_be_drawn(tmp_path):
   flat = {'coordinates': [-1, 1], 'loss': [[0.5, 0.5], [0.5, 0.5]]}
   figures.planes(tmp_path / 'a.png', {'a': flat, 'b': flat}, 'direction')
   point = {'nodes': [[0.0]], 'weights': [[1.0]], 'eigenvalues': [0.0]}
-  figures.spectra(tmp_path / 'b.png', {'a': point})
+  ends = point | {'smallest_eigenvalues': [-1.0, 0.0]}
+  point['smallest_eigenvalues'] = []
+  figures.spectra(tmp_path / 'b.png', {'a': point, 'b': ends})
   assert len(list(tmp_path.iterdir())) == 2
 
 

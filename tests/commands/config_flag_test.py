@@ -26,6 +26,7 @@ def _config(*arguments, config=None):
     (['--config.model.features=None'], 'model.features', None),
     (['--config.model.features=(4, 8)'], 'model.features', (4, 8)),
     (['--config.plugins=a', '--config.plugins=b'], 'plugins', ('a', 'b')),
+    (['--config.allow_change=method.rho'], 'allow_change', ('method.rho',)),
     (['--config.learning_rate=1'], 'learning_rate', 1.0),
     (['--config.deterministic'], 'deterministic', True),
     (['--noconfig.log.tensorboard'], 'log.tensorboard', False),

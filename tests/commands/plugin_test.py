@@ -65,3 +65,20 @@ def test_a_task_of_a_plugin_is_swept_reported_analysed_and_evaluated(
   )
   header = files.user_path(found['predictions']).read_text().splitlines()[0]
   assert header == 'index,label,output'
+
+
+@pytest.mark.parametrize(
+  'arguments',
+  [
+    ('evaluate',),
+    ('analyze', 'hessian'),
+    ('train', '--config=digits', "--config.plugins=('other',)"),
+  ],
+  ids=lambda x: x[0],
+)
+def test_no_plugins_refuses_what_names_some(command, tmp_path, arguments):
+  fields = {'plugins': ('plugin_of_a_stranger',), 'task': {}}
+  (tmp_path / 'config.json').write_text(json.dumps(fields))
+  done = command(*arguments, f'--workdir={tmp_path}', '--no_plugins')
+  assert done.status == 2
+  assert 'names the plug-ins' in done.err and done.err.count('\n') == 1

@@ -280,7 +280,8 @@ def test_training_on_one_class_alone_is_refused(tmp_path, monkeypatch):
   monkeypatch.setitem(
     datasets.registry._LOADERS, 'one_class', lambda directory, seed: source
   )
-  fields = {'data.name': 'one_class', 'data.image_size': None}
-  line = _error(_begin, _config('', **fields), tmp_path / 'run')
+  fields = dict.fromkeys(('data.directory', 'data.image_size'))
+  config = _config('', **fields, **{'data.name': 'one_class'})
+  line = _error(_begin, config, tmp_path / 'run')
   assert "all 20 training examples are of one class, 'd', and" in line
   assert not (tmp_path / 'run' / 'config.json').exists()
