@@ -40,6 +40,8 @@ _TRAIN = [
   'tensorboard>=2.19',
   'tensorflow-datasets>=4.9.9',
   'tqdm>=4.66',
+  # Checksums of checkpoints.
+  'xxhash>=3.4',
 ]
 _RAY = ['ray>=2.50']
 _EXTRAS = {
@@ -59,6 +61,8 @@ _EXTRAS = {
     *_TRAIN,
     *_RAY,
     'build>=1.2',
+    # Its modules are parameters in a recipe of the docs.
+    'equinox>=0.13.8',
     'mypy>=2',
     'packaging>=24',
     'pytest>=9',

@@ -8,8 +8,13 @@ what was trained (`sam_jax.analysis`).
 
 import importlib
 
-from sam_jax import extras as _extras
-from sam_jax.perturbations import asam, l2, lp
+from sam_jax import startup as _startup
+
+if _startup.is_command():  # before the imports that take a second
+  _startup.end_at_once()
+
+from sam_jax import extras as _extras  # noqa: E402
+from sam_jax.perturbations import adaptive, asam, l2, lp, masked
 from sam_jax.sam import SamInfo, grad, value_and_grad
 
 __version__ = '0.2.0'
@@ -17,12 +22,14 @@ __all__ = [
   'LoadedModel',
   'SamInfo',
   '__version__',
+  'adaptive',
   'analysis',
   'asam',
   'grad',
   'l2',
   'load',
   'lp',
+  'masked',
   'methods',
   'perturbations',
   'value_and_grad',

@@ -12,24 +12,34 @@ flags of the same name:
       _cli.run(main, 'train', flags)
 
 Exit status: 0 done, 1 failed, 2 something is wrong with what the user gave,
-128 + the number of a signal that ended the command.
+128 + the number of a signal that ended the command. Whatever ends a command, it
+says so in one line; a traceback is for who asks for it (--verbosity=0).
 """
 
+import contextlib
 import functools
 import inspect
+import logging as python_logging
 import os
+import pathlib
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from sam_jax import __version__, configs, extras
+from sam_jax import __version__, _causes, configs, extras, startup
 
 try:
   with extras.required():
     from absl import flags as absl_flags, logging
 except ModuleNotFoundError as _error:  # only a command line imports this module
   sys.exit(f'sam_jax: {_error}')
+
+# What is raised beside the point: by TensorStore's threads once Orbax has
+# failed, and by Python about a signal that came as its handler was put back.
+_ECHOES = ('Event loop is closed', 'ignored due to race condition')
 
 Main = Callable[[Sequence[str]], int | None]
 
@@ -58,8 +68,19 @@ class Flags:
     self.DEFINE_integer(
       'verbosity',
       logging.WARNING,
-      'What the libraries log: -1 warnings, 0 also information.',
+      'What the libraries log: -1 warnings, 0 also information, and the '
+      'traceback of an error.',
     )
+
+  @property
+  def is_verbose(self) -> bool:
+    """Whether tracebacks are asked for."""
+    values = self.values
+    return values.is_parsed() and values.verbosity > logging.WARNING
+
+
+class Failed(Exception):  # noqa: N818  (named after what it says)
+  """A command could not do its work, and nothing that was given is at fault."""
 
 
 def define_no_plugins(flags: Flags) -> Any:
@@ -81,20 +102,45 @@ def run(main: Main, name: str, flags: Flags) -> NoReturn:
     name: of the command, for messages.
     flags: of the command; they are parsed here.
   """
+  startup.end_at_once()
   try:
-    status = main(_parse(main, flags))
+    arguments = _parse(main, flags)
+    status = _call(main, arguments)
     sys.stdout.flush()
   except BrokenPipeError:
     _leave_unread()
-  except ModuleNotFoundError as error:
-    if (advice := extras.advice(error.name)) is None:
-      raise
-    fail(name, advice)
-  except (ValueError, OSError, absl_flags.Error) as error:
-    fail(name, error)
-  except KeyboardInterrupt:
-    fail(name, 'stopped', 128 + signal.SIGINT)
+  except Exception as error:
+    status = report(name, error, flags)
   sys.exit(status)
+
+
+def _call(main: Main, arguments: Sequence[str]) -> int | None:
+  """Returns what a command returns; only this module may end the process."""
+  try:
+    return main(arguments)
+  except (SystemExit, KeyboardInterrupt) as error:  # of a plug-in
+    raise Failed(_causes.line(error)) from error
+
+
+def report(name: str, error: BaseException, flags: Flags) -> int:
+  """Says in one line why a command ends, and returns its exit status.
+
+  Args:
+    name: of the command.
+    error: what ended it.
+    flags: of the command.
+  """
+  if flags.is_verbose:
+    traceback.print_exception(error)
+  is_input = isinstance(error, ValueError | OSError | absl_flags.Error)
+  if isinstance(error, ModuleNotFoundError) and extras.advice(error.name):
+    say(name, extras.advice(error.name) or '')
+    return 2
+  if isinstance(error, Failed) or (is_input and not _causes.machine(error)):
+    say(name, error)
+  else:
+    say(name, _causes.line(error))
+  return 2 if is_input and not _causes.machine(error) else 1
 
 
 def _leave_unread() -> NoReturn:
@@ -104,15 +150,10 @@ def _leave_unread() -> NoReturn:
   sys.exit(128 + signal.SIGPIPE)
 
 
-def fail(name: str, error: Exception | str, status: int = 2) -> NoReturn:
-  """Ends the process with one line that says why."""
-  say(name, error)
-  sys.exit(status)
-
-
-def say(name: str, what: Exception | str) -> None:
-  """Prints one line on standard error."""
-  print(f'{name}: {" ".join(str(what).split())}', file=sys.stderr)
+def say(name: str, what: BaseException | str) -> None:
+  """Prints one line on standard error, if anybody can still read it."""
+  with contextlib.suppress(OSError):
+    print(f'{name}: {" ".join(str(what).split())}', file=sys.stderr, flush=True)
 
 
 def refuse_arguments(arguments: Sequence[str]) -> None:
@@ -155,7 +196,35 @@ def _parse(main: Main, flags: Flags) -> list[str]:
   arguments = flags.values(argv)
   logging.use_absl_handler()
   logging.set_verbosity(flags.values.verbosity)
+  if not flags.is_verbose:
+    _shorten(pathlib.Path(sys.argv[0]).stem)
   return arguments
+
+
+def _shorten(name: str) -> None:
+  """Has what is raised where nobody catches it take one line, too.
+
+  Args:
+    name: of the command.
+  """
+
+  def hook(*args: Any) -> None:
+    # The hook of sys gets three arguments, the other ones an object.
+    error = args[1] if len(args) == 3 else args[0].exc_value
+    if not any(echo in str(error) for echo in _ECHOES):
+      say(name, _causes.line(error))
+
+  sys.excepthook = sys.unraisablehook = threading.excepthook = hook
+  logging.get_absl_handler().addFilter(_is_news)
+
+
+def _is_news(record: python_logging.LogRecord) -> bool:
+  """Returns whether a record says what no exception will say.
+
+  Orbax logs what its threads raise, each of those that fail with the first. The
+  command gets the same exception where it waits for them.
+  """
+  return not record.exc_info
 
 
 def _help(main: Main, flags: Flags) -> str:

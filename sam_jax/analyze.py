@@ -128,9 +128,12 @@ def _analyze(argv: Sequence[str]) -> None:
       f'{" ".join(argv[1:]) or "none"}'
     )
   name, measurement = argv[1], measurements.BY_NAME[argv[1]]
-  picture = files.user_path(_OUTPUT.value) if _OUTPUT.value else None
+  output = _OUTPUT.value
+  picture = None if output is None else files.user_path(output)
   if picture and picture.suffix != '.png':
     raise ValueError(f'--output is {picture}; it must end in .png')
+  if picture and not picture.parent.is_dir():
+    raise ValueError(f'--output is {picture}; there is no such directory')
   options = _options()
   workdirs = [files.user_path(text) for text in _WORKDIR.value or ()]
   # What is wrong with any run is found before the first is measured.

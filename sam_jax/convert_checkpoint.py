@@ -30,6 +30,7 @@ from sam_jax.runs import (
   files,
   initialization,
   legacy,
+  lock,
   pretrained,
   workdir,
 )
@@ -75,15 +76,15 @@ _IMAGENET_STD = ['0.229', '0.224', '0.225']
 def main(argv: Sequence[str]) -> None:
   """Does what the flags say; raises if it cannot be done."""
   _cli.refuse_arguments(argv[1:])
-  if bool(_MODEL.value) != bool(_OUTPUT.value):
+  if (_MODEL.value is None) != (_OUTPUT.value is None):
     raise ValueError('give both --model and --output, or neither')
   source = files.user_path(_INPUT.value)
-  if not _MODEL.value:
+  if _MODEL.value is None:
     print(_inventory(legacy.read(source)))
     return
   mean = _per_channel(_MEAN, _IMAGENET_MEAN)
   std = _per_channel(_STD, _IMAGENET_STD)
-  output = files.user_path(_OUTPUT.value)
+  output = files.run_directory(_OUTPUT.value)
   _check_free(output)
   if _DATA.value:
     lookup.check('data set', _DATA.value, datasets.names())
@@ -101,7 +102,9 @@ def main(argv: Sequence[str]) -> None:
     'mean': mean,
     'std': std,
   }
-  _write(output, _MODEL.value, fitted.variables, info)
+  with lock.hold(output):
+    _check_free(output)
+    _write(output, _MODEL.value, fitted.variables, info)
   print(_inventory(loaded))
   print(
     f'{output}: {_MODEL.value}, {num_classes} classes; names and shapes fit'
@@ -131,7 +134,11 @@ def _per_channel(flag: Any, imagenet: list[str]) -> list[float]:
 
 def _check_free(output: pathlib.Path) -> None:
   """Refuses to write over anything."""
-  if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+  held = set(lock.NAMES)  # by this process
+  is_free = not output.exists() or (
+    output.is_dir() and {path.name for path in output.iterdir()} <= held
+  )
+  if not is_free:
     raise ValueError(f'--output {output} is there already; give a new one')
 
 
@@ -165,7 +172,9 @@ def _write(
   workdir.write_config(output, config)
   method = factories.create_method(config)
   state = {**variables, 'method_state': method.init(variables['params'])}
-  saved = checkpoints.Checkpoints(output / 'checkpoints')
+  saved = checkpoints.Checkpoints(
+    output / 'checkpoints', run_id=workdir.run_id(output)
+  )
   try:
     saved.save(state, checkpoints.JournalState(), info)
   finally:

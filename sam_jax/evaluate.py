@@ -77,7 +77,7 @@ def _output_path(workdir: pathlib.Path, step: int) -> pathlib.Path:
   """Returns where the predictions go."""
   from sam_jax.runs import files
 
-  if _OUTPUT.value:
+  if _OUTPUT.value is not None:
     path = files.user_path(_OUTPUT.value)
   else:
     path = workdir / f'predictions_{_SPLIT.value}_{step}.csv'

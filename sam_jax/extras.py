@@ -30,6 +30,7 @@ _EXTRAS = {
   'torch': 'torch',
   'tqdm': 'train',
   'wandb': 'wandb',
+  'xxhash': 'train',
 }
 
 

@@ -18,7 +18,13 @@ from collections.abc import Sequence
 
 from sam_jax import _cli
 from sam_jax.runs import files
-from sam_jax.sweeps import cells as cells_lib, execution, pool, rho_search
+from sam_jax.sweeps import (
+  check,
+  execution,
+  overrides,
+  pool,
+  rho_search,
+)
 
 flags = _cli.Flags()
 _CONFIG = flags.DEFINE_string(
@@ -45,18 +51,27 @@ _WORKERS = flags.DEFINE_integer(
 _GPUS = flags.DEFINE_list(
   'gpus', [], 'Numbers of GPUs that the workers take turns with, one each.'
 )
-_RETRY = flags.DEFINE_bool('retry', False, 'Run failed runs again.')
+_RETRY = flags.DEFINE_bool(
+  'retry', False, 'Run runs again that failed with the same settings.'
+)
 
 
 def main(argv: Sequence[str]) -> int:
   """Searches; returns the exit status."""
   _cli.refuse_arguments(argv[1:])
-  directory = files.user_path(_WORKDIR.value)
-  given = dict(map(cells_lib.parse_field, _SET.value))
+  directory = files.run_directory(_WORKDIR.value)
+  given = overrides.parse_fields(_SET.value)
   config = _cli.config_path(_CONFIG.value)
   cells = rho_search.cells(config, _RHOS.value, _SEEDS.value, given)
   place = pool.Pool(directory, workers=_WORKERS.value, gpus=_GPUS.value)
-  status = execution.execute(cells, directory, place, retry=_RETRY.value)
+  try:
+    status = execution.execute(
+      cells, directory, place, retry=_RETRY.value, check=True
+    )
+  except check.Refused as error:
+    for problem in error.problems:
+      _cli.say('find_rho', problem)
+    return 2
   if status:
     return status
   found, score = rho_search.read(cells, directory)

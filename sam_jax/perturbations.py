@@ -9,22 +9,36 @@ share these guarantees:
 |---------------------------|-----------------------------------------------|
 | zero everywhere           | zero, never NaN (also when differentiated)    |
 | NaN somewhere             | NaN at least there, so the step is seen to fail |
-| bfloat16 or float16 leaf  | that dtype; norms are accumulated in float32  |
+| less exact than float32   | that dtype; norms are accumulated in float32  |
+| complex leaf              | along the conjugate: JAX's gradient of a real |
+|                           | loss is the conjugate of the way uphill       |
 | `None` leaf               | `None`: that parameter is not perturbed       |
 
 `rho` may be a traced value, so that a schedule costs no recompilation.
+
+Inside `jax.shard_map`, with parameters that are split over a mesh axis, each
+device sees its slices alone. `axis_name` names that axis, or several: norms are
+then those of all slices, and leaves that are whole on every device count once.
+A perturbation of your own that sums over axes itself, or has nothing to sum,
+has an attribute `axis_name`, a tuple of their names.
 
 Differs from the official release: `dual_vector` there has no guard against a
 zero gradient (NaN parameters) and computes the norm in the leaves' dtype.
 """
 
+import functools
 import math
 import numbers
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from sam_jax import tree, types
+from sam_jax import arguments, balls, tree, types
+
+AxisName = str | tuple[str, ...] | None
 
 
 def none(grads: types.Grads, params: types.Params) -> types.PyTree:
@@ -36,24 +50,24 @@ def none(grads: types.Grads, params: types.Params) -> types.PyTree:
   return jax.tree.map(jnp.zeros_like, grads)
 
 
-def _validated(rho: types.Scalar) -> types.Scalar:
-  """Returns rho; refuses a number that is no radius."""
-  if isinstance(rho, numbers.Real) and not 0 <= rho < math.inf:
-    raise ValueError(f'rho is {rho}; it is a radius: give a number >= 0')
-  return rho
+def _over(
+  axis_name: AxisName,
+) -> Callable[[types.Perturbation], types.Perturbation]:
+  """Says of a perturbation over which mesh axes its norms are; a decorator."""
+
+  def declare(perturb: types.Perturbation) -> types.Perturbation:
+    vars(perturb)['axis_name'] = arguments.axes(axis_name)
+    return perturb
+
+  return declare
 
 
-def _is_static_zero(rho: types.Scalar) -> bool:
-  """Whether rho is the number zero, known before tracing."""
-  return isinstance(rho, numbers.Real) and rho == 0
+def axes_of(perturbation: types.Perturbation) -> tuple[str, ...]:
+  """Returns the mesh axes over which the norms of a perturbation are."""
+  return arguments.axes(getattr(perturbation, 'axis_name', None))
 
 
-def _scale(grads: types.Grads, factor: jax.Array) -> types.PyTree:
-  """Multiplies in the factor's precision, keeps each leaf's dtype."""
-  return jax.tree.map(lambda g: (factor * g).astype(g.dtype), grads)
-
-
-def l2(rho: types.Scalar) -> types.Perturbation:
+def l2(rho: types.Scalar, axis_name: AxisName = None) -> types.Perturbation:
   r"""Climbs along the gradient, to a sphere of radius rho.
 
   .. math:: \hat\epsilon = \rho\, g / \|g\|_2
@@ -63,11 +77,13 @@ def l2(rho: types.Scalar) -> types.Perturbation:
   Args:
     rho: radius, in units of the parameters; a number or a traced scalar. The
       paper tunes it over 0.01, 0.02, 0.05, 0.1, 0.2, 0.5.
+    axis_name: mesh axes of `jax.shard_map` over which parameters are split.
 
   Returns:
     A function `(grads, params) -> epsilon`.
 
   Raises:
+    TypeError: rho is no number, or axis_name no name.
     ValueError: rho is a number and negative, infinite or NaN.
 
   Example:
@@ -76,20 +92,12 @@ def l2(rho: types.Scalar) -> types.Perturbation:
     >>> print(l2(0.5)({'w': jnp.array([3.0, 4.0])}, None)['w'])
     [0.3 0.4]
   """
-  if _is_static_zero(_validated(rho)):
-    return none
-
-  def perturb(grads: types.Grads, params: types.Params) -> types.PyTree:
-    del params
-    squared = tree.vdot(grads, grads)
-    is_zero = squared == 0
-    length = jnp.sqrt(jnp.where(is_zero, 1, squared))
-    return _scale(grads, jnp.where(is_zero, 0, rho / length))
-
-  return perturb
+  return _within(balls.round_ball, rho, axis_name)
 
 
-def lp(rho: types.Scalar, p: float) -> types.Perturbation:
+def lp(
+  rho: types.Scalar, p: float, axis_name: AxisName = None
+) -> types.Perturbation:
   r"""Climbs to the point of an l-p ball where the linearised loss is largest.
 
   .. math::
@@ -103,11 +111,13 @@ def lp(rho: types.Scalar, p: float) -> types.Perturbation:
   Args:
     rho: radius of the ball, a number or a traced scalar.
     p: norm of the ball, in [1, inf]; known before tracing.
+    axis_name: see `l2`.
 
   Returns:
     A function `(grads, params) -> epsilon`.
 
   Raises:
+    TypeError: see `l2`.
     ValueError: p is below 1 or NaN, or rho is not a radius.
 
   Example:
@@ -120,14 +130,31 @@ def lp(rho: types.Scalar, p: float) -> types.Perturbation:
   """
   if not p >= 1:
     raise ValueError(f'p is {p}; the norm of the ball needs p in [1, inf]')
-  if p == 2:
-    return l2(rho)
-  if _is_static_zero(_validated(rho)):
+  named = {1: balls.cross, 2: balls.round_ball, math.inf: balls.cube}
+  between = functools.partial(balls.between, p=float(p))
+  return _within(named.get(p, between), rho, axis_name)
+
+
+def _within(
+  ball: Callable[..., types.PyTree], rho: types.Scalar, axis_name: AxisName
+) -> types.Perturbation:
+  """Returns the perturbation to the point of a ball."""
+  axes = arguments.axes(axis_name)
+  arguments.radius(rho)
+  if isinstance(rho, numbers.Real) and rho == 0:
     return none
-  return _lp_max(rho) if p == 1 else _lp_power(rho, float(p))
+
+  @_over(axes)
+  def perturb(grads: types.Grads, params: types.Params) -> types.PyTree:
+    del params
+    return ball(grads, rho, axes)
+
+  return perturb
 
 
-def random(rho: types.Scalar, key: jax.Array) -> types.Perturbation:
+def random(
+  rho: types.Scalar, key: jax.Array, axis_name: AxisName = None
+) -> types.Perturbation:
   r"""Moves in a random direction, to a sphere of radius rho.
 
   .. math:: \epsilon = \rho\, z / \|z\|_2, \qquad z \sim N(0, I)
@@ -137,13 +164,19 @@ def random(rho: types.Scalar, key: jax.Array) -> types.Perturbation:
 
   Args:
     rho: radius, in units of the parameters; a number or a traced scalar.
-    key: of the draw; each leaf's is the key with its number folded in.
+    key: of the draw; each leaf's is the key with its number folded in. Inside
+      `jax.shard_map` devices whose gradients differ draw differently from one
+      key: their place on the mesh axis is folded in, unless the key differs
+      over that axis. Under `pmap`, or with `check_vma=False`, where JAX does
+      not know what differs, fold in `jax.lax.axis_index` yourself.
+    axis_name: see `l2`.
 
   Returns:
     A function `(grads, params) -> epsilon` that looks at shapes and dtypes of
     the gradient alone.
 
   Raises:
+    TypeError: see `l2`.
     ValueError: rho is a number and negative, infinite or NaN.
 
   Example:
@@ -153,23 +186,41 @@ def random(rho: types.Scalar, key: jax.Array) -> types.Perturbation:
     >>> print(f'{jnp.linalg.norm(perturb(jnp.ones(9), None)):.3f}')
     0.500
   """
-  if _is_static_zero(_validated(rho)):
+  onto_sphere = l2(rho, axis_name)
+  if onto_sphere is none:
     return none
 
+  @_over(axis_name)
   def perturb(grads: types.Grads, params: types.Params) -> types.PyTree:
     leaves, structure = jax.tree.flatten(grads)
     drawn = [
-      jax.random.normal(jax.random.fold_in(key, i), leaf.shape)
+      leaf
+      if tree.is_float0(leaf)
+      else _normal(jax.random.fold_in(key, i), leaf)
       for i, leaf in enumerate(leaves)
     ]
-    epsilon = l2(rho)(jax.tree.unflatten(structure, drawn), params)
-    return jax.tree.map(lambda e, g: e.astype(g.dtype), epsilon, grads)
+    epsilon = onto_sphere(jax.tree.unflatten(structure, drawn), params)
+    return balls.each(lambda g, e: e.astype(g.dtype), grads, epsilon)
 
   return perturb
 
 
+def _normal(key: jax.Array, leaf: jax.Array) -> jax.Array:
+  """Draws as many normal numbers as a leaf has, in at least float32."""
+  for axis in sorted(tree.varying(leaf) - tree.varying(key)):
+    key = jax.random.fold_in(key, jax.lax.axis_index(axis))
+  dtype = tree.real_dtype(leaf)
+  if not jnp.iscomplexobj(leaf):
+    return jax.random.normal(key, jnp.shape(leaf), dtype)
+  parts = jax.random.normal(key, (2, *jnp.shape(leaf)), dtype)
+  return jax.lax.complex(parts[0], parts[1])
+
+
 def asam(
-  rho: types.Scalar, eta: float = 0.01, p: float = 2.0
+  rho: types.Scalar,
+  eta: float = 0.01,
+  p: float = 2.0,
+  axis_name: AxisName = None,
 ) -> types.Perturbation:
   r"""Climbs within a ball that is stretched along large parameters.
 
@@ -185,11 +236,13 @@ def asam(
     eta: added to the magnitudes, >= 0: what lets a zero weight move. The
       default is that of the paper.
     p: norm of the ball, in [1, inf].
+    axis_name: see `l2`.
 
   Returns:
     A function `(grads, params) -> epsilon`.
 
   Raises:
+    TypeError: see `l2`.
     ValueError: rho is not a radius, eta is negative, or p is below 1.
 
   Source: Kwon et al. 2021 (ASAM), equation 6 and its p = inf. Differs from
@@ -204,70 +257,104 @@ def asam(
   """
   if not 0 <= eta < math.inf:
     raise ValueError(f'eta is {eta}; it is added to |w|: give a number >= 0')
-  ascend = lp(rho, p)
+  ascend, offset = lp(rho, p, axis_name), float(eta)
   if ascend is none:
     return none
 
-  def perturb(grads: types.Grads, params: types.Params) -> types.PyTree:
-    def stretch(w: jax.Array, x: jax.Array | None) -> jax.Array | None:
-      return None if x is None else ((jnp.abs(w) + eta) * x).astype(x.dtype)
+  def stretch(w: Any, x: jax.Array | None) -> jax.Array | None:
+    if x is None or tree.is_float0(x):
+      return x
+    wide = tree.wide(x)
+    factor = jnp.abs(tree.wide(w)) + offset
+    return tree.times(factor, wide)
 
+  @_over(axis_name)
+  def perturb(grads: types.Grads, params: types.Params) -> types.PyTree:
     ascended = ascend(jax.tree.map(stretch, params, grads), params)
-    return jax.tree.map(stretch, params, ascended)
+    epsilon = jax.tree.map(stretch, params, ascended)
+    return balls.each(lambda g, e: e.astype(g.dtype), grads, epsilon)
 
   return perturb
 
 
-def _largest(grads: types.Grads) -> jax.Array:
-  """Returns the largest magnitude in the tree; NaN if there is one."""
-  return jnp.stack([jnp.max(jnp.abs(g)) for g in jax.tree.leaves(grads)]).max()
+adaptive = asam
 
 
-def _lp_max(rho: types.Scalar) -> types.Perturbation:
-  """Returns the limit p = 1: all of rho where |g| is largest."""
+def masked(
+  perturbation: types.Perturbation, mask: types.PyTree
+) -> types.Perturbation:
+  """Perturbs some of the parameters, as if there were no others.
 
+  Args:
+    perturbation: of those that are chosen; norms are theirs alone.
+    mask: what is chosen: a tree of bools, where a bool may stand for a whole
+      branch of the parameters, or a function that makes one of the parameters.
+
+  Returns:
+    A function `(grads, params) -> epsilon`; epsilon is zero for the others.
+
+  Raises:
+    TypeError: `perturbation` is none, or, when called, the mask holds
+      something else than bools.
+    ValueError: when called, the mask is no tree like the parameters.
+
+  Example:
+    SAM-ON (Mueller et al. 2023) perturbs normalisation layers alone:
+
+    >>> import jax.numpy as jnp
+    >>> from sam_jax import l2, masked
+    >>> perturb = masked(l2(0.5), {'conv': False, 'norm': True})
+    >>> grads = {'conv': jnp.ones(2), 'norm': {'scale': jnp.array([3.0, 4.0])}}
+    >>> epsilon = perturb(grads, grads)
+    >>> print(epsilon['conv'], epsilon['norm']['scale'])
+    [0. 0.] [0.3 0.4]
+  """
+  arguments.perturbation(perturbation)
+  if perturbation is none:
+    return none
+
+  @_over(axes_of(perturbation))
   def perturb(grads: types.Grads, params: types.Params) -> types.PyTree:
-    del params
-    largest = _largest(grads)
-    # A product with a mask would turn a NaN into 0 where XLA makes it a select.
-    at_largest = jax.tree.map(
-      lambda g: jnp.where(jnp.abs(g) < largest, 0, jnp.sign(g)), grads
+    chosen = _chosen(mask(params) if callable(mask) else mask, grads)
+
+    def keep(values: types.PyTree) -> types.PyTree:
+      return jax.tree.map(
+        lambda is_kept, x: x if is_kept else None,
+        chosen,
+        values,
+        is_leaf=lambda x: x is None,
+      )
+
+    kept_params = None if params is None else keep(params)
+    epsilon = perturbation(keep(grads), kept_params)
+    return balls.each(
+      lambda g, e: jnp.zeros_like(g) if e is None else e, grads, epsilon
     )
-    ties = tree.vdot(at_largest, at_largest)
-    return _scale(at_largest, rho / jnp.where(ties == 0, 1, ties))
 
   return perturb
 
 
-def _lp_power(rho: types.Scalar, p: float) -> types.Perturbation:
-  """Returns the perturbation for p in (1, inf]."""
-  q = 1.0 if p == math.inf else p / (p - 1)
+def _chosen(mask: types.PyTree, grads: types.Grads) -> types.PyTree:
+  """Returns a mask as a tree of bools like the gradient.
 
-  def perturb(grads: types.Grads, params: types.Params) -> types.PyTree:
-    del params
-    largest = _largest(grads)
-    # The formula does not depend on the gradient's scale, but |g|^q overflows
-    # for p near 1, where q is large: scale to [0, 1] first.
-    unit = jax.tree.map(
-      lambda g: tree.wide(jnp.abs(g)) / _nonzero(largest), grads
-    )
-    total = sum(jnp.sum(_power(u, q)) for u in jax.tree.leaves(unit))
-    factor = rho / _nonzero(jnp.asarray(total)) ** (1 / p)
+  Raises:
+    TypeError: it has something else than bools.
+    ValueError: it is no tree like the gradient.
+  """
+  for leaf in jax.tree.leaves(mask):
+    if not isinstance(leaf, bool | np.bool_):
+      raise TypeError(
+        f'the mask holds {leaf!r}; it must be a tree of bools, known before '
+        'tracing, or a function that makes one of the parameters'
+      )
+  try:
     return jax.tree.map(
-      lambda g, u: (factor * jnp.sign(g) * _power(u, q - 1)).astype(g.dtype),
+      lambda is_kept, branch: jax.tree.map(lambda _: bool(is_kept), branch),
+      mask,
       grads,
-      unit,
     )
-
-  return perturb
-
-
-def _power(x: jax.Array, exponent: float) -> jax.Array:
-  """Returns x ** exponent, and 0 where x is; differentiable there too."""
-  is_zero = x == 0
-  return jnp.where(is_zero, 0, jnp.where(is_zero, 1, x) ** exponent)
-
-
-def _nonzero(x: jax.Array) -> jax.Array:
-  """Returns x, or 1 where it is zero."""
-  return jnp.where(x == 0, 1, x)
+  except ValueError as error:
+    raise ValueError(
+      'the mask is no tree like the parameters: it has the structure '
+      f'{jax.tree.structure(mask)}, and they have {jax.tree.structure(grads)}'
+    ) from error

@@ -152,7 +152,7 @@ def _prepare(name: str) -> None:
 
 def _path(text: str | None) -> str | None:
   """Returns the absolute path that a flag names, if it names one."""
-  return str(files.user_path(text)) if text else None
+  return None if text is None else str(files.user_path(text))
 
 
 def _verify(name: str) -> bool:

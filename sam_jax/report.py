@@ -25,6 +25,7 @@ from sam_jax.sweeps import (
   pictures,
   results,
   settings as settings_lib,
+  sweep_files,
   tables,
 )
 
@@ -44,8 +45,8 @@ def main(argv: Sequence[str]) -> None:
   directory = files.user_path(argv[1])
   sweep = cells_lib.Sweep(())
   if _SWEEP.value:
-    sweep = cells_lib.load(_cli.sweep_path(_SWEEP.value), configs.find)
-  runs, num_unfinished, unreadable = results.collect(directory)
+    sweep = sweep_files.load(_cli.sweep_path(_SWEEP.value), configs.find)
+  runs, num_unfinished, unreadable, remarks = results.collect(directory)
   if not runs:
     count = num_unfinished + len(unreadable)
     reasons = ''.join(f'; {reason}' for reason in unreadable[:1])
@@ -60,6 +61,8 @@ def main(argv: Sequence[str]) -> None:
     print(text)
   for reason in unreadable:
     print(f'warning: left out: {reason}')
+  for remark in remarks:
+    print(f'warning: {remark}')
   if num_unfinished:
     print(f'{num_unfinished} runs are not finished and left out')
   for path in pictures.draw(out, settings):

@@ -20,6 +20,9 @@ Guarantees:
   dropout masks;
 - rho = 0 returns bit for bit what `jax.value_and_grad` returns (on CPU, for
   finite gradients), and a rho that is the number 0 costs one pass;
+- parameters are any tree that `jax.value_and_grad` takes, of any floating-point
+  dtype, and modules of Equinox and `flax.nnx`; what has no gradient (None, or
+  float0 as integers have with `allow_int`) is left alone, everywhere;
 - nothing is averaged over devices unless `ascent_reduce` does it: under `pmap`
   or `shard_map` each device has its own epsilon, which is m-sharpness with m
   the batch per device (section 4.1).
@@ -33,9 +36,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from sam_jax import perturbations, tree, types
+from sam_jax import arguments, leaves, perturbations, tree, types
 
 
 class SamInfo(NamedTuple):
@@ -48,7 +50,9 @@ class SamInfo(NamedTuple):
       first step if there are several.
     descent_grads: gradient of `fun` at `params + epsilon`: the result, but for
       `second_order` and `combine`.
-    epsilon: the perturbation, a tree like the gradient.
+    epsilon: the perturbation, a tree like the gradient. Where a parameter is
+      narrower than float32, what was left of it after it was added: rounding
+      may swallow it, and then the step was not SAM's.
   """
 
   perturbed_value: jax.Array
@@ -83,6 +87,7 @@ def value_and_grad(
   combine: Callable[[types.Grads, types.Grads], types.Grads] = descent,
   differentiate: Callable[..., Callable[..., Any]] = jax.value_and_grad,
   with_info: bool = False,
+  **options: Any,
 ) -> Callable[..., Any]:
   """Returns a function for the value and the sharpness-aware gradient of fun.
 
@@ -112,8 +117,12 @@ def value_and_grad(
       the descent gradient.
     differentiate: what differentiates `fun`, called as
       `differentiate(fun, has_aux=has_aux)`: for example a version that
-      accumulates over microbatches, or `equinox.filter_value_and_grad`.
+      accumulates over microbatches, `equinox.filter_value_and_grad`, or
+      `flax.nnx.value_and_grad`.
     with_info: whether to return a `SamInfo` too.
+    **options: given to `differentiate` too, such as `allow_int=True`. A leaf
+      that is an integer, a bool or a PRNG key has a gradient of dtype float0
+      then, as in JAX, and is not perturbed.
 
   Returns:
     A function with the arguments of `fun` that returns `(value, grads)`, or
@@ -122,11 +131,15 @@ def value_and_grad(
     ascent, and value and aux are those of `fun`.
 
   Raises:
-    ValueError: `ascent_steps` is below 1, or above with `second_order`; or,
-      when called inside
+    TypeError: an argument is of another kind than it should be; the message
+      has the call to write.
+    ValueError: `ascent_steps` is below 1, or above with `second_order`; or
+      `argnums` names more than the first argument; or, when called, what the
+      perturbation returns is no tree like the gradient; or, when called inside
       `jax.shard_map`, the parameters are replicated over a mesh axis over
       which the value varies (JAX would sum the gradient over that axis before
-      it is normalised, which silently makes m the global batch).
+      it is normalised, which silently makes m the global batch), or split over
+      one over which it does not, and the perturbation has no `axis_name`.
 
   Example:
     >>> import jax, jax.numpy as jnp, sam_jax
@@ -147,11 +160,18 @@ def value_and_grad(
     >>> print(aux['largest'], info.perturbed_aux['largest'])
     4.0 4.4
   """
-  check_options(ascent_steps, second_order)
-  descend = differentiate(fun, has_aux=has_aux)
+  arguments.function('fun', fun)
+  arguments.perturbation(perturbation)
+  arguments.ascent(ascent_steps, second_order)
+  arguments.function('ascent_reduce', ascent_reduce)
+  arguments.function('combine', combine)
+  arguments.differentiation(differentiate, options)
+  descend = differentiate(fun, has_aux=has_aux, **options)
   ascend = descend
   if ascent_fun is not None:
-    ascend = differentiate(ascent_fun, has_aux=has_aux)
+    arguments.function('ascent_fun', ascent_fun)
+    ascent_fun = arguments.returned('ascent_fun', ascent_fun, has_aux)
+    ascend = differentiate(ascent_fun, has_aux=has_aux, **options)
 
   @functools.wraps(fun)
   def sam_value_and_grad(
@@ -208,48 +228,49 @@ def perturbed_gradient(
   Raises:
     ValueError: see `value_and_grad`.
   """
+  whole = leaves.Parameters(params)
   is_plain = perturbation is perturbations.none
-  out, local_grads = (descend if is_plain else ascend)(params)
-  _check_differentiated_locally(params, out)
+  out, full = arguments.pair((descend if is_plain else ascend)(params))
+  local_grads = leaves.differentiable(full)
+  trained = whole.like(local_grads)
+  _check_differentiated_locally(trained, out)
   ascent_grads = ascent_reduce(local_grads)
+  _check_slices(ascent_grads, out, perturbation)
+  epsilon = perturbation(ascent_grads, trained)
   if is_plain:
-    epsilon = perturbation(ascent_grads, params)
     perturbed_out, descent_grads = out, local_grads
   else:
-    epsilon = _fraction(perturbation(ascent_grads, params), ascent_steps)
+    epsilon = _fraction(epsilon, ascent_steps)
     for _ in range(ascent_steps - 1):
-      _, grads = ascend(_add(params, epsilon))
-      step = perturbation(ascent_reduce(grads), params)
-      epsilon = _add(epsilon, _fraction(step, ascent_steps))
-    perturbed_out, descent_grads = descend(_add(params, epsilon))
+      _, grads = ascend(whole.moved(epsilon))
+      grads = ascent_reduce(leaves.differentiable(grads))
+      step = perturbation(grads, trained)
+      epsilon = jax.tree.map(tree.add, epsilon, _fraction(step, ascent_steps))
+    moved = whole.moved(epsilon)
+    epsilon = whole.added(epsilon, moved)
+    perturbed_out, descent_grads = descend(moved)
+    descent_grads = leaves.differentiable(descent_grads)
   grads = descent_grads
   if second_order and not is_plain:
     term = _second_order_term(
       perturbation,
-      lambda p: ascent_reduce(ascend(p)[1]),
+      lambda p: ascent_reduce(
+        leaves.differentiable(ascend(whole.replaced(p))[1])
+      ),
       ascent_grads,
-      params,
+      trained,
       # Whoever shares epsilon is moved by it: the mean of their gradients.
       ascent_reduce(descent_grads),
     )
-    grads = jax.tree.map(jnp.add, grads, term)
+    grads = jax.tree.map(tree.add, grads, term)
   grads = combine(ascent_grads, grads)
   value, aux = perturbed_out if has_aux else (perturbed_out, None)
+  filled = (
+    leaves.with_float0(values, full)
+    for values in (grads, ascent_grads, descent_grads, epsilon)
+  )
+  grads, ascent_grads, descent_grads, epsilon = filled
   return out, grads, SamInfo(value, aux, ascent_grads, descent_grads, epsilon)
-
-
-def check_options(ascent_steps: int, second_order: bool) -> None:
-  """Refuses options that `value_and_grad` would refuse.
-
-  Raises:
-    ValueError: see there.
-  """
-  if ascent_steps < 1:
-    raise ValueError(f'ascent_steps is {ascent_steps}; it must be at least 1')
-  if second_order and ascent_steps > 1:
-    raise ValueError(
-      f'second_order is for one ascent step, and ascent_steps is {ascent_steps}'
-    )
 
 
 def grad(
@@ -294,18 +315,11 @@ def grad(
   return sam_grad
 
 
-def _add(params: types.Params, epsilon: types.PyTree) -> types.Params:
-  """Returns params + epsilon in the dtype of params; None adds nothing."""
-  return jax.tree.map(
-    lambda p, e: p if e is None else (p + e).astype(p.dtype), params, epsilon
-  )
-
-
 def _fraction(epsilon: types.PyTree, steps: int) -> types.PyTree:
   """Returns a steps-th of epsilon."""
   if steps == 1:
     return epsilon
-  return jax.tree.map(lambda e: e / steps, epsilon)
+  return jax.tree.map(lambda e: (tree.wide(e) / steps).astype(e.dtype), epsilon)
 
 
 def _second_order_term(
@@ -331,18 +345,48 @@ def _second_order_term(
   )
   along = jax.tree.map(tree.vary_like, along, params)
   _, through_gradient = jax.jvp(gradient_fn, (params,), (along,))
-  return jax.tree.map(jnp.add, through_gradient, direct)
+  return jax.tree.map(tree.add, through_gradient, direct)
 
 
 def _check_differentiated_locally(params: types.Params, out: Any) -> None:
-  """Refuses gradients that JAX has summed over devices."""
-  value = jax.tree.leaves(out)[0]
+  """Refuses gradients that JAX has summed over devices.
+
+  Raises:
+    ValueError: the message has the line to write.
+  """
+  axes = tree.varying(jax.tree.leaves(out)[0])
   for leaf in jax.tree.leaves(params):
-    missing = tuple(sorted(tree.varying(value) - tree.varying(leaf)))
-    if missing and hasattr(leaf, 'dtype'):
+    if missing := tuple(sorted(axes - tree.varying(leaf))):
       raise ValueError(
         f'the loss varies over the mesh axes {missing} but the parameters are '
         'replicated over them, so JAX sums their gradient over those devices '
-        'before SAM normalises it; cast them first: params = jax.tree.map('
-        f"lambda p: jax.lax.pcast(p, {missing}, to='varying'), params)"
+        'before SAM normalises it; differentiate with respect to the copy of '
+        'each device, and update the parameters themselves: local = '
+        f"jax.tree.map(lambda p: jax.lax.pcast(p, {missing}, to='varying'), "
+        'params)'
       )
+
+
+def _check_slices(
+  grads: types.Grads, out: Any, perturbation: types.Perturbation
+) -> None:
+  """Refuses a norm of the slices of one device in place of the parameters'.
+
+  The gradients of slices differ from device to device, and the loss does not.
+
+  Raises:
+    ValueError: the message has the call to write.
+  """
+  if perturbation is perturbations.none:
+    return
+  axes = frozenset().union(*map(tree.varying, jax.tree.leaves(grads)))
+  axes -= tree.varying(jax.tree.leaves(out)[0])
+  if split := tuple(
+    sorted(axes.difference(perturbations.axes_of(perturbation)))
+  ):
+    raise ValueError(
+      f'the parameters vary over the mesh axes {split} and the value of the '
+      'loss does not: if each device has slices of them, the norm has to be '
+      f'that of all slices, sam_jax.l2(rho, axis_name={split}); if each has a '
+      'copy, differentiate the loss of its own examples'
+    )

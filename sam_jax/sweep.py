@@ -5,10 +5,11 @@ r"""Runs all cells of a sweep, or resumes them, and shows how far it is.
 
 A cell is one run of `python -m sam_jax.train` in a directory of its own. What
 is finished is left alone, and what was interrupted resumes, so the same command
-again is all that it takes after a kill or a power cut. A cell that fails does
-not stop the rest; it is listed in the end, and run again with --retry. The
-first signal (Ctrl-C, SIGTERM) has the running cells save a checkpoint and end;
-the second kills them.
+again is all that it takes after a kill or a power cut. All cells that are left
+are checked before the first one starts, and nothing starts if one cannot be
+run. A cell that fails does not stop the rest; it is listed in the end, and run
+again with --retry, or when its settings have changed. The first signal (Ctrl-C,
+SIGTERM) has the running cells save a checkpoint and end; the second kills them.
 
 On several machines:
 
@@ -25,8 +26,9 @@ Before a long sweep:
     small network of the same kind on a few examples: do the cells run at all?
     Give it a directory of its own.
 
---only=REGEX takes the cells whose names match, and those that they need.
---set=FIELD=VALUE sets a field of all cells, such as where the data are.
+--only=REGEX takes the cells that match, as --dry_run shows them, and those that
+they need. --set=FIELD=VALUE sets a field of all cells, such as where the data
+are; it cannot be a field in which the cells differ.
 
 Exit status: 0 if every cell is finished, 1 if some are not, 2 if the sweep
 cannot be run, 128 + the number of a signal that ended it.
@@ -40,12 +42,15 @@ from sam_jax import _cli, configs
 from sam_jax.runs import files
 from sam_jax.sweeps import (
   cells as cells_lib,
+  check,
   cost,
   emit,
   execution,
+  overrides,
   pool,
   ray_cluster,
   smoke,
+  sweep_files,
 )
 
 flags = _cli.Flags()
@@ -61,9 +66,11 @@ _WORKERS = flags.DEFINE_integer(
 _GPUS = flags.DEFINE_list(
   'gpus', [], 'Numbers of GPUs that the workers take turns with, one each.'
 )
-_RETRY = flags.DEFINE_bool('retry', False, 'Run failed cells again.')
+_RETRY = flags.DEFINE_bool(
+  'retry', False, 'Run cells again that failed with the same settings.'
+)
 _ONLY = flags.DEFINE_string(
-  'only', '', 'Regular expression: take the cells whose names match.'
+  'only', '', 'Regular expression: take the cells that match.'
 )
 _SET = flags.DEFINE_multi_string(
   'set', [], 'FIELD=VALUE of the config, for all cells: data.directory=DIR.'
@@ -107,19 +114,44 @@ def main(argv: Sequence[str]) -> int:
   _cli.refuse_arguments(argv[1:])
   _check_flags()
   path = _cli.sweep_path(_SWEEP.value)
-  directory = files.user_path(_WORKDIR.value)
+  directory = files.run_directory(_WORKDIR.value)
   cells = _cells(path)
   if _EMIT.value:
-    name = pathlib.Path(path).stem
-    print(emit.emit(cells, directory, _EMIT.value, name), end='')
-    return 0
+    return _emit(cells, directory, pathlib.Path(path).stem)
   if _DRY_RUN.value:
-    for line in cost.describe(cells, directory, _TIME_STEPS.value):
-      print(line)
-    return 0
-  return execution.execute(
-    cells, directory, _place(directory), retry=_RETRY.value
-  )
+    return _dry_run(cells, directory)
+  try:
+    return execution.execute(
+      cells, directory, _place(directory), retry=_RETRY.value, check=True
+    )
+  except check.Refused as error:
+    return _refuse(error.problems)
+
+
+def _emit(
+  cells: Sequence[cells_lib.Fields], directory: pathlib.Path, name: str
+) -> int:
+  """Prints commands; returns the exit status."""
+  # Where they will run there are other devices, and perhaps the data.
+  problems = check.of_fields(cells, directory)
+  if not problems:
+    print(emit.emit(cells, directory, _EMIT.value, name), end='')
+  return _refuse(problems)
+
+
+def _dry_run(cells: Sequence[cells_lib.Fields], directory: pathlib.Path) -> int:
+  """Prints cells and costs, as far as they can be told; returns the status."""
+  found = cost.Estimates(cells, directory, _TIME_STEPS.value)
+  for line in found.lines():
+    print(line)
+  return _refuse(found.problems())
+
+
+def _refuse(problems: Sequence[str]) -> int:
+  """Says why cells cannot be run; returns the exit status, 0 if they can."""
+  for problem in problems:
+    _cli.say('sweep', problem)
+  return 2 if problems else 0
 
 
 def _check_flags() -> None:
@@ -144,12 +176,13 @@ def _check_flags() -> None:
 
 def _cells(path: str) -> list[cells_lib.Fields]:
   """Returns the cells of a sweep file, as the flags change them."""
-  sweep = cells_lib.load(path, configs.find)
-  cells = cells_lib.only(sweep.cells, _ONLY.value)
+  sweep = sweep_files.load(path, configs.find)
+  cells = chosen = cells_lib.only(sweep.cells, _ONLY.value)
   if _SCALE.value == 'smoke':
-    cells = smoke.cells(sweep, cells)
-  fields = dict(map(cells_lib.parse_field, _SET.value))
-  cells = [cell | fields for cell in cells]
+    cells = smoke.cells(sweep, chosen)
+  fields = overrides.parse_fields(_SET.value)
+  overrides.check_not_varied(fields, chosen)
+  cells = [overrides.with_fields(cell, fields) for cell in cells]
   cells_lib.check(dataclasses.replace(sweep, cells=cells))
   return cells
 

@@ -12,19 +12,16 @@ config, the data set or the run directory (nothing was written), 128 + the
 number of the signal that stopped it.
 """
 
-import contextlib
 import os
 import pathlib
-import signal
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 import jax
 
-from sam_jax import _cli, _config_flag
+from sam_jax import _causes, _cli, _config_flag
 
 if TYPE_CHECKING:
   from sam_jax.runs import preparation
@@ -65,33 +62,26 @@ def main(argv: Sequence[str]) -> int:
   try:
     with config_files.without_plugins(_NO_PLUGINS.value):
       return _train(argv)
-  except Exception as error:
+  except (Exception, SystemExit, KeyboardInterrupt) as error:
     if not jax.distributed.is_initialized():
       raise
-    if isinstance(error, ValueError | OSError):
-      _cli.say('train', error)
-      _leave(2)
-    traceback.print_exc()
-    _leave(1)
+    _leave(_cli.report('train', error, flags))
 
 
 def _train(argv: Sequence[str]) -> int:
   """Does what the flags say; returns the exit status."""
-  from sam_jax.runs import dry_run, preparation
+  from sam_jax.runs import dry_run, files, preparation
 
   _cli.refuse_arguments(argv[1:])
+  # Now: a config file or a plug-in may go to another directory.
+  workdir = files.run_directory(_WORKDIR.value)
   config = _CONFIG.load()
   _configure_jax(config.deterministic)
   _join_processes()
   if _DRY_RUN.value:
-    dry_run.run(config, _WORKDIR.value)
+    dry_run.run(config, workdir)
     return 0
-  with contextlib.ExitStack() as stack:
-    try:
-      begun = stack.enter_context(preparation.begin(config, _WORKDIR.value))
-    except KeyboardInterrupt:
-      _cli.say('train', 'stopped before the first step')
-      _leave(128 + signal.SIGINT)
+  with preparation.begin(config, workdir) as begun:
     return _run(begun)
 
 
@@ -105,13 +95,32 @@ def _run(begun: 'preparation.Begun') -> int:
   except interrupts.Interrupted as error:  # all processes have agreed on it
     _cli.say('train', error)
     return 128 + error.signum
-  except (loop.TrainingFailed, datasets.UndecodableError, OSError) as error:
-    _cli.say('train', error)
-    _leave(1)
-  except ValueError:  # a fault of the program: no input is at fault any more
-    traceback.print_exc()
-    _leave(1)
+  except loop.TrainingFailed as error:  # says what is kept
+    raise _cli.Failed(str(error)) from error
+  except (Exception, SystemExit, KeyboardInterrupt) as error:
+    why = isinstance(error, datasets.UndecodableError) and str(error)
+    raise _cli.Failed(
+      f'{why or _causes.line(error)}; {_what_is_kept(begun.workdir)}'
+    ) from error
   return 0
+
+
+def _what_is_kept(workdir: pathlib.Path) -> str:
+  """Returns from where the same command resumes a run that has failed.
+
+  Args:
+    workdir: of the run, whose lock is still held.
+  """
+  from sam_jax.runs import lock
+
+  if not (workdir / lock.FILE).exists():
+    return f'the run directory {workdir} was removed while the run was going'
+  saved = workdir / 'checkpoints'
+  names = os.listdir(saved) if saved.exists() else []
+  steps = [int(name) for name in names if name.isdecimal()]
+  if not steps:
+    return 'no checkpoint was saved'
+  return f'the same command resumes from the checkpoint of step {max(steps)}'
 
 
 def _configure_jax(deterministic: bool) -> None:
@@ -119,6 +128,8 @@ def _configure_jax(deterministic: bool) -> None:
   if deterministic:
     flag = '--xla_gpu_deterministic_ops=true'
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'
+  # Flax and optax leave it to JAX to promote dtypes, whatever the environment.
+  jax.config.update('jax_numpy_dtype_promotion', 'standard')
   _cache_compilations()
 
 
@@ -158,8 +169,6 @@ def _leave(status: int) -> NoReturn:
   once: the connections break, and JAX ends a process that does not notice
   after 100 seconds without a sign of life.
   """
-  if not jax.distributed.is_initialized():
-    sys.exit(status)
   sys.stdout.flush()
   sys.stderr.flush()
   if jax.process_index() == 0:

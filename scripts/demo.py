@@ -25,6 +25,7 @@ from sam_jax.sweeps import (
   pictures,
   pool,
   results,
+  run_files,
   settings as settings_lib,
   statistics,
 )
@@ -98,7 +99,8 @@ def _setting(
   runs = []
   for cell in cells:
     workdir = cells_lib.workdir(cell, directory)
-    runs.append(results.FinishedRun(workdir, cell, results.read(workdir)))
+    result = run_files.read_result(workdir)
+    runs.append(results.FinishedRun(workdir, cell, result))
   return settings_lib.Setting({}, tuple(runs), {})
 
 

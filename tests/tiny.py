@@ -212,7 +212,9 @@ def result(workdir):
   """Returns result.json without clock and provenance."""
   content = json.loads((pathlib.Path(workdir) / 'result.json').read_text())
   return {
-    k: v for k, v in content.items() if k not in ('wall_seconds', 'git_commit')
+    k: v
+    for k, v in content.items()
+    if k not in ('wall_seconds', 'git_commit', 'seal')
   }
 
 

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sam_jax.analysis import measurements, pass_bar, store, terms, trained
-from sam_jax.runs import files, provenance
+from sam_jax.runs import files, lock, provenance
 
 # Raised where a measurement changes, so that no older result stands for it.
 _VERSION = 2
+_PIECES = '.pieces'
 _COMMON = ('split', 'examples', 'batch_norm', 'microbatch_size', 'seed')
 
 
@@ -82,14 +83,33 @@ def measure(
     subject: what is measured.
     plan: of the measurement, for the time left.
     options: of the measurement.
+
+  Raises:
+    ValueError: another process is measuring it.
   """
   identity = _identity(name, subject, options)
   path = _path(subject, identity)
-  if path.exists():
+  if not path.exists():
+    with lock.hold(path.with_suffix(_PIECES), 'analysis'):
+      _measure_once(name, subject, plan, options, path, identity)
+  else:
     print(f'{path}: measured already')
-    return path, json.loads(path.read_text('utf-8'))['result']
+  return path, json.loads(path.read_text('utf-8'))['result']
+
+
+def _measure_once(
+  name: str,
+  subject: Subject,
+  plan: pass_bar.Plan,
+  options: terms.Options,
+  path: pathlib.Path,
+  identity: Mapping[str, Any],
+) -> None:
+  """Computes a result and writes it, unless another process just has."""
+  if path.exists():
+    return
   bar = pass_bar.PassBar(f'{subject.workdir.name}: {name}', plan)
-  pieces = store.Store(path.with_suffix('.pieces'), bar.piece)
+  pieces = store.Store(path.with_suffix(_PIECES), bar.piece)
   try:
     measurement = measurements.BY_NAME[name]
     result = _plain(
@@ -97,14 +117,12 @@ def measure(
     )
   finally:
     bar.close()
-  path.parent.mkdir(exist_ok=True)
   versions = {name: metadata.version(name) for name in ('matfree', 'scipy')}
   content = {**identity, 'result': result, **provenance.describe()}
   content['versions'] |= versions
   files.write_json(path, content)
   pieces.clear()
   print(path)
-  return path, result
 
 
 def _identity(

@@ -47,7 +47,7 @@ def find_sweep(name: str) -> str:
 def _find(name: str, kind: str, folder: str) -> pathlib.Path:
   """Returns a file of one's own, or else the shipped one of that name."""
   own = pathlib.Path(os.path.expanduser(name))
-  if own.is_file():
+  if os.path.isfile(own):  # False for a name that is too long
     return own.absolute()
   shipped = {
     path.stem: path

@@ -7,13 +7,19 @@ stream that starts in the middle costs nothing. Pieces, as batches of thousands
 of images would be too many to hold one for each thread.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
+import multiprocessing
 import os
+import re
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +40,10 @@ _BUFFER = 2
 # Unreadable images in a row after which something else must be wrong.
 _MAX_SKIPPED = 20
 _SKIPPED = 'skipped'
+# How Grain says that a worker is gone.
+_DIED = re.compile(r'Worker process was terminated .* exit code (-?\d+)')
+# What Python says of the memory that such a worker shared, and frees.
+_LEAKS = 'ignore:resource_tracker:UserWarning'
 
 
 class Make(Protocol):
@@ -59,9 +69,15 @@ def batches(
       workers, it is copied to processes.
     start: the first number.
     workers: processes; 0 uses threads of this process.
+
+  Raises:
+    ChildProcessError: a worker was killed.
   """
   import grain
 
+  start_workers: contextlib.AbstractContextManager[None] = (
+    _starting_workers() if workers else contextlib.nullcontext()
+  )
   pieces = _split(make)
   count = len(pieces)
   num_threads = min(_MAX_THREADS, os.cpu_count() or 1)
@@ -78,14 +94,73 @@ def batches(
       grain.MultiprocessingOptions(
         num_workers=workers,
         per_worker_buffer_size=max(_BUFFER, -(-_AHEAD * count // workers)),
-      )
+      ),
+      _end_with_parent,
     )
-  iterator = iter(stream)
+  with start_workers:
+    iterator = iter(stream)
+    first = _next(iterator, count)
   try:
+    yield first
     while True:
-      yield _join(itertools.islice(iterator, count))
+      yield _next(iterator, count)
   finally:
     iterator.close()
+
+
+def _next(iterator: Iterator[Batch], count: int) -> Batch:
+  """Returns the next batch, of that many pieces."""
+  try:
+    return _join(itertools.islice(iterator, count))
+  except RuntimeError as error:
+    if not (died := _DIED.search(str(error))):
+      raise
+    code = int(died[1])
+    how = f'by {signal.Signals(-code).name}' if code < 0 else f'with {code}'
+    memory = ' (out of memory?)' if code == -signal.SIGKILL else ''
+    raise ChildProcessError(
+      f'a process that decodes images (data.workers) was ended {how}{memory}'
+    ) from error
+
+
+@contextlib.contextmanager
+def _starting_workers() -> Iterator[None]:
+  """Within `with`, processes are started that leave Ctrl-C to this one."""
+  with _environment('PYTHONWARNINGS', _LEAKS):
+    resource_tracker.ensure_running()
+  # Children inherit what is blocked. This process still gets its signals: they
+  # find another thread.
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+  """Sets a variable of the processes that are started within `with`."""
+  before = os.environ.get(name)
+  os.environ[name] = ','.join(filter(None, [before, value]))
+  try:
+    yield
+  finally:
+    os.environ.pop(name)
+    if before is not None:
+      os.environ[name] = before
+
+
+def _end_with_parent(index: int, count: int) -> None:
+  """Has a worker process end when the process that started it is gone."""
+  del index, count
+  parent = multiprocessing.parent_process()
+
+  def wait() -> None:
+    if parent is not None:
+      parent.join()
+      os._exit(1)
+
+  threading.Thread(target=wait, daemon=True).start()
 
 
 def _split(make: Any) -> list[Make]:

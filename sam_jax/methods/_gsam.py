@@ -50,7 +50,7 @@ def gsam(
   return base.Perturbed(
     lambda ctx: perturbations.l2(radius_fn(ctx)),
     gradient_evaluations=1 if rho == 0 else 2,
-    combine=functools.partial(_subtract_orthogonal, alpha=alpha),
+    combine=functools.partial(_subtract_orthogonal, alpha=float(alpha)),
   )
 
 
@@ -61,8 +61,9 @@ def _subtract_orthogonal(
   if alpha == 0:
     return descent_grads
   share = tree.projection(ascent_grads, descent_grads)
-  return jax.tree.map(
-    lambda g, d: (d - alpha * (g - share * d)).astype(d.dtype),
-    ascent_grads,
-    descent_grads,
-  )
+
+  def subtract(g: jax.Array, d: jax.Array) -> jax.Array:
+    orthogonal = tree.wide(g) - tree.times(share, tree.wide(d))
+    return tree.add(d, -alpha * orthogonal)
+
+  return jax.tree.map(subtract, ascent_grads, descent_grads)

@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from sam_jax import perturbations, tree, types
+from sam_jax import leaves, perturbations, tree, types
 from sam_jax.methods import base, interface, radius, registry
 
 
@@ -78,7 +78,9 @@ class _LookSam(base.Method):
 
   def memory(self, params: types.Params) -> types.PyTree:
     """Returns the g_v of before the first step, zeros."""
-    return jax.tree.map(jnp.zeros_like, params)
+    return jax.tree.map(
+      lambda p: jnp.zeros_like(p) if leaves.is_float(p) else None, params
+    )
 
   def gradient(
     self,
@@ -122,10 +124,13 @@ class _LookSam(base.Method):
     """Returns g + alpha (|g| / |g_v|) g_v."""
     grads = result.grads
     factor = self.alpha * tree.norm(grads) * tree.inverse_norm(memory)
-    added = jax.tree.map(
-      lambda g, v: (g + factor * v).astype(g.dtype), grads, memory
-    )
-    return added, memory
+
+    def add(v: jax.Array, g: jax.Array | None) -> jax.Array | None:
+      return (
+        None if g is None else tree.add(g, tree.times(factor, tree.wide(v)))
+      )
+
+    return jax.tree.map(add, memory, grads), memory
 
 
 def _look(
@@ -133,12 +138,13 @@ def _look(
 ) -> tuple[types.Grads, types.PyTree]:
   """Returns g_s, and its part that is orthogonal to g."""
   share = tree.projection(result.grads, result.stats)
-  orthogonal = jax.tree.map(
-    lambda s, g, v: (s - share * g).astype(v.dtype),
-    result.grads,
-    result.stats,
-    memory,
-  )
+
+  def part(v: jax.Array, s: jax.Array | None, g: jax.Array) -> jax.Array:
+    if s is None:  # a parameter without a gradient
+      return v
+    return tree.add(s, tree.times(-share, tree.wide(g))).astype(v.dtype)
+
+  orthogonal = jax.tree.map(part, memory, result.grads, result.stats)
   limit = _rounding(memory) * tree.norm(result.grads)
   is_noise = tree.norm(orthogonal) <= limit  # NaN is none
   return result.grads, jax.tree.map(

@@ -1,6 +1,6 @@
 """Sharpness-Aware Minimization."""
 
-from sam_jax import perturbations, sam as sam_lib
+from sam_jax import arguments, perturbations
 from sam_jax.methods import base, radius, registry
 
 
@@ -41,7 +41,7 @@ def sam(
   """
   radius_fn = radius.create(rho, rho_schedule, rho_min)
   perturbations.lp(rho, p)  # refuses a p that is none
-  sam_lib.check_options(ascent_steps, second_order)
+  arguments.ascent(ascent_steps, second_order)
   # A Hessian-vector product differentiates a gradient: about two of them.
   cost = 1 if rho == 0 else ascent_steps + 1 + 2 * second_order
   return base.Perturbed(

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from sam_jax import types
+from sam_jax import arguments, leaves, types
 from sam_jax.methods import interface
 
 
@@ -27,6 +27,7 @@ def value_and_grad(
   num_steps: int | None = None,
   learning_rate: Any = None,
   peak_learning_rate: types.Scalar | None = None,
+  **options: Any,
 ) -> Callable[..., Any]:
   """Returns a function for the value and the method's gradient of fun.
 
@@ -51,6 +52,7 @@ def value_and_grad(
       radius that is tied to it.
     peak_learning_rate: the largest one of the run; not needed if
       `learning_rate` is a number.
+    **options: given to `differentiate` too, such as `allow_int=True`.
 
   Returns:
     A function `(state, params, *args, **kwargs) -> (out, grads, state)`; `out`
@@ -71,10 +73,16 @@ def value_and_grad(
     >>> print(value, grads, state.step)
     12.5 [3.3 4.4] 1
   """
-  descend = differentiate(_with_aux(fun, has_aux), has_aux=True)
+  arguments.function('fun', fun)
+  arguments.function('reduce', reduce)
+  arguments.differentiation(differentiate, options)
+  descend = differentiate(_with_aux(fun, has_aux), has_aux=True, **options)
   ascend = descend
   if ascent_fun is not None:
-    ascend = differentiate(_with_aux(ascent_fun, has_aux), has_aux=True)
+    arguments.function('ascent_fun', ascent_fun)
+    ascent_fun = arguments.returned('ascent_fun', ascent_fun, has_aux)
+    ascent_fun = _with_aux(ascent_fun, has_aux)
+    ascend = differentiate(ascent_fun, has_aux=True, **options)
   is_schedule = callable(learning_rate)
   if not is_schedule and peak_learning_rate is None:
     peak_learning_rate = learning_rate
@@ -90,9 +98,21 @@ def value_and_grad(
       learning_rate(state.step) if is_schedule else learning_rate,
       peak_learning_rate,
     )
+    found: list[types.Grads] = []
+
+    def without_float0(
+      differentiated: Callable[..., Any],
+    ) -> types.GradientFn:
+      def gradient_fn(params: types.Params) -> tuple[Any, types.Grads]:
+        out, grads = arguments.pair(differentiated(params, *args, **kwargs))
+        found.append(leaves.float0_of(grads))
+        return out, leaves.differentiable(grads)
+
+      return gradient_fn
+
     problem = interface.Problem(
-      lambda p: descend(p, *args, **kwargs),
-      lambda p: ascend(p, *args, **kwargs),
+      without_float0(descend),
+      without_float0(ascend),
       lambda params, out, info: {},
     )
     result = method.gradient(problem, state, params, ctx)
@@ -101,7 +121,7 @@ def value_and_grad(
     result = result._replace(grads=grads, stats=stats, perturbed=perturbed)
     out = result.out if has_aux else result.out[0]
     grads, state = method.finish(state, result, ctx)
-    return out, grads, state
+    return out, leaves.with_float0(grads, found[0]), state
 
   # Whoever asks for the signature, as `jax.jit` does for static_argnames, is to
   # see state and params, not the arguments of fun.

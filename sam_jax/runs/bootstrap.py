@@ -38,7 +38,7 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'labels_from is {config.labels_from!r}, which is no run directory; '
       'train the first model there'
     )
-  if not (directory / 'result.json').exists():
+  if workdir_lib.read_result(directory) is None:
     raise ValueError(
       f'the run in labels_from={config.labels_from!r} is not finished; finish '
       'it first'

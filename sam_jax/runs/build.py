@@ -20,6 +20,7 @@ from sam_jax.runs import (
   factories,
   fields,
   reserved,
+  shared as shared_lib,
   validation,
 )
 from sam_jax.training import (
@@ -141,16 +142,20 @@ def init_shapes(task: tasks.Task) -> tuple[Any, Mapping[str, types.PyTree]]:
   return jax.eval_shape(init, keys.make(0), task.init_inputs())
 
 
-def build(config: ml_collections.ConfigDict) -> Experiment:
+def build(
+  config: ml_collections.ConfigDict, shared: shared_lib.Shared | None = None
+) -> Experiment:
   """Returns the objects of a run on all devices.
 
   Args:
     config: resolved, see `resolve`.
+    shared: what experiments that were built before have in common with it.
 
   Raises:
     ValueError: a value of the config is not allowed.
     FileNotFoundError: the data set is not there.
   """
+  shared = shared or shared_lib.Shared()
   fields.check(config)
   validation.check_ranges(config)
   validation.check_changes(config)
@@ -163,14 +168,17 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
   for name in config_files.names(config):
     reserved.check(name)
   method = factories.create_method(config)  # before data that take long to read
-  dataset = factories.load_data(config)
+  dataset = shared.dataset(
+    lambda: factories.load_data(config), config.task, config.data
+  )
   task = factories.create_task(config, dataset.info, parallel.collectives.axes)
   steps_per_epoch = datasets.steps_per_epoch(
     task.count(dataset.train), config.batch_size
   )
   num_steps = _num_steps(config, steps_per_epoch)
+  of_model = (config.task, config.model, config.parallel, dataset.info)
   with factories.refusing(config, 'task', 'model'):
-    outputs, variables = init_shapes(task)
+    outputs, variables = shared.made(lambda: init_shapes(task), *of_model)
   fns = _step_fns(
     config,
     task=task,
@@ -183,7 +191,10 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
   )
   # What does not fit is found here, not in the step.
   with factories.refusing(config, 'task', 'augmentation', 'mixing'):
-    validation.check_task(task, outputs)
+    shared.made(
+      lambda: validation.check_task(task, outputs),
+      *(*of_model, config.augmentation, config.mixing, config.label_smoothing),
+    )
   return Experiment(
     dataset=dataset,
     task=task,

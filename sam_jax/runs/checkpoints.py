@@ -1,18 +1,38 @@
-"""Checkpoints of a run: asynchronous, atomic, the newest and the best kept.
+"""Checkpoints of a run: asynchronous, atomic, sealed, the best one kept.
 
 A run can be resumed from each of them. They hold the train state and what the
 journal remembers (`JournalState`), so that a resumed run is the uninterrupted
-one.
+one. That of step 40 is the directory `40`:
+
+    state/            the arrays, as Orbax writes them
+    checkpoint.json   the step, what the journal remembers, the run that it
+                      belongs to, and checksums of all files of the state
+
+It is written as `40.partial`. When all of it is on disk, safe from a power cut,
+it gets its name, and older checkpoints go. What is called `40` and is not what
+was written there (a file is missing, a bit has changed, it is of another step
+or another run) is never read.
 """
 
+import concurrent.futures
+import contextlib
 import dataclasses
+import os
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+import shutil
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 
 from sam_jax import types
+from sam_jax.runs import files, seals, tensorstore_leak
+from sam_jax.training import parallel
+
+_FILE = 'checkpoint.json'
+_STATE = 'state'
+_PARTIAL = '.partial'
+_SET_ASIDE = '.damaged'
 
 
 @dataclasses.dataclass
@@ -31,6 +51,8 @@ class JournalState:
     best_step: where that was.
     elapsed_seconds: of training and evaluation, over all starts.
     starts: what was started, see `provenance.describe`; once for each change.
+    rows: number of rows of metrics.jsonl.
+    rows_checksum: their checksum, see `metrics_log.Rows`.
     skipped_steps: that were not finite, and changed nothing.
     skipped_in_a_row: how many of the last steps these are.
     settings: what the fields that may be changed within a run were, by name,
@@ -47,35 +69,23 @@ class JournalState:
   best_step: int | None = None
   elapsed_seconds: float = 0.0
   starts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  rows: int = 0
+  rows_checksum: int = 0
   skipped_steps: int = 0
   skipped_in_a_row: int = 0
   settings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
-@dataclasses.dataclass
-class _Kept:
-  """What Orbax is not to delete.
-
-  Its own policy for the best one forgets the metrics of earlier starts.
+class Skipped(NamedTuple):
+  """A checkpoint that is not used.
 
   Attributes:
-    max_to_keep: how many of the newest.
-    steps: that were asked for by name.
-    best_step: None if there is none.
+    step: that its name says.
+    reason: names the file.
   """
 
-  max_to_keep: int
-  steps: frozenset[int]
-  best_step: int | None = None
-
-  def should_preserve(
-    self, checkpoints: Sequence[Any], *, context: Any
-  ) -> list[bool]:
-    """Implements Orbax's PreservationPolicy; ascending checkpoints."""
-    del context
-    newest = {saved.step for saved in checkpoints[-self.max_to_keep :]}
-    kept = newest | self.steps | {self.best_step}
-    return [saved.step in kept for saved in checkpoints]
+  step: int
+  reason: str
 
 
 class Checkpoints:
@@ -85,6 +95,7 @@ class Checkpoints:
     self,
     directory: pathlib.Path,
     *,
+    run_id: str | None = None,
     max_to_keep: int = 1,
     keep_best: bool = False,
     keep_steps: tuple[int, ...] = (),
@@ -94,28 +105,28 @@ class Checkpoints:
 
     Args:
       directory: absolute path.
+      run_id: of the run, see `workdir.run_id`; None reads those of any run.
       max_to_keep: how many of the newest to keep.
       keep_best: whether to keep that of the journal's `best_step` too.
       keep_steps: steps that are never deleted.
       read_only: touch nothing, as beside a run that is still training.
     """
+    tensorstore_leak.stop()
     import orbax.checkpoint as ocp  # takes a second: not for every import
 
+    self._directory = directory
+    self._run_id = run_id
+    self._max_to_keep = max_to_keep
     self._keep_best = keep_best
-    self._kept = _Kept(max_to_keep, frozenset(keep_steps))
-    self._args = ocp.args
-    self._manager = ocp.CheckpointManager(
-      directory,
-      item_handlers={
-        'state': ocp.StandardCheckpointHandler(),
-        'journal': ocp.JsonCheckpointHandler(),
-      },
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=self._kept,
-        create=not read_only,
-        cleanup_tmp_directories=not read_only,
-      ),
-    )
+    self._keep_steps = frozenset(keep_steps)
+    self._arrays = ocp.StandardCheckpointer()
+    self._pool = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
+    self._saving: concurrent.futures.Future[None] | None = None
+    if not read_only and parallel.is_first_process():
+      directory.mkdir(parents=True, exist_ok=True)
+      for partial in directory.glob(f'*{_PARTIAL}'):
+        _delete(partial)
+    self._steps = [step for step in self.found() if self._is_sealed(step)]
 
   def save(
     self,
@@ -131,41 +142,80 @@ class Checkpoints:
       info: what it takes to rebuild the task without its data set, JSON.
 
     Raises:
-      RuntimeError: the checkpoint was refused.
+      Exception: the last one could not be saved, see `wait`.
     """
-    step = journal.step
-    if step in self._manager.all_steps():
+    self.wait()
+    if journal.step in self._steps:
       return
-    if self._keep_best:
-      self._kept.best_step = journal.best_step
-    content = dataclasses.asdict(journal) | {'info': dict(info)}
-    saved = self._manager.save(
-      step,
-      args=self._args.Composite(
-        state=self._args.StandardSave(state),
-        journal=self._args.JsonSave(content),
-      ),
-      force=True,
-    )
-    if not saved:
-      raise RuntimeError(f'the checkpoint of step {step} was not saved')
+    # Now: the journal goes on while the arrays are being written.
+    content = {'step': journal.step, 'info': dict(info)}
+    content['journal'] = dataclasses.asdict(journal)
+    partial = self._directory / f'{journal.step}{_PARTIAL}'
+    self._arrays.save(partial / _STATE, state)
+    self._saving = self._pool.submit(self._commit, content)
 
-  def latest_step(self) -> int | None:
-    """Returns the newest step, None if there is no checkpoint."""
-    return self._manager.latest_step()
+  def found(self) -> list[int]:
+    """Returns all steps whose name is there, damaged or not, ascending."""
+    try:
+      names = [path.name for path in self._directory.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+      return []
+    return sorted(int(n) for n in names if n.isdecimal() and str(int(n)) == n)
 
   def steps(self) -> list[int]:
-    """Returns the steps that can be restored, ascending."""
-    return sorted(self._manager.all_steps())
+    """Returns the steps that can be restored, as it seems, ascending.
+
+    The checksums of their arrays have not been looked at, see `damage`.
+    """
+    return sorted(self._steps)
+
+  def latest_step(self) -> int | None:
+    """Returns the newest of `steps`, None if there is none."""
+    if self._saving is not None:
+      concurrent.futures.wait([self._saving])
+    return max(self._steps, default=None)
+
+  def newest_intact(self) -> tuple[int | None, list[Skipped]]:
+    """Returns the newest step that is intact, and what is newer and is not.
+
+    The step is None if there is none.
+    """
+    skipped: list[Skipped] = []
+    for step in reversed(self.found()):
+      reason = self.damage(step)
+      if reason is None:
+        return step, skipped
+      if step not in self.found():  # a run that is training has just deleted it
+        return self.newest_intact()
+      skipped.append(Skipped(step, reason))
+    return None, skipped
+
+  def damage(self, step: int) -> str | None:
+    """Looks at every byte of a checkpoint.
+
+    Returns:
+      Why it is not what was saved at that step of this run, naming the file;
+      None if it is.
+    """
+    try:
+      inventory = self._read(step)['files']
+      seals.check_inventory(self._path(step) / _STATE, inventory)
+    except (FileNotFoundError, seals.Damaged) as error:
+      return str(error)
+    return None
+
+  def set_aside(self, step: int) -> None:
+    """Takes a checkpoint that is damaged out of the way, and keeps it."""
+    path = self._path(step)
+    aside = path.with_name(f'{path.name}{_SET_ASIDE}')
+    _delete(aside)
+    path.rename(aside)
+    files.sync_directory(self._directory)
 
   def read_journal(self, step: int) -> tuple[JournalState, dict[str, Any]]:
     """Returns what was remembered at that step, and the info of the task."""
-    restored = self._manager.restore(
-      step, args=self._args.Composite(journal=self._args.JsonRestore())
-    )
-    content = dict(restored.journal)
-    info = content.pop('info')
-    return JournalState(**content), info
+    content = self._read(step)
+    return JournalState(**content['journal']), content['info']
 
   def read_state(
     self, step: int, like: types.PyTree | None = None
@@ -173,27 +223,118 @@ class Checkpoints:
     """Returns the arrays saved at that step, on the first device.
 
     Args:
-      step: one of `steps()`.
+      step: one of `steps()`, intact.
       like: tree of arrays or shapes with the structure that was saved; None
         reads whatever was saved, as nested dicts.
     """
+    path = self._path(step) / _STATE
     if like is None:
-      like = self._manager.item_metadata(step)['state'].tree
+      like = self._arrays.metadata(path).item_metadata.tree
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     # The file may name devices that are not here: say where to put the arrays.
     shapes = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like
     )
-    restored = self._manager.restore(
-      step,
-      args=self._args.Composite(state=self._args.StandardRestore(shapes)),
-    )
-    return restored.state
+    return self._arrays.restore(path, shapes)
 
   def wait(self) -> None:
-    """Returns when all that was saved is on disk."""
-    self._manager.wait_until_finished()
+    """Returns when all that was saved is on disk.
+
+    Raises:
+      Exception: what kept it from being saved.
+    """
+    saving, self._saving = self._saving, None
+    if saving is not None:
+      saving.result()
 
   def close(self) -> None:
     """Waits, and gives the directory back."""
-    self._manager.close()
+    try:
+      self.wait()
+    finally:
+      self._pool.shutdown()
+      self._arrays.close()
+
+  def _commit(self, content: dict[str, Any]) -> None:
+    """Makes what Orbax writes a checkpoint; runs in another thread."""
+    step, best_step = content['step'], content['journal']['best_step']
+    kept = self._kept([*self._steps, step], best_step)
+    try:
+      self._arrays.wait_until_finished()
+      if parallel.is_first_process():
+        self._seal(content)
+    except BaseException:
+      if parallel.is_first_process():  # perhaps the disk is full
+        with contextlib.suppress(OSError):
+          _delete(self._path(step).with_name(f'{step}{_PARTIAL}'))
+      raise
+    if parallel.is_first_process():
+      for old in set(self._steps) - kept:
+        _delete(self._path(old))
+    self._steps = sorted(kept)
+
+  def _seal(self, content: dict[str, Any]) -> None:
+    """Writes checkpoint.json, and gives the checkpoint its name."""
+    final = self._path(content['step'])
+    partial = final.with_name(f'{final.name}{_PARTIAL}')
+    content['files'] = seals.take_inventory(partial / _STATE)
+    seals.write(partial / _FILE, content, self._run_id or '')
+    if os.path.lexists(final):  # no checkpoint, or it would have been known
+      self.set_aside(content['step'])
+    partial.rename(final)
+    files.sync_directory(self._directory)
+
+  def _kept(self, steps: list[int], best_step: int | None) -> set[int]:
+    """Returns which of these steps stay."""
+    best = best_step if self._keep_best else None
+    newest = sorted(steps)[-self._max_to_keep :]
+    return {s for s in steps if s in {*newest, *self._keep_steps, best}}
+
+  def _is_sealed(self, step: int) -> bool:
+    """Returns whether a checkpoint seems to be one of this run."""
+    with contextlib.suppress(OSError, seals.Damaged):
+      return bool(self._read(step))
+    return False
+
+  def _read(self, step: int) -> dict[str, Any]:
+    """Returns what checkpoint.json of a step holds.
+
+    Raises:
+      FileNotFoundError: it is not there.
+      Damaged: it is not what was written, or is of another step or run.
+    """
+    path = self._path(step) / _FILE
+    content, _ = seals.open_sealed(path, self._run_id)
+    if content['step'] != step:  # of a directory that was renamed or copied
+      raise seals.Damaged(f'{path} is of step {content["step"]}')
+    fields = {field.name for field in dataclasses.fields(JournalState)}
+    if content['journal'].keys() != fields:
+      raise seals.Damaged(f'{path} is of another edition of sam_jax')
+    return content
+
+  def _path(self, step: int) -> pathlib.Path:
+    """Returns the directory of a step."""
+    return self._directory / str(step)
+
+
+def none_intact(
+  directory: pathlib.Path, skipped: list[Skipped]
+) -> seals.Damaged:
+  """Returns the error for checkpoints none of which can be used."""
+  reasons = '; '.join(each.reason for each in skipped)
+  return seals.Damaged(
+    f'none of the checkpoints in {directory} can be used: {reasons}. Put one '
+    'of them back from a copy; or remove what is there to train again'
+  )
+
+
+def _delete(path: pathlib.Path) -> None:
+  """Deletes what a path names; a kill leaves nothing that has its name."""
+  if path.is_dir() and not path.is_symlink():
+    doomed = path
+    if not path.name.endswith(_PARTIAL):
+      doomed = path.with_name(f'{path.name}{_PARTIAL}')
+      path.rename(doomed)
+    shutil.rmtree(doomed)
+  else:
+    path.unlink(missing_ok=True)

@@ -39,7 +39,7 @@ def call(path: str | pathlib.Path, function: str, *arguments: str) -> Any:
   try:
     spec.loader.exec_module(module)
     return getattr(module, function)(*arguments)
-  except Exception as error:  # the file is a program of the user's
+  except (Exception, SystemExit) as error:  # the file is a user's program
     kind = '' if isinstance(error, ValueError) else f'{type(error).__name__}: '
     given = ':'.join([str(path), *arguments])
     raise ValueError(f'{given}: {kind}{error}') from error

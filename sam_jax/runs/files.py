@@ -5,10 +5,14 @@ import json
 import os
 import pathlib
 import re
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 _URL = re.compile('[A-Za-z][A-Za-z0-9+.-]+:/')
+# Orbax looks for what it has written by a pattern, in which the first three
+# match other names, and TensorStore takes the last one for a slash.
+_UNSUITED = '*?[\\'
 
 
 def write_atomically(
@@ -20,7 +24,8 @@ def write_atomically(
     path: of the file; its directory exists.
     write: writes the content to a binary stream.
   """
-  partial = path.with_name(f'{path.name}.partial')
+  # Two processes may write the same file, and each has a partial one.
+  partial = path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')
   try:
     with partial.open('wb') as stream:
       write(stream)
@@ -31,7 +36,7 @@ def write_atomically(
     with contextlib.suppress(OSError):
       partial.unlink(missing_ok=True)
     raise
-  _sync_directory(path.parent)
+  sync_directory(path.parent)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -56,7 +61,7 @@ def not_writable(
   """
   return ValueError(
     f'cannot write to the {what} directory {str(directory)!r}: '
-    f'{error.strerror}; choose another directory'
+    f'{error.strerror or error}; choose another directory'
   )
 
 
@@ -67,21 +72,74 @@ def user_path(text: str | pathlib.Path) -> pathlib.Path:
     text: of a flag or a config; ~ is the home directory.
 
   Raises:
-    ValueError: it is empty, the address of a remote place, or names a user
-      who does not exist.
+    ValueError: it is empty, the address of a remote place, names a user who
+      does not exist, or is relative to a directory that has been removed.
   """
   if _URL.match(str(text)) or not str(text):
     raise ValueError(
       f'{str(text)!r} is not a path on this machine; give a path, and mount '
       'or copy remote files first'
     )
+  expanded = os.path.expanduser(text)  # not of a pathlib.Path: ./~ is a name
+  if str(expanded).startswith('~'):
+    raise ValueError(
+      f'{str(text)!r} cannot be used: that home directory is not known; give '
+      'an absolute path'
+    )
   try:
-    return pathlib.Path(text).expanduser().absolute()
-  except RuntimeError as error:
-    raise ValueError(f'{str(text)!r} cannot be used: {error}') from error
+    path = pathlib.Path(expanded).absolute()
+  except FileNotFoundError as error:
+    raise ValueError(
+      f'{str(text)!r} cannot be used: the current directory has been removed; '
+      'give an absolute path'
+    ) from error
+  if '\0' in str(path):
+    raise ValueError(
+      f'{str(text)!r} is not a path: it contains a NUL character'
+    )
+  return path
 
 
-def _sync_directory(directory: pathlib.Path) -> None:
+def run_directory(text: str | pathlib.Path) -> pathlib.Path:
+  """Returns the absolute path of a directory that checkpoints are written to.
+
+  Args:
+    text: see `user_path`.
+
+  Raises:
+    ValueError: see `user_path`, it is the root of the file system, or what is
+      written there could not be read again.
+  """
+  path = user_path(text)
+  found = [c for c in _UNSUITED if c in str(path)]
+  if found:
+    raise ValueError(
+      f'checkpoints cannot be kept in {str(path)!r}: {" ".join(found)} has '
+      'another meaning in the names of their files; choose another directory, '
+      'or a symbolic link to this one'
+    )
+  if not _is_unicode(str(path)):
+    raise ValueError(
+      f'checkpoints cannot be kept in {str(path)!r}: the name is not UTF-8; '
+      'choose another directory, or a symbolic link to this one'
+    )
+  if path.resolve() == pathlib.Path(path.anchor):
+    raise ValueError(
+      f'{str(path)!r} is the root of the file system; name a directory in it'
+    )
+  return path
+
+
+def _is_unicode(text: str) -> bool:
+  """Returns whether a path is UTF-8 on the disk."""
+  try:
+    text.encode('utf-8')
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
+def sync_directory(directory: pathlib.Path) -> None:
   """Makes the names of a directory's files outlive a power cut."""
   descriptor = os.open(directory, os.O_RDONLY)
   try:

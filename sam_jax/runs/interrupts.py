@@ -1,14 +1,21 @@
-"""SIGTERM, SIGINT and SIGHUP: finish the step, save, stop."""
+"""SIGTERM, SIGINT and SIGHUP: finish the step, save, stop.
+
+Outside of the loop there is nothing to save. There a signal ends a command at
+once, as the kernel does it, which is quiet at any moment; see
+`sam_jax.startup`, by which this holds from the first import on.
+"""
 
 import contextlib
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
-from typing import Any
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _STDERR = 2
+_MOMENT = 0.001  # seconds
+_CLOSED = 0  # in the place of a signal's number: nobody listens any more
 
 
 class Interrupted(Exception):  # noqa: N818  (nothing went wrong)
@@ -30,6 +37,10 @@ class Interrupted(Exception):  # noqa: N818  (nothing went wrong)
 class Listener:
   """Within `with`: notes the first signal; a second one acts at once.
 
+  A thread listens, because Python calls the handlers of signals in the main
+  thread only, and only between two of its own instructions: not while XLA
+  compiles, which may take minutes.
+
   Attributes:
     signum: the signal that came, or None.
   """
@@ -37,13 +48,25 @@ class Listener:
   def __init__(self) -> None:
     """Listens to nothing yet."""
     self.signum: int | None = None
-    self._previous: dict[int, Any] = {}
+    self._stack = contextlib.ExitStack()
 
   def __enter__(self) -> 'Listener':
     """Starts to listen; in another thread than the main one it cannot."""
     if threading.current_thread() is threading.main_thread():
-      signals = [s for s in _SIGNALS if not _is_under_nohup(s)]
-      self._previous = {s: signal.signal(s, self._note) for s in signals}
+      reader, writer = os.pipe()
+      os.set_blocking(writer, False)
+      thread = threading.Thread(
+        target=self._listen, args=(reader,), name='signals', daemon=True
+      )
+      thread.start()
+      # In reverse order: the thread ends last, when no signal can come in.
+      self._stack.callback(_end, thread, reader, writer)
+      before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+      self._stack.callback(signal.set_wakeup_fd, before)
+      for signum in _SIGNALS:
+        if not _is_under_nohup(signum):
+          handler = signal.signal(signum, self._leave_to_the_thread)
+          self._stack.callback(signal.signal, signum, handler)
     return self
 
   def __exit__(
@@ -53,22 +76,42 @@ class Listener:
     traceback: TracebackType | None,
   ) -> None:
     """Puts back what listened before."""
-    for signum, handler in self._previous.items():
-      signal.signal(signum, handler)
+    self._stack.close()
 
-  def _note(self, signum: int, frame: FrameType | None) -> None:
-    """Remembers the signal and leaves the next one to the default."""
-    del frame
+  def _leave_to_the_thread(self, signum: int, frame: FrameType | None) -> None:
+    """Waits for the thread; with a handler, Python tells it of the signal."""
+    del signum, frame
+    while self.signum is None:
+      time.sleep(_MOMENT)
+
+  def _listen(self, reader: int) -> None:
+    """Takes note of the signals, whose numbers come through a pipe."""
+    while (signum := os.read(reader, 1)[0]) != _CLOSED:
+      if signum not in _SIGNALS:  # somebody else's, who has a handler for it
+        continue
+      if self.signum is None:
+        self._note(signum)
+      else:
+        os._exit(128 + signum)
+
+  def _note(self, signum: int) -> None:
+    """Remembers the first signal, and says what comes of it."""
     self.signum = signum
-    for s in self._previous:
-      signal.signal(s, signal.SIG_DFL)
     text = (
       f'\n{signal.Signals(signum).name}: saving a checkpoint, then stopping; '
       'once more stops at once\n'
     )
-    # Not print: the signal may have come in the middle of one, which raises.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # the terminal may be gone
       os.write(_STDERR, text.encode())
+
+
+def _end(thread: threading.Thread, reader: int, writer: int) -> None:
+  """Ends the thread that listens when it has read all that came in."""
+  os.set_blocking(writer, True)
+  os.write(writer, bytes([_CLOSED]))
+  thread.join()
+  os.close(reader)
+  os.close(writer)
 
 
 def _is_under_nohup(signum: int) -> bool:

@@ -18,7 +18,6 @@ from sam_jax import tasks
 from sam_jax.runs import (
   build,
   checkpoints,
-  files,
   metrics_log,
   progress_line,
   provenance,
@@ -93,7 +92,7 @@ class Journal:
     self._started = self._epoch_started = time.monotonic()
     self._logged_step = state.step
     self._has_warned = False
-    self._writer = _open_writer(config, workdir, state.step)
+    self._writer = _open_writer(config, workdir, state)
     self._line = progress_line.ProgressLine(
       task=experiment.task,
       start_step=state.step,
@@ -177,6 +176,7 @@ class Journal:
     self.state.step = step
     self._count_time()
     self._writer.sync()
+    self.state.rows, self.state.rows_checksum = self._writer.rows
 
   def finish(self, num_parameters: int) -> dict[str, Any]:
     """Writes result.json, and returns what it holds."""
@@ -201,7 +201,7 @@ class Journal:
       'starts': state.starts,
     }
     if parallel.is_first_process():
-      files.write_json(self._workdir / 'result.json', result)
+      workdir_lib.write_result(self._workdir, result)
     self._line.line(f'finished: {summary(result)}')
     return result
 
@@ -305,13 +305,18 @@ def _changes(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _open_writer(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, start_step: int
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  state: checkpoints.JournalState,
 ) -> metrics_log.MetricWriter | metrics_log.NoWriter:
   """Returns where metrics go; of several processes the first one writes."""
   if not parallel.is_first_process():
     return metrics_log.NoWriter()
   return metrics_log.MetricWriter(
-    workdir, start_step=start_step, tensorboard=config.log.tensorboard
+    workdir,
+    start_step=state.step,
+    tensorboard=config.log.tensorboard,
+    rows=metrics_log.Rows(state.rows, state.rows_checksum),
   )
 
 

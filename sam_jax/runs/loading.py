@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -135,9 +136,13 @@ def restore(
     raise workdir_lib.other_edition(directory / 'config.json')
   with config_files.without_plugins(not plugins):
     config_files.load_plugins(config, directory)
-  saved = checkpoints.Checkpoints(directory / 'checkpoints', read_only=True)
+  saved = checkpoints.Checkpoints(
+    directory / 'checkpoints',
+    run_id=workdir_lib.run_id(directory),
+    read_only=True,
+  )
   with contextlib.closing(saved):
-    step = _pick(saved, checkpoint, str(workdir))
+    step = _pick(saved, checkpoint, directory)
     _, info = saved.read_journal(step)
     state = saved.read_state(step)
   task = factories.create_task(config, info)
@@ -162,20 +167,41 @@ def _variables(
 
 
 def _pick(
-  saved: checkpoints.Checkpoints, checkpoint: str | int, workdir: str
+  saved: checkpoints.Checkpoints,
+  checkpoint: str | int,
+  workdir: pathlib.Path,
 ) -> int:
-  """Returns the step of a checkpoint."""
-  steps = saved.steps()
+  """Returns the step of a checkpoint that is intact."""
+  steps = saved.found()
   if not steps:
     raise ValueError(f'{workdir} holds no checkpoint yet')
-  if checkpoint == 'last':
-    return steps[-1]
   step: str | int | None = checkpoint
-  if checkpoint == 'best':
-    step = saved.read_journal(steps[-1])[0].best_step
+  if checkpoint in ('last', 'best'):
+    step = last = _newest(saved, workdir)
+    if checkpoint == 'best':
+      step = saved.read_journal(last)[0].best_step
   if not isinstance(step, int) or step not in steps:
     raise ValueError(
       f'{workdir} has no checkpoint {checkpoint!r}; it has last'
       f'{", best" if checkpoint != "best" else ""} and the steps {steps}'
+    )
+  if checkpoint != 'last' and (reason := saved.damage(step)):
+    raise ValueError(
+      f'checkpoint {checkpoint!r} cannot be used: {reason}; choose another one '
+      f'of the steps {steps}, or put it back from a copy'
+    )
+  return step
+
+
+def _newest(saved: checkpoints.Checkpoints, workdir: pathlib.Path) -> int:
+  """Returns the newest intact step, and says which newer ones are not."""
+  step, skipped = saved.newest_intact()
+  if step is None:
+    raise checkpoints.none_intact(workdir / 'checkpoints', skipped)
+  for each in skipped:
+    print(
+      f'warning: {each.reason}; step {each.step} is skipped, and step {step} '
+      'is the last that can be used',
+      file=sys.stderr,
     )
   return step

@@ -25,6 +25,7 @@ from sam_jax.runs import (
   journal as journal_lib,
   preparation,
   provenance,
+  workdir as workdir_lib,
 )
 from sam_jax.training import diagnostics, parallel, train_step
 
@@ -90,6 +91,7 @@ def _open_checkpoints(
   per_epoch = experiment.steps_per_epoch
   return checkpoints_lib.Checkpoints(
     workdir / 'checkpoints',
+    run_id=workdir_lib.run_id(workdir),
     max_to_keep=config.checkpoint.max_to_keep,
     keep_best=config.checkpoint.keep_best,
     keep_steps=tuple(per_epoch * e for e in config.checkpoint.at_epochs),

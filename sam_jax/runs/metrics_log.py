@@ -1,63 +1,154 @@
 """Where metrics go: metrics.jsonl and TensorBoard, with the same keys."""
 
+import contextlib
+import errno
+import functools
 import json
 import os
 import pathlib
+import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
-from sam_jax.runs import files
+from sam_jax.runs import files, seals
+
+_FILE = 'metrics.jsonl'
+_EVENTS = 'events.out.tfevents.'
+
+
+class Rows(NamedTuple):
+  """The rows of metrics.jsonl that a checkpoint knows of: all before it.
+
+  Attributes:
+    number: how many.
+    checksum: checksum over them, as what they mean; spaces do not matter.
+  """
+
+  number: int = 0
+  checksum: int = 0
+
+  def plus(self, row: Mapping[str, Any]) -> 'Rows':
+    """Returns those with one more."""
+    return Rows(self.number + 1, seals.checksum(row, self.checksum))
+
+  @classmethod
+  def of(cls, rows: Iterable[Mapping[str, Any]]) -> 'Rows':
+    """Returns what a checkpoint after these rows knows of them."""
+    return functools.reduce(cls.plus, rows, cls())
 
 
 class MetricWriter:
   """Appends metrics to a run directory. Close it when done.
 
   A run that is resumed from a checkpoint repeats the steps after it: what was
-  logged beyond that step is cut, so that each step is there once.
+  logged beyond that checkpoint is cut, so that each step is there once.
+
+  Attributes:
+    rows: that are in metrics.jsonl.
   """
 
   def __init__(
-    self, directory: pathlib.Path, *, start_step: int, tensorboard: bool
+    self,
+    directory: pathlib.Path,
+    *,
+    start_step: int,
+    tensorboard: bool,
+    rows: Rows = Rows(),  # noqa: B008  (immutable)
   ) -> None:
     """Opens or creates the files.
 
     Args:
       directory: the run directory.
-      start_step: number of updates made; later lines are cut.
+      start_step: number of updates made.
       tensorboard: whether to write TensorBoard events too.
+      rows: that were logged until then; what follows them is cut.
+
+    Raises:
+      ValueError: they are not in metrics.jsonl.
     """
-    path = directory / 'metrics.jsonl'
-    if path.exists():
-      _cut(path, start_step)
-    self._lines = path.open('a', encoding='utf-8')
+    self._path = directory / _FILE
+    self._directory = os.open(directory, os.O_RDONLY)
+    self.rows = rows
+    if self._path.exists() or rows.number:
+      kept = find(directory, rows)
+      text = ''.join(json.dumps(row) + '\n' for row in kept)
+      files.write_text(self._path, text)
+    self._open()
     self._events = _EventFile(directory, start_step) if tensorboard else None
 
   def write(
     self, step: int, epoch: float, metrics: Mapping[str, float]
   ) -> None:
     """Writes one line, and one TensorBoard point per metric."""
-    line = {'step': step, 'epoch': epoch, **metrics}
-    self._lines.write(json.dumps(line) + '\n')
+    row = {'step': step, 'epoch': epoch, **metrics}
+    self._lines.write(json.dumps(row).encode('utf-8') + b'\n')
     self._lines.flush()
+    self.rows = self.rows.plus(row)
     if self._events is not None:
       self._events.write(step, metrics)
 
   def sync(self) -> None:
     """Returns when all is on disk, where a power cut leaves it."""
+    self._check_directory()
     os.fsync(self._lines.fileno())
+    self._restore_deleted()
     if self._events is not None:
       self._events.sync()
 
   def close(self) -> None:
     """Closes the files."""
+    os.close(self._directory)
     self._lines.close()
     if self._events is not None:
       self._events.close()
 
+  def _open(self) -> None:
+    """Opens metrics.jsonl to append to it, and to read what was written."""
+    self._lines = self._path.open('ab+')
+    files.sync_directory(self._path.parent)
+
+  def _check_directory(self) -> None:
+    """Refuses to go on in a directory that has been removed.
+
+    What is under its name now is another one: Orbax makes what it misses.
+
+    Raises:
+      FileNotFoundError: it has been.
+    """
+    directory = self._path.parent
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(directory.stat(), os.fstat(self._directory)):
+        return
+    text = 'the run directory was removed while the run was going'
+    raise FileNotFoundError(errno.ENOENT, text, str(directory))
+
+  def _restore_deleted(self) -> None:
+    """Writes metrics.jsonl again if its name is not that of our file any more.
+
+    The file that was opened is still there, under no name.
+    """
+    try:
+      if os.path.samestat(self._path.stat(), os.fstat(self._lines.fileno())):
+        return
+    except FileNotFoundError:
+      pass
+    self._lines.seek(0)
+    content = self._lines.read()
+    files.write_atomically(self._path, lambda stream: stream.write(content))
+    self._lines.close()
+    self._open()
+    print(
+      f'warning: {self._path} was deleted or replaced while the run was going; '
+      'it is written again, with all its rows',
+      file=sys.stderr,
+    )
+
 
 class NoWriter:
   """Takes metrics and writes none: the other processes of a run."""
+
+  rows = Rows()
 
   def write(
     self, step: int, epoch: float, metrics: Mapping[str, float]
@@ -84,8 +175,11 @@ class _EventFile:
     from tensorboard.summary.writer import record_writer
 
     self._event_pb2, self._summary_pb2 = event_pb2, summary_pb2
-    # TensorBoard reads the files of a directory in the order of their names.
-    path = directory / f'events.out.tfevents.{time.time_ns()}'
+    # TensorBoard reads the files of a directory in the order of their names,
+    # so this one has the last, even if the clock was put back.
+    begun = max([time.time_ns(), *map(_last_written, _event_files(directory))])
+    path = directory / f'{_EVENTS}{begun}'
+    self._clock = begun / 1e9 - time.monotonic()
     self._file = path.open('xb')
     self._records = record_writer.RecordWriter(self._file)
     self._add(file_version='brain.Event:2')
@@ -112,25 +206,121 @@ class _EventFile:
 
   def _add(self, **fields: Any) -> None:
     """Writes one record."""
-    event = self._event_pb2.Event(wall_time=time.time(), **fields)
+    now = self._clock + time.monotonic()
+    event = self._event_pb2.Event(wall_time=now, **fields)
     self._records.write(event.SerializeToString())
 
 
-def read(directory: pathlib.Path) -> list[dict[str, float]]:
-  """Returns the lines of a run's metrics.jsonl, without a torn last one."""
-  lines = (directory / 'metrics.jsonl').read_text('utf-8').splitlines()
-  return [parsed for line in lines if (parsed := _parse(line))]
+def _event_files(directory: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the files of earlier starts."""
+  return list(directory.glob(f'{_EVENTS}*'))
 
 
-def _parse(line: str) -> dict[str, float] | None:
-  """Returns a line's content, None if it was not written to its end."""
+def _last_written(path: pathlib.Path) -> int:
+  """Returns a time after all points of a file, in nanoseconds."""
+  name = path.name.removeprefix(_EVENTS)
+  named = int(name) if name.isdecimal() else 0
+  return max(named, path.stat().st_mtime_ns) + 1
+
+
+def read(directory: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the rows of a run's metrics.jsonl, without a torn last one.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it cannot be read, or another line of it is not a row; the
+      message names the file and the line.
+  """
+  path = directory / _FILE
+  *lines, last = _lines(path)
+  rows = []
+  for number, line in enumerate(lines, 1):
+    row = _parse(line)
+    if row is None:
+      raise ValueError(
+        f'{path} is damaged: line {number} is not a row of metrics; start the '
+        'run again to repair it, or put the file back from a copy'
+      )
+    rows.append(row)
+  row = _parse(last)  # a crash leaves one that was not written to its end
+  return rows if row is None else [*rows, row]
+
+
+def find(directory: pathlib.Path, expected: Rows) -> list[dict[str, Any]]:
+  """Returns the rows that a checkpoint knows of, from metrics.jsonl.
+
+  What follows them was logged after the checkpoint. Lines that are no rows,
+  rows that are there twice and rows in another order do not matter, as long as
+  the rows of the checkpoint can be told from them.
+
+  Raises:
+    ValueError: they are not there; the message names the file.
+  """
+  if not expected.number:
+    return []
+  path = directory / _FILE
   try:
-    return json.loads(line)
-  except json.JSONDecodeError:
+    rows = [row for line in _lines(path) if (row := _parse(line))]
+  except FileNotFoundError:
+    raise ValueError(
+      f'{path} is missing, of which {expected.number} rows are known'
+    ) from None
+  for order in (_as_they_are, _without_doubles, _by_step):
+    kept = order(rows)[: expected.number]
+    if Rows.of(kept) == expected:
+      return kept
+  raise ValueError(
+    f'{path} does not hold its first {expected.number} rows as they were logged'
+  )
+
+
+def is_clean(directory: pathlib.Path, rows: list[dict[str, Any]]) -> bool:
+  """Returns whether the file begins with these rows and nothing between."""
+  lines = _lines(directory / _FILE)[: len(rows)] if rows else []
+  return [_parse(line) for line in lines] == rows
+
+
+def _as_they_are(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Returns the rows."""
+  return rows
+
+
+def _without_doubles(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Returns each row once, where it is first."""
+  return list({json.dumps(row, sort_keys=True): row for row in rows}.values())
+
+
+def _by_step(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Returns each row once, in the order of their steps."""
+  # Of the rows of a step, that of an epoch is the last.
+  return sorted(
+    _without_doubles(rows),
+    key=lambda row: (row['step'], 'examples_per_second' in row),
+  )
+
+
+def _lines(path: pathlib.Path) -> list[bytes]:
+  """Returns the lines of a file, and what follows the last of them.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it cannot be read.
+  """
+  try:
+    return path.read_bytes().split(b'\n')
+  except FileNotFoundError:
+    raise
+  except OSError as error:
+    raise ValueError(f'{path} cannot be read: {error.strerror}') from error
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+  """Returns the row that a line holds, None if it is no row."""
+  try:
+    row = json.loads(line)
+  except (ValueError, RecursionError):  # among them, what is not UTF-8
     return None
-
-
-def _cut(path: pathlib.Path, step: int) -> None:
-  """Drops the lines of later steps, and a line torn by a crash."""
-  kept = [line for line in read(path.parent) if line['step'] <= step]
-  files.write_text(path, ''.join(json.dumps(line) + '\n' for line in kept))
+  is_row = isinstance(row, dict) and all(
+    isinstance(row.get(name), int | float) for name in ('step', 'epoch')
+  )
+  return row if is_row else None

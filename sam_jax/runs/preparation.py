@@ -7,7 +7,6 @@ anything is written.
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -20,12 +19,13 @@ from sam_jax.runs import (
   ambient,
   bootstrap,
   build,
-  checkpoints as checkpoints_lib,
   config_files,
   fields,
   files,
   initialization,
   lock,
+  recovery,
+  shared as shared_lib,
   workdir as workdir_lib,
 )
 from sam_jax.training import parallel, train_step
@@ -65,7 +65,9 @@ class Begun(NamedTuple):
 
 @ambient.pinned()
 def prepare(
-  config: ml_collections.ConfigDict, workdir: str | pathlib.Path | None = None
+  config: ml_collections.ConfigDict,
+  workdir: str | pathlib.Path | None = None,
+  shared: shared_lib.Shared | None = None,
 ) -> Prepared:
   """Builds the objects of a run; writes nothing.
 
@@ -73,6 +75,7 @@ def prepare(
     config: see configs/default.py.
     workdir: run directory; if it holds a run, the config has to be that of the
       run. None is for what looks at a config alone.
+    shared: see `build.build`.
 
   Raises:
     ValueError: a value of the config is not allowed, or the directory holds
@@ -80,14 +83,14 @@ def prepare(
     FileNotFoundError: the data set is not there.
   """
   fields.check(config)
+  config = _with_absolute_paths(config)  # a plug-in may go elsewhere
   config_files.load_plugins(config)
-  config = _with_absolute_paths(config)
   if workdir is None:
     config = build.resolve(config, jax.device_count())
-    return Prepared(config, build.build(config), None)
-  directory = files.user_path(workdir)
+    return Prepared(config, build.build(config, shared), None)
+  directory = files.run_directory(workdir)
   config = _resolve(config, directory)
-  return Prepared(config, build.build(config), directory)
+  return Prepared(config, build.build(config, shared), directory)
 
 
 @contextlib.contextmanager
@@ -110,7 +113,7 @@ def begin(
       other data.
     FileNotFoundError: the data set, or `config.init_from`, is not there.
   """
-  directory = files.user_path(workdir)
+  directory = files.run_directory(workdir)
   with _hold(directory), ambient.pinned():
     prepared = prepare(config, directory)
     yield _begin(prepared.config, prepared.experiment, directory)
@@ -142,23 +145,27 @@ def _begin(
   workdir: pathlib.Path,
 ) -> Begun:
   """Returns a run with its first state, after writing what it starts with."""
-  result = _finished_result(workdir, experiment)
-  if result is not None:
+  found = recovery.inspect(workdir, experiment.num_steps)
+  _check_end(found, experiment, workdir)
+  if found.result is not None and found.step is None:
     _check_unchanged(config, workdir)
     shapes = experiment.state_shapes()
-    return Begun(config, experiment, workdir, shapes, result)
+    return Begun(config, experiment, workdir, shapes, found.result)
   dataset = bootstrap.relabel(experiment.dataset, config, workdir)
   experiment = dataclasses.replace(experiment, dataset=dataset)
-  if has_checkpoint(workdir):
+  if found.step is not None:
     state = experiment.state_shapes()
   else:
     state = initialization.initial_state(
       experiment, seed=config.seed, init_from=config.init_from
     )
+  parallel.wait_for_all()  # all have seen what is there
   if parallel.is_first_process():
+    recovery.repair(workdir, found)
     workdir_lib.write_config(workdir, config)
     if config.labels_from:
       bootstrap.write(dataset.train.labels, workdir)
+  parallel.wait_for_all()  # the others read what the first has written
   return Begun(config, experiment, workdir, state, None)
 
 
@@ -178,33 +185,32 @@ def _check_unchanged(
 
 
 def has_checkpoint(workdir: pathlib.Path) -> bool:
-  """Returns whether there is a checkpoint to resume from."""
-  saved = checkpoints_lib.Checkpoints(workdir / 'checkpoints', read_only=True)
-  with contextlib.closing(saved):
-    return saved.latest_step() is not None
-
-
-def _finished_result(
-  workdir: pathlib.Path, experiment: build.Experiment
-) -> dict[str, Any] | None:
-  """Returns the result of a run that has made all its steps, else None.
+  """Returns whether there is a checkpoint to resume from.
 
   Raises:
-    ValueError: it is to be made longer and cannot be: its last epoch was
-      logged as the part that it was.
+    ValueError: there are checkpoints, and none of them can be used.
   """
-  path = workdir / 'result.json'
-  if not path.exists():
-    return None
-  result = json.loads(path.read_text('utf-8'))
-  if result['steps'] >= experiment.num_steps:
-    return result
-  if result['steps'] % experiment.steps_per_epoch:
+  if not (workdir / 'config.json').exists():
+    return False
+  return recovery.newest_usable(workdir)[0] is not None
+
+
+def _check_end(
+  found: recovery.Found, experiment: build.Experiment, workdir: pathlib.Path
+) -> None:
+  """Refuses to make a run longer whose last epoch was logged as a part.
+
+  Raises:
+    ValueError: the run ended within an epoch.
+  """
+  if found.result is None or found.step is None:
+    return
+  steps = found.result['steps']
+  if found.step == steps and steps % experiment.steps_per_epoch:
     raise ValueError(
-      f'the run in {workdir} ended within an epoch, at step '
-      f'{result["steps"]}; it cannot be made longer, use another workdir'
+      f'the run in {workdir} ended within an epoch, at step {steps}; it cannot '
+      'be made longer, use another workdir'
     )
-  return None
 
 
 def _with_absolute_paths(
@@ -215,7 +221,7 @@ def _with_absolute_paths(
   for name in workdir_lib.SOURCES:
     if config[name]:
       config[name] = str(files.user_path(config[name]))
-  if config.data.get('directory'):
+  if config.data.get('directory') is not None:
     config.data.directory = str(files.user_path(config.data.directory))
   return config
 
@@ -231,7 +237,12 @@ def _resolve(
     ValueError: the directory holds another run, or the batch does not fit.
   """
   saved = workdir_lib.read_config(workdir)
-  if saved is not None and workdir_lib.has_begun(workdir):
+  if workdir_lib.has_begun(workdir):
+    if saved is None:
+      raise ValueError(
+        f'{workdir / "config.json"} is missing, and {workdir} holds a run; put '
+        'it back from a copy, or use another workdir'
+      )
     return workdir_lib.adopt(config, saved)
   resolved = build.resolve(config, jax.device_count())
   if config.m is None or config.microbatch_size is None:

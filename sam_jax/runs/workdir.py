@@ -1,13 +1,21 @@
-"""The run directory: whose run it is, and what a run leaves in it."""
+"""The run directory: whose run it is, and what a run leaves in it.
 
+config.json and result.json are sealed (see `seals`): they name the run that
+they belong to, by a random id that config.json gives it, and what was changed
+in them by anything but a run is noticed. Of config.json, the fields that do not
+change what comes out of a run (`is_operational`) may be edited.
+"""
+
+import contextlib
 import json
 import pathlib
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
-from sam_jax.runs import config_files, files
+from sam_jax.runs import config_files, files, seals
 
 # What may change when a run is resumed: it does not change the result, or only
 # by the rounding of another order of sums.
@@ -52,18 +60,45 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict | None:
   """Returns the config of the run in a directory, None if there is none.
 
   Raises:
-    ValueError: its config.json cannot be read.
+    ValueError: its config.json cannot be read, is damaged, or is of another
+      edition.
   """
+  found = _open_config(workdir)
+  return None if found is None else ml_collections.ConfigDict(_tuples(found[0]))
+
+
+def run_id(workdir: pathlib.Path) -> str:
+  """Returns the id of the run in a directory, which has a config.json.
+
+  Raises:
+    ValueError: see `read_config`.
+  """
+  found = _open_config(workdir)
+  if found is None:
+    raise ValueError(f'{workdir} has no config.json')
+  return found[1]
+
+
+def _open_config(workdir: pathlib.Path) -> tuple[dict[str, Any], str] | None:
+  """Returns what config.json holds and the id of the run."""
   path = workdir / 'config.json'
   try:
-    content = dict(json.loads(path.read_text('utf-8')))
-  except (FileNotFoundError, NotADirectoryError):
+    content, seal = seals.read(path)
+    if seal is None:
+      raise other_edition(path)
+    return content, seals.check(path, seal, _identity(content))
+  except FileNotFoundError:
     return None
-  except (OSError, TypeError, ValueError) as error:
+  except seals.Damaged as error:
     raise ValueError(
-      f'{path} cannot be read ({error}); use another workdir'
+      f'{error}; put it back from a copy, or use another workdir'
     ) from error
-  return ml_collections.ConfigDict(_tuples(content))
+
+
+def _identity(content: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the fields of config.json that its seal covers."""
+  flat = _flatten(content)
+  return {name: flat[name] for name in flat if not is_operational(name)}
 
 
 def other_edition(path: pathlib.Path) -> ValueError:
@@ -85,8 +120,13 @@ def has_begun(workdir: pathlib.Path) -> bool:
   """Whether a run has left anything in the directory that would be lost."""
   metrics = workdir / 'metrics.jsonl'
   has_logged = metrics.exists() and metrics.stat().st_size > 0
-  checkpoints = (workdir / 'checkpoints').glob('*')
-  return has_logged or any(path.name.isdigit() for path in checkpoints)
+  has_ended = (workdir / 'result.json').exists()
+  checkpoints = [
+    path
+    for path in (workdir / 'checkpoints').glob('[0-9]*')
+    if path.suffix != '.partial'  # a kill came before the first one was whole
+  ]
+  return has_logged or has_ended or bool(checkpoints)
 
 
 def adopt(
@@ -184,20 +224,48 @@ def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def write_config(
   workdir: pathlib.Path, config: ml_collections.ConfigDict
 ) -> None:
-  """Writes config.json, the directory too if need be.
+  """Writes config.json, the directory too if need be; a run keeps its id.
 
   Raises:
     ValueError: the directory cannot be written to.
   """
+  name = secrets.token_hex(8)
+  with contextlib.suppress(ValueError):  # there is none, or it was damaged
+    name = run_id(workdir)
+  content = config.to_dict()
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    files.write_json(workdir / 'config.json', config.to_dict())
+    path = workdir / 'config.json'
+    seals.write(path, content, name, of=_identity(content))
   except OSError as error:
     raise files.not_writable(workdir, error) from error
 
 
+def read_result(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """Returns what result.json of a run holds, None if there is none.
+
+  Raises:
+    ValueError: it is damaged, or is that of another run.
+  """
+  path = workdir / 'result.json'
+  try:
+    return seals.open_sealed(path, run_id(workdir))[0]
+  except FileNotFoundError:
+    return None
+
+
+def write_result(workdir: pathlib.Path, result: Mapping[str, Any]) -> None:
+  """Writes result.json of the run in a directory."""
+  seals.write(workdir / 'result.json', result, run_id(workdir))
+
+
 def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Returns {'method.rho': 0.05, ...} with the types that JSON leaves."""
+  return _flatten(config.to_dict())
+
+
+def _flatten(content: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns what `flatten` does, of nested dicts."""
   flat = {}
 
   def visit(prefix: str, value: Any) -> None:
@@ -207,7 +275,7 @@ def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
     else:
       flat[prefix] = value
 
-  visit('', json.loads(json.dumps(config.to_dict())))
+  visit('', json.loads(json.dumps(content)))
   return flat
 
 

@@ -4,26 +4,28 @@ A sweep is a list of cells. A cell is a config file and some fields of the
 config. It is run in a directory of its own, which is named after its fields.
 """
 
-import ast
-import contextlib
 import dataclasses
+import hashlib
 import itertools
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
 
-from sam_jax.runs import config_files, files, workdir as workdir_lib
+from sam_jax.runs import config_files, workdir as workdir_lib
 from sam_jax.sweeps import paper as paper_lib
 
 Fields = dict[str, Any]  # of a config, by dotted name
 
 CONFIG = 'config'  # the key of a cell that is not a field but the config file
 
-# File systems allow 255 characters; suffixes such as '.log' need some.
-_MAX_NAME = 240
+# Of the name of a cell. Paths with it can still be read, and printed in a line.
+_MAX_NAME = 80
+_MAX_CONFIG = 30  # of them for the config file and its argument
+# What a name of a file may have on any system.
+_UNSAFE = re.compile(r'[^\w.,:=+-]+', re.ASCII)
 
 
 class Like(NamedTuple):
@@ -64,35 +66,6 @@ class Sweep:
   replicas: tuple[str, ...] = ('seed',)
   paper: Sequence[paper_lib.Paper] = ()
   smoke: Fields = dataclasses.field(default_factory=dict)
-
-
-def load(path: str, find: Callable[[str], str]) -> Sweep:
-  """Returns what `get_sweep()` of a sweep file returns, checked.
-
-  Args:
-    path: of the sweep file.
-    find: returns the absolute path of the config file that a cell names, see
-      `sam_jax.configs.find`.
-
-  Raises:
-    ValueError: the sweep file, or a config file that it names, does not exist
-      or has a fault.
-  """
-  sweep = config_files.call(path, 'get_sweep')
-  check(sweep)
-  cells = [_located(cell, find) for cell in sweep.cells]
-  return dataclasses.replace(sweep, cells=cells)
-
-
-def _located(cell: Fields, find: Callable[[str], str]) -> Fields:
-  """Returns a cell with absolute paths of its config file and of its needs'."""
-  located = {
-    name: value._replace(changes=_located(value.changes, find))
-    if isinstance(value, Like)
-    else value
-    for name, value in cell.items()
-  }
-  return located | ({CONFIG: find(cell[CONFIG])} if CONFIG in cell else {})
 
 
 def product(*axes: Iterable[Fields] | Mapping[str, Iterable]) -> list[Fields]:
@@ -164,17 +137,17 @@ def chains(cells: Iterable[Fields]) -> list[list[Fields]]:
 
 
 def only(cells: Sequence[Fields], pattern: str) -> list[Fields]:
-  """Returns the cells whose names match a pattern, and the cells they need.
+  """Returns the cells that match a pattern, and the cells they need.
 
   Args:
     cells: to choose from.
-    pattern: regular expression, searched for in the names.
+    pattern: regular expression, searched for in the descriptions.
 
   Raises:
-    ValueError: the pattern is no regular expression, or no name matches.
+    ValueError: the pattern is no regular expression, or no cell matches.
   """
   try:
-    names = [n for n in map(cell_name, cells) if re.search(pattern, n)]
+    names = [cell_name(c) for c in cells if re.search(pattern, description(c))]
   except re.error as error:
     raise ValueError(
       f'{pattern!r} is not a regular expression: {error}'
@@ -182,7 +155,7 @@ def only(cells: Sequence[Fields], pattern: str) -> list[Fields]:
   if not names:
     raise ValueError(
       f'{pattern!r} matches none of {len(cells)} cells, the first of which is '
-      f'{cell_name(cells[0])}'
+      f'{description(cells[0])}'
     )
   by_name = {cell_name(cell): cell for cell in cells}
   for name in names:  # grows
@@ -196,7 +169,7 @@ def check(sweep: Sweep) -> None:
 
   Raises:
     ValueError: there are no cells; or a cell has no config file, the name of
-      another cell, too long a name, or needs a cell that is not in the sweep.
+      another cell, or needs a cell that is not in the sweep.
   """
   names: dict[str, Fields] = {}
   for cell in sweep.cells:
@@ -208,63 +181,68 @@ def check(sweep: Sweep) -> None:
   if not names:
     raise ValueError('the sweep has no cells')
   for name, cell in names.items():
-    _check_cell(name, cell, names)
+    for needed in needs(cell):
+      if cell_name(needed) not in names:
+        raise ValueError(
+          f'cell {name} needs {description(needed)}, which is not in the sweep'
+        )
 
 
-def _check_cell(name: str, cell: Fields, names: Mapping[str, Fields]) -> None:
-  """Refuses a name that is too long, and needs that are not in the sweep."""
-  if len(name) > _MAX_NAME:
-    raise ValueError(
-      f'the name of cell {name} has {len(name)} characters and may have '
-      f'{_MAX_NAME}; use shorter paths, or set fields in a config file'
-    )
-  missing = [n for n in map(cell_name, needs(cell)) if n not in names]
-  if missing:
-    raise ValueError(
-      f'cell {name} needs {missing[0]}, which is not in the sweep'
-    )
+def description(cell: Fields) -> str:
+  """Returns what a cell is, in one line.
+
+  Fields that leave the result as it is, such as where the data are, do not
+  belong to it.
+
+  Example:
+    >>> description({'config': 'configs/digits.py:noisy', 'method.rho': 0.1})
+    'digits.py:noisy,method.rho=0.1'
+  """
+  return ','.join(map(_safe, _parts(cell)))
 
 
 def cell_name(cell: Fields) -> str:
-  """Returns the name of a cell's run directory.
+  """Returns the name of a cell's run directory, of at most 80 characters.
 
-  The name does not contain the fields that leave the result as it is, such as
-  where the data are.
+  It is the description. Of a longer one the first fields are left out, because
+  a sweep has its constants there; a digest of what the cell is takes their
+  place, and that of characters which a file name cannot have.
 
   Example:
     >>> cell_name({'config': 'configs/digits.py:noisy', 'method.rho': 0.1})
     'digits.py:noisy,method.rho=0.1'
+    >>> cell_name({'config': 'digits.py', 'model.features': (8, 16)})
+    'digits.py,model.features=_8,_16_,~d233058872'
   """
-  config = pathlib.PurePath(cell[CONFIG]).name
-  parts = [
-    f'{name}={value}'
-    for name, value in cell.items()
-    if name != CONFIG and not workdir_lib.is_operational(name)
+  exact = ','.join(_parts(cell))
+  if len(exact) <= _MAX_NAME and exact == description(cell):
+    return exact
+  digest = hashlib.sha256(exact.encode('utf-8', 'backslashreplace')).hexdigest()
+  config, *fields = map(_safe, _parts(cell))
+  config, mark = config[:_MAX_CONFIG], f'~{digest[:10]}'
+  name = ','.join([config, *fields, mark])
+  while len(name) > _MAX_NAME:
+    fields = fields[1:]
+    name = ','.join([config, '...', *fields, mark])
+  return name
+
+
+def _parts(cell: Fields) -> list[str]:
+  """Returns what tells a cell from others: its config file, and its fields."""
+  path, colon, argument = cell[CONFIG].partition(':')
+  return [
+    f'{pathlib.PurePath(path).name}{colon}{argument}',
+    *(
+      f'{name}={value}'
+      for name, value in cell.items()
+      if name != CONFIG and not workdir_lib.is_operational(name)
+    ),
   ]
-  return re.sub(r'[^\w.,:=+-]+', '_', ','.join([config, *parts]))
 
 
-def parse_field(text: str) -> tuple[str, Any]:
-  """Returns the name and the value of a field that is set for all cells.
-
-  A value of data.directory is a path and is made absolute.
-
-  Raises:
-    ValueError: the text has not the form FIELD=VALUE, or the path is none.
-
-  Example:
-    >>> parse_field('method.rho=0.1')
-    ('method.rho', 0.1)
-  """
-  name, separator, value = text.partition('=')
-  if not separator:
-    raise ValueError(f'--set={text} does not have the form FIELD=VALUE')
-  with contextlib.suppress(ValueError, SyntaxError):
-    value = ast.literal_eval(value)
-  is_path = name == 'data.directory' and isinstance(value, str)
-  if is_path and '://' not in value:  # tensorflow-datasets reads remote ones
-    value = str(files.user_path(value))
-  return name, value
+def _safe(text: str) -> str:
+  """Returns a text with an underscore for what a file name cannot have."""
+  return _UNSAFE.sub('_', text)
 
 
 def workdir(cell: Fields, directory: pathlib.Path) -> pathlib.Path:
@@ -314,8 +292,5 @@ def config(cell: Fields, directory: pathlib.Path) -> ml_collections.ConfigDict:
       type; or the config file does not exist, or has a fault.
   """
   made = config_files.read(cell[CONFIG])
-  try:
-    config_files.update(made, fields(cell, directory))
-  except ValueError as error:
-    raise ValueError(f'cell {cell_name(cell)}: {error}') from error
+  config_files.update(made, fields(cell, directory))
   return made

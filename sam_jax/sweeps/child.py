@@ -9,11 +9,16 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sam_jax.runs import lock
-from sam_jax.sweeps import results, tether
+from sam_jax.sweeps import run_files, tether
 
 _TRACEBACK = 'Traceback (most recent call last):'
+# What a run says of its errors begins with this, and with that if another
+# process works in its directory.
+_SAYS = 'train: '
+_IN_USE = ' in use by '
 _REFUSED = 2  # exit status of a run that found something wrong before it began
+_MAX_OUTPUT = 2**16  # bytes of the end of a log in which the reason is
+_MAX_REASON = 500  # characters
 # Exit statuses of a run that saved a checkpoint because it was asked to stop.
 _STOPPED = (
   128 + signal.SIGTERM,
@@ -62,7 +67,7 @@ class Child:
       self._log_start = stream.tell()
       self._process = subprocess.Popen(
         [*bound, sys.executable, *command],
-        env=_with_package(environment),
+        env=with_package(environment),
         stdin=subprocess.DEVNULL,
         stdout=stream,
         stderr=subprocess.STDOUT,
@@ -86,34 +91,65 @@ class Child:
 
   def _end(self, status: int) -> End:
     """Returns how the process ended, given its exit status."""
-    result = results.read(self._workdir) if status == 0 else None
+    result = None
+    if status == 0:
+      result = run_files.read_result(self._workdir, is_expected=True)
     if result is not None:
       return End(result)
     if status in _STOPPED:
       return End(None, 'was stopped by a signal', is_failure=False)
-    # Who works in the directory may end at any time.
-    is_elsewhere = status == _REFUSED and lock.is_held(self._workdir)
-    return End(None, self._reason(status), is_failure=not is_elsewhere)
+    why = reason(status, self._output())
+    # Who works in the directory may end at any time, and may have ended since.
+    is_elsewhere = status == _REFUSED and _IN_USE in why
+    return End(None, why, is_failure=not is_elsewhere)
 
-  def _reason(self, status: int) -> str:
-    """Returns why the run failed, in one line."""
-    if status < 0:
-      memory = ' (out of memory?)' if status == -signal.SIGKILL else ''
-      return f'killed by {signal.Signals(-status).name}{memory}'
+  def _output(self) -> list[str]:
+    """Returns the last lines that the process has printed."""
     with self._log.open('rb') as stream:
-      stream.seek(self._log_start)
+      size = stream.seek(0, os.SEEK_END)
+      stream.seek(max(self._log_start, size - _MAX_OUTPUT))
       text = stream.read().decode('utf-8', errors='replace')
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-    if not lines:
-      return f'exit status {status}, no output'
-    if _TRACEBACK in lines:
-      # The error is where the indented frames end; JAX prints a note below it.
-      last = len(lines) - lines[::-1].index(_TRACEBACK)
-      lines = [line for line in lines[last:] if line[0] != ' '][:1] or lines
-    return lines[-1].strip()
+    return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
-def _with_package(environment: Mapping[str, str]) -> dict[str, str]:
+def reason(status: int, lines: Sequence[str]) -> str:
+  """Returns why a process ended without a result, in one line.
+
+  Args:
+    status: exit status.
+    lines: what it has printed, without empty ones.
+  """
+  last = f'; its last line is: {lines[-1].strip()}' if lines else ''
+  if status < 0:
+    memory = ' (out of memory?)' if status == -signal.SIGKILL else ''
+    names = [s.name for s in signal.Signals if s == -status]
+    name = names[0] if names else f'signal {-status}'
+    why = f'killed by {name}{memory}{last}'
+  elif status == 0:
+    why = f'ended without a result.json{last}'
+  else:
+    why = _error(lines) or f'exit status {status}, no output'
+  return why[:_MAX_REASON]
+
+
+def _error(lines: Sequence[str]) -> str:
+  """Returns the line with the error of a program that has printed some lines.
+
+  That is what it says of its error itself, or the error of its last traceback,
+  whichever comes later; or else its last line.
+  """
+  said = [i for i, line in enumerate(lines) if line.startswith(_SAYS)]
+  traced = [i for i, line in enumerate(lines) if line == _TRACEBACK]
+  if traced[-1:] > said[-1:]:
+    # The error is where the indented frames end; JAX prints a note below it.
+    below = (line for line in lines[traced[-1] + 1 :] if line[0] != ' ')
+    return next(below, lines[-1]).strip()
+  if said:
+    return lines[said[-1]].removeprefix(_SAYS)
+  return lines[-1].strip() if lines else ''
+
+
+def with_package(environment: Mapping[str, str]) -> dict[str, str]:
   """Returns variables with which a process finds the package that runs here.
 
   A checkout may be on the path of this process alone.

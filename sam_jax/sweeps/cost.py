@@ -7,18 +7,28 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
-from sam_jax.runs import build, initialization, preparation
-from sam_jax.sweeps import cells as cells_lib, results
+from sam_jax.runs import (
+  build,
+  initialization,
+  preparation,
+  workdir as workdir_lib,
+)
+from sam_jax.sweeps import cells as cells_lib, check, results
 
-# Fields on which the cost of a run does not depend. (It depends on rho, because
-# a rho of 0 is one pass; and on data.split, because the validation examples are
-# not trained on.)
+# Sections and fields on which the time of a step does not depend, beside those
+# that leave the result as it is. Of other numbers with a fraction it counts
+# whether they are 0: a rho of 0 is one pass.
 _FREE_FIELDS = (
   'data.label_noise',
+  'data.label_noise_kind',
   'data.seed',
+  'data.split',
   'learning_rate',
+  'num_epochs',
+  'num_steps',
+  'schedule',
   'seed',
-  'weight_decay.rate',
+  *workdir_lib.SOURCES,
 )
 
 
@@ -44,64 +54,118 @@ class Cost:
     return Cost(share * self.gradients, share * self.hours)
 
 
-def describe(
-  cells: Sequence[cells_lib.Fields], directory: pathlib.Path, time_steps: int
-) -> Iterator[str]:
-  """Yields lines: the cells, whether they are finished, what they cost.
+class Estimates:
+  """What cells cost, as far as that can be told.
 
-  Args:
-    cells: of a sweep, checked.
-    directory: of the sweep.
-    time_steps: number of steps to time of each kind of cell; 0 times none.
+  Attributes:
+    costs: by the names of the cells.
+    unknown: why the others cannot be told, by their names.
   """
-  costs: dict[str, Cost | str] = {}
-  total = Cost(0.0, 0.0)
-  yield f'{"gradients":>12}{"hours":>9}  {"state":10} cell'
-  for cell in cells:
-    kind = cells_lib.cell_name(
-      {k: v for k, v in cell.items() if k not in _FREE_FIELDS}
+
+  def __init__(
+    self,
+    cells: Sequence[cells_lib.Fields],
+    directory: pathlib.Path,
+    time_steps: int,
+  ) -> None:
+    """Builds the cells, and times some steps of each kind of program.
+
+    Args:
+      cells: of a sweep, checked.
+      directory: of the sweep.
+      time_steps: number of steps to time; 0 times none.
+    """
+    self.costs: dict[str, Cost] = {}
+    self.unknown: dict[str, str] = {}
+    self._cells, self._time_steps = cells, time_steps
+    self._seconds: dict[str, float] = {}  # of a step, by program
+    self._made = {  # share of the steps
+      cells_lib.cell_name(cell): results.fraction(
+        cells_lib.workdir(cell, directory)
+      )
+      for cell in cells
+    }
+    for alike, built in check.experiments(cells, directory):
+      names = map(cells_lib.cell_name, alike)
+      if isinstance(built, str):
+        self.unknown |= dict.fromkeys(names, built)
+      else:
+        self.costs |= dict.fromkeys(names, self._cost(built))
+
+  def lines(self) -> Iterator[str]:
+    """Yields lines: the cells, how much of them is made, what they cost."""
+    yield f'{"gradients":>12}{"hours":>9}  {"state":10} cell'
+    total = Cost(0.0, 0.0)
+    for cell in self._cells:
+      name = cells_lib.cell_name(cell)
+      made, cost = self._made[name], self.costs.get(name)
+      if cost is not None:
+        total += cost.scaled(1 - made)
+      yield self._line(cell, cost, made)
+    yield self._sum(total)
+
+  def problems(self) -> list[str]:
+    """Returns why cells that are left cannot be run, a line for each reason."""
+    left = {k: v for k, v in self.unknown.items() if self._made[k] < 1}
+    return check.summary(left, len(self._cells))
+
+  def _cost(self, built: preparation.Prepared) -> Cost:
+    """Returns what a cell costs."""
+    experiment, seconds = built.experiment, 0.0
+    if self._time_steps:
+      program = _program(built)
+      if program not in self._seconds:
+        self._seconds[program] = _seconds_per_step(experiment, self._time_steps)
+      seconds = self._seconds[program]
+    steps = experiment.num_steps
+    gradients = steps * experiment.fns.method.gradient_evaluations
+    return Cost(gradients, steps * seconds / 3600)
+
+  def _line(
+    self, cell: cells_lib.Fields, cost: Cost | None, made: float
+  ) -> str:
+    """Returns the line of a cell."""
+    state = 'finished' if made == 1 else f'{made:.0%} made'
+    gradients = '?' if cost is None else f'{cost.gradients:,.0f}'
+    hours = '?' if cost is None else self._hours(cost, '.3f')
+    return (
+      f'{gradients:>12}{hours:>9}  {state:10} {cells_lib.description(cell)}'
     )
-    if kind not in costs:
-      costs[kind] = _cost(cell, directory, time_steps)
-    cost = costs[kind]
-    made = results.fraction(cells_lib.workdir(cell, directory))
-    if isinstance(cost, Cost):
-      total += cost.scaled(1 - made)
-    yield _line(cell, cost, made, is_timed=time_steps > 0)
-  timed = f', {total.hours:,.2f} hours' if time_steps else ''
-  yield (
-    f'{len(cells)} cells; left to do: {total.gradients:,.0f} gradient '
-    f'evaluations (examples forward and backward / batch size){timed} on '
-    f'{jax.device_count()} x {jax.devices()[0].device_kind}, one at a time, '
-    'without evaluation'
-  )
+
+  def _sum(self, total: Cost) -> str:
+    """Returns the line with what is left to do."""
+    if not self.costs:
+      return f'{len(self._cells)} cells; what they cost cannot be told'
+    without = f', without {len(self.unknown)} cells' if self.unknown else ''
+    timed = f', {self._hours(total, ",.2f")} hours' if self._time_steps else ''
+    return (
+      f'{len(self._cells)} cells; left to do: {total.gradients:,.0f} gradient '
+      f'evaluations (examples forward and backward / batch size){timed} on '
+      f'{jax.device_count()} x {jax.devices()[0].device_kind}, one at a time, '
+      f'without evaluation{without}'
+    )
+
+  def _hours(self, cost: Cost, form: str) -> str:
+    """Returns the hours of a cost, if steps were timed."""
+    return format(cost.hours, form) if self._time_steps else '-'
 
 
-def _line(
-  cell: cells_lib.Fields, cost: Cost | str, made: float, *, is_timed: bool
-) -> str:
-  """Returns the line of a cell."""
-  name = cells_lib.cell_name(cell)
-  state = 'finished' if made == 1 else f'{made:.0%} made'
-  if isinstance(cost, str):
-    return f'{"?":>12}{"?":>9}  {state:10} {name}: {cost}'
-  hours = f'{cost.hours:.3f}' if is_timed else '-'
-  return f'{cost.gradients:>12,.0f}{hours:>9}  {state:10} {name}'
+def _program(built: preparation.Prepared) -> str:
+  """Returns what the time of a step depends on."""
+  fields = {
+    name: bool(value) if isinstance(value, float) else value
+    for name, value in workdir_lib.flatten(built.config).items()
+    if not results.is_within(name, *_FREE_FIELDS) and not _is_operational(name)
+  }
+  return repr(fields)
 
 
-def _cost(
-  cell: cells_lib.Fields, directory: pathlib.Path, time_steps: int
-) -> Cost | str:
-  """Returns what a cell costs, or why that cannot be told."""
-  try:
-    config = cells_lib.config(cell, directory)
-    experiment = preparation.prepare(config).experiment
-  except (ValueError, OSError, AttributeError, KeyError) as error:
-    return ' '.join(str(error).split())
-  steps = experiment.num_steps
-  seconds = _seconds_per_step(experiment, time_steps) if time_steps else 0.0
-  return Cost(
-    steps * experiment.fns.method.gradient_evaluations, steps * seconds / 3600
+def _is_operational(name: str) -> bool:
+  """Whether a field changes neither the result nor the time of a step."""
+  return workdir_lib.is_operational(name) and name not in (
+    'microbatch_loop',
+    'model.remat',
+    'parallel',
   )
 
 

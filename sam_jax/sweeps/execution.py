@@ -6,16 +6,28 @@ resumes, so the same command again is all that it takes after a kill.
 """
 
 import contextlib
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from sam_jax.runs import interrupts, lock, workdir as workdir_lib
-from sam_jax.sweeps import cells as cells_lib, child, display, results
+from sam_jax.sweeps import (
+  cells as cells_lib,
+  check as check_lib,
+  child,
+  display,
+  failures,
+  results,
+  run_files,
+)
 
 
 class Place(Protocol):
   """Where cells run."""
+
+  def check(self, cells: Sequence[cells_lib.Fields]) -> list[str]:
+    """Returns why cells cannot be run there, a line for each reason."""
 
   def has_room(self) -> bool:
     """Returns whether another cell can be started."""
@@ -41,6 +53,7 @@ def execute(
   place: Place,
   *,
   retry: bool = False,
+  check: bool = False,
 ) -> int:
   """Runs the cells that are not finished; prints what becomes of them.
 
@@ -51,7 +64,9 @@ def execute(
     cells: of a sweep, checked.
     directory: of the sweep, absolute; made if it does not exist.
     place: where the cells run.
-    retry: whether to run cells again that failed before.
+    retry: whether to run cells again that failed before with the settings that
+      they have now.
+    check: whether to build all cells that are left before the first one starts.
 
   Returns:
     The exit status: 0 if every cell is finished, 1 if some are not, 128 + the
@@ -60,9 +75,13 @@ def execute(
 
   Raises:
     ValueError: another sweep runs in the directory.
+    check_lib.Refused: a cell cannot be run. Nothing was started or written.
   """
   with lock.hold(directory, 'sweep'):
-    return _Execution(cells, directory, place, retry).run()
+    execution = _Execution(cells, directory, place, retry)
+    if check:
+      execution.check()
+    return execution.run()
 
 
 class _Execution:
@@ -76,21 +95,53 @@ class _Execution:
     retry: bool,
   ) -> None:
     self._cells, self._directory, self._place = cells, directory, place
-    self._retry = retry
-    self._other_runs = _other_runs(cells, directory)
-    self._finished = {
-      name
-      for cell in cells
-      if (name := cells_lib.cell_name(cell)) not in self._other_runs
-      and results.is_finished(directory / name)
-    }
+    # Cells that are not started yet, and those that were and have not ended.
+    self._pending: dict[str, cells_lib.Fields] = {}
+    self._running: set[str] = set()
     # Why cells failed, and why others were left: they only have to be resumed.
+    self._finished: set[str] = set()
     self._failed: dict[str, str] = {}
     self._left: dict[str, str] = {}
-    # Cells that are not started yet, and those that were and have not ended.
-    self._pending = {cells_lib.cell_name(cell): cell for cell in cells}
-    self._running: set[str] = set()
+    # Cells that failed and would fail again, and what has changed of others.
+    self._remembered: set[str] = set()
+    self._changed: dict[str, str] = {}
+    for cell in cells:
+      self._sort(cells_lib.cell_name(cell), cell, retry)
     self._display = display.Display(len(cells), self._made())
+
+  def check(self) -> None:
+    """Refuses cells that cannot be run, before one is started."""
+    if not self._pending:
+      return
+    total = len(self._cells)
+    print(f'checking {len(self._pending)} of {total} cells', flush=True)
+    problems = self._place.check(list(self._pending.values()))
+    if problems:
+      raise check_lib.Refused(problems)
+
+  def _sort(self, name: str, cell: cells_lib.Fields, retry: bool) -> None:
+    """Takes note of whether a cell is finished, failed, or to be started."""
+    try:
+      if _is_finished(cell, self._directory):
+        self._finished.add(name)
+        return
+      failure = failures.read(cell, self._directory)
+    except OSError as error:  # who knows whether it is finished
+      self._left[name] = str(error)
+      return
+    except ValueError as error:  # another run
+      self._failed[name] = str(error)
+      return
+    changed = ''
+    if failure is not None:
+      now = failures.settings(cell, self._directory)
+      changed = failures.changes(failure.settings, now)
+    if failure is None or changed or retry:
+      self._pending[name] = cell
+      self._changed[name] = changed
+    else:
+      self._failed[name] = failure.reason
+      self._remembered.add(name)
 
   def run(self) -> int:
     """Runs all; returns the exit status."""
@@ -116,8 +167,6 @@ class _Execution:
         continue
       del self._pending[name]
       missing = [n for n in needed if n not in self._finished]
-      if name in self._finished:
-        continue
       if missing:
         self._fail(name, f'needs {missing[0]}, which is not finished')
       else:
@@ -125,17 +174,12 @@ class _Execution:
           self._start(name, cell)
 
   def _start(self, name: str, cell: cells_lib.Fields) -> None:
-    """Starts a cell, unless its directory has another run, or it failed."""
-    if name in self._other_runs:
-      return self._fail(name, self._other_runs[name])
-    failure = self._failure(name)
-    if failure.exists() and not self._retry:
-      self._failed[name] = failure.read_text('utf-8').strip()
-      return None
-    failure.unlink(missing_ok=True)
+    """Starts a cell."""
+    if self._changed[name]:
+      self._line(f'started again: {name}: {self._changed[name]}')
+    failures.forget(cell, self._directory)
     self._place.start(cell)
     self._running.add(name)
-    return None
 
   def _attend(self) -> None:
     """Waits a moment, and takes note of the cells that have ended."""
@@ -143,19 +187,20 @@ class _Execution:
       name = cells_lib.cell_name(cell)
       self._running.discard(name)
       with self._guard(name):
-        self._take_note(name, end)
+        self._take_note(name, cell, end)
     if self._display.is_due():
       running, failed = len(self._running), len(self._failed)
       self._display.move(self._made(), running, failed)
 
-  def _take_note(self, name: str, end: child.End) -> None:
+  def _take_note(
+    self, name: str, cell: cells_lib.Fields, end: child.End
+  ) -> None:
     """Says what became of a cell that has ended."""
     if end.result is not None:
       self._finish(name, end.result)
     elif end.is_failure:
-      failure = self._failure(name)
-      failure.parent.mkdir(parents=True, exist_ok=True)
-      failure.write_text(end.reason + '\n', 'utf-8')
+      failures.write(cell, self._directory, end.reason)
+      self._remembered.add(name)
       self._fail(name, end.reason)
     else:
       self._left[name] = end.reason
@@ -194,11 +239,11 @@ class _Execution:
   def _made(self) -> float:
     """Returns how many cells' worth of runs is made."""
     names = map(cells_lib.cell_name, self._cells)
-    return sum(results.fraction(self._directory / name) for name in names)
-
-  def _failure(self, name: str) -> pathlib.Path:
-    """Returns the file that says why a cell failed."""
-    return self._directory / 'failed' / name
+    return len(self._finished) + sum(
+      results.fraction(self._directory / name)
+      for name in names
+      if name not in self._finished
+    )
 
   def _conclude(self, signum: int | None) -> int:
     """Says what is finished and what is not; returns the exit status."""
@@ -206,34 +251,46 @@ class _Execution:
     for cell in self._cells:
       name = cells_lib.cell_name(cell)
       log = log_path(cell, self._directory)
-      where = f' ({log})' if log.exists() else ''
+      where = f' ({log})' if os.path.exists(log) else ''
       for what, why in (('not finished', self._left), ('failed', self._failed)):
         if name in why:
           print(f'{what}: {name}: {why[name]}{where}')
+    if self._remembered:
+      print(
+        f'{len(self._remembered)} of {len(self._cells)} cells failed and are '
+        'not run again as they are; change their settings, or give --retry'
+      )
     if signum is not None:
       print('stopped by a signal; the same command resumes the sweep')
       return 128 + signum
     return 0 if len(self._finished) == len(self._cells) else 1
 
 
-def _other_runs(
-  cells: Sequence[cells_lib.Fields], directory: pathlib.Path
-) -> dict[str, str]:
-  """Returns why finished runs are not those of their cells, by name.
+def _is_finished(cell: cells_lib.Fields, directory: pathlib.Path) -> bool:
+  """Returns whether a cell has its result.
 
-  The config file may have been edited since, or be another one of that name. A
-  run that is not finished checks this itself.
+  A run that is not finished, or whose result is damaged, says itself what is
+  wrong with it.
+
+  Raises:
+    ValueError: the directory has another run: the config file may have been
+      edited since, or be another one of that name.
+    OSError: the disk does not answer.
   """
-  found = {}
-  for cell in cells:
-    workdir = cells_lib.workdir(cell, directory)
-    if not results.is_finished(workdir):
-      continue
-    try:
-      saved = workdir_lib.read_config(workdir)
-      if saved is not None:
-        config = cells_lib.config(cell, directory)
-        workdir_lib.check_finished(config, saved)
-    except ValueError as error:
-      found[workdir.name] = str(error)
-  return found
+  workdir = cells_lib.workdir(cell, directory)
+  try:
+    result = run_files.read_result(workdir)
+  except ValueError:
+    return False
+  if result is None:
+    return False
+  saved = run_files.read_config(workdir)
+  if saved is None:
+    return True
+  config = cells_lib.config(cell, directory)
+  try:
+    workdir_lib.check_finished(config, saved)
+  except run_files.FAULTS as error:
+    path = workdir / 'config.json'
+    raise ValueError(f'{path} cannot be read ({error})') from error
+  return run_files.is_as_long(result, config)

@@ -1,6 +1,6 @@
 """What the paper printed for some cells of a sweep, to compare with."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 
@@ -25,9 +25,13 @@ class Paper(NamedTuple):
   metric: str = 'error_rate'
 
   def fits(self, fields: Mapping[str, Any]) -> bool:
-    """Returns whether a run with these fields is compared with the number."""
+    """Returns whether a run with these fields is compared with the number.
+
+    Raises:
+      ValueError: a function in place of a value fails.
+    """
     return all(
-      wanted(fields.get(name))
+      _call(name, wanted, fields.get(name))
       if callable(wanted)
       else fields.get(name) == wanted
       for name, wanted in self.fields.items()
@@ -37,6 +41,17 @@ class Paper(NamedTuple):
     """Returns the number as the paper prints it."""
     half_width = '' if self.half_width is None else f' ± {self.half_width}'
     return f'{self.number}{half_width}'
+
+
+def _call(name: str, function: Callable[[Any], Any], value: Any) -> bool:
+  """Returns whether a function of a sweep file says that a value fits."""
+  try:
+    return bool(function(value))
+  except Exception as error:  # it is a program of the user's
+    raise ValueError(
+      f'the function that the paper of the sweep has for {name} fails for '
+      f'{value!r}: {type(error).__name__}: {error}'
+    ) from error
 
 
 def numbers(text: str) -> list[tuple[float, float | None]]:

@@ -9,6 +9,7 @@ best of what is shown, and the picture says so.
 
 import math
 import pathlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ def draw_curves(
   matplotlib.use('agg')
   styles = _styles(list(lines))
   figure, [axes] = _grid(1)
-  figure.suptitle(title, fontsize=9)
+  figure.suptitle(plain(title), fontsize=9)
   for name, setting in lines.items():
     _plot_curve(axes, setting, styles[name])
   axes.set_xlabel('epoch', fontsize=8)
@@ -124,11 +125,15 @@ def _draw_against(
   path: pathlib.Path, settings: Settings, field: str, axis: str
 ) -> None:
   """Draws the score of the settings against one of their fields."""
-  values = sorted({setting.fields[field] for setting in settings})
+
+  def place(setting: settings_lib.Setting) -> float:
+    return float(setting.fields[field])
+
+  values = sorted({place(setting) for setting in settings})
 
   def plot(axes: Any, members: Settings, style: Any) -> None:
-    members = sorted(members, key=lambda s: s.fields[field])
-    _errorbar(axes, [s.fields[field] for s in members], members, style)
+    members = sorted(members, key=place)
+    _errorbar(axes, list(map(place, members)), members, style)
     if values[0] == 0:
       axes.set_xscale('symlog', linthresh=values[1])
     else:
@@ -271,13 +276,18 @@ def _errorbar(
 def _axis(settings: Settings) -> str:
   """Returns what the scores of a panel are."""
   headings = dict.fromkeys(tables.heading(s.score) for s in settings)
-  return '; '.join(headings)
+  return plain('; '.join(headings))
 
 
 def _problem(setting: settings_lib.Setting) -> str:
   """Returns the problem of a setting in a few words."""
   shown = setting.shown.items()
   return _label({k: v for k, v in shown if results.is_within(k, *_PROBLEM)})
+
+
+def plain(text: str) -> str:
+  """Returns a text in which Matplotlib finds no formulas."""
+  return text.replace('$', r'\$')
 
 
 def _without(fields: cells_lib.Fields, *names: str) -> cells_lib.Fields:
@@ -287,10 +297,12 @@ def _without(fields: cells_lib.Fields, *names: str) -> cells_lib.Fields:
 
 def _label(fields: cells_lib.Fields) -> str:
   """Returns fields in a few words: 'method=sam, p=2.0'."""
-  return ', '.join(
-    f'{_short(name)}={value}'
-    for name, value in fields.items()
-    if value not in (None, '', 'none')
+  return plain(
+    ', '.join(
+      f'{_short(name)}={value}'
+      for name, value in fields.items()
+      if value not in (None, '', 'none')
+    )
   )
 
 
@@ -314,5 +326,7 @@ def _save(
   figure.legend(
     handles=handles, loc='outside lower center', ncols=columns, fontsize=7
   )
-  figure.savefig(path, dpi=120, bbox_inches='tight')
+  with warnings.catch_warnings():
+    warnings.filterwarnings('ignore', 'Glyph', UserWarning)  # of a font
+    figure.savefig(path, dpi=120, bbox_inches='tight')
   plt.close(figure)

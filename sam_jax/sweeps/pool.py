@@ -5,7 +5,7 @@ import pathlib
 import time
 from collections.abc import Callable, Sequence
 
-from sam_jax.sweeps import cells as cells_lib, child, execution
+from sam_jax.sweeps import cells as cells_lib, check, child, execution
 
 _POLL_SECONDS = 0.2
 
@@ -37,6 +37,10 @@ class Pool:
     self._free = list(range(workers))
     self._children: list[tuple[cells_lib.Fields, int, child.Child]] = []
 
+  def check(self, cells: Sequence[cells_lib.Fields]) -> list[str]:
+    """Returns why cells cannot be run, a line for each reason."""
+    return check.in_process(cells, self._directory, self._environment(0))
+
   def has_room(self) -> bool:
     """Returns whether another cell can be started."""
     return bool(self._free)
@@ -44,18 +48,21 @@ class Pool:
   def start(self, cell: cells_lib.Fields) -> None:
     """Starts a cell in a process of its own."""
     worker = self._free[0]
-    environment = dict(os.environ)
-    if self._gpus:
-      gpu = self._gpus[worker % len(self._gpus)]
-      environment['CUDA_VISIBLE_DEVICES'] = gpu
     process = child.Child(
       self._command(cell, self._directory),
       cells_lib.workdir(cell, self._directory),
       execution.log_path(cell, self._directory),
-      environment,
+      self._environment(worker),
     )
     self._free.remove(worker)
     self._children.append((cell, worker, process))
+
+  def _environment(self, worker: int) -> dict[str, str]:
+    """Returns the variables of the processes of a worker."""
+    if not self._gpus:
+      return dict(os.environ)
+    gpu = self._gpus[worker % len(self._gpus)]
+    return os.environ | {'CUDA_VISIBLE_DEVICES': gpu}
 
   def ended(self) -> list[tuple[cells_lib.Fields, child.End]]:
     """Waits a moment; returns the cells that have ended since, and how."""

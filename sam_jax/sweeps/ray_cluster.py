@@ -6,6 +6,7 @@ own, as the pool does, and writes to the same files. If its machine dies, Ray
 starts the task on another one, where the run resumes from its last checkpoint.
 """
 
+import contextlib
 import logging
 import os
 import pathlib
@@ -16,7 +17,13 @@ from typing import Any
 
 from sam_jax import extras
 from sam_jax.runs import lock
-from sam_jax.sweeps import cells as cells_lib, child, execution, results
+from sam_jax.sweeps import (
+  cells as cells_lib,
+  check,
+  child,
+  execution,
+  run_files,
+)
 
 _POLL_SECONDS = 0.5
 # How often a task is started again because its machine died.
@@ -70,13 +77,28 @@ class RayCluster:
       ) from error
     if gpus_per_cell is None:
       gpus_per_cell = 1 if ray.cluster_resources().get('GPU') else 0
-    self._task = ray.remote(_run_cell).options(
-      num_cpus=cpus_per_cell,
-      num_gpus=gpus_per_cell,
-      max_retries=_MAX_RETRIES,
-    )
+    options = {
+      'num_cpus': cpus_per_cell,
+      'num_gpus': gpus_per_cell,
+      'max_retries': _MAX_RETRIES,
+    }
+    self._task = ray.remote(_run_cell).options(**options)
+    self._check = ray.remote(_check_cells).options(**options)
     self._directory, self._command = directory, command
     self._cells: dict[Any, cells_lib.Fields] = {}  # by reference of the task
+
+  def check(self, cells: Sequence[cells_lib.Fields]) -> list[str]:
+    """Returns why cells cannot be run, a line for each reason.
+
+    They are tried on a machine of the cluster, as soon as it has room for one.
+    """
+    checked = self._check.remote(
+      list(cells), self._directory, _passed_on(), os.getcwd()
+    )
+    try:
+      return self._ray.get(checked)
+    except self._ray.exceptions.RayError as error:
+      raise ValueError(f'Ray: {" ".join(str(error).split())}') from error
 
   def has_room(self) -> bool:
     """Returns True: Ray keeps the cells for which there is no room yet."""
@@ -84,16 +106,11 @@ class RayCluster:
 
   def start(self, cell: cells_lib.Fields) -> None:
     """Hands a cell to Ray."""
-    passed_on = {
-      name: value
-      for name, value in os.environ.items()
-      if name.startswith(_PASSED_ON)
-    }
     reference = self._task.remote(
       list(self._command(cell, self._directory)),
       cells_lib.workdir(cell, self._directory),
       execution.log_path(cell, self._directory),
-      passed_on,
+      _passed_on(),
       os.getcwd(),
     )
     self._cells[reference] = cell
@@ -124,6 +141,27 @@ class RayCluster:
       return child.End(None, f'Ray: {reason}', is_failure=False)
 
 
+def _passed_on() -> dict[str, str]:
+  """Returns the variables that the runs get on the other machines."""
+  return {
+    name: value
+    for name, value in os.environ.items()
+    if name.startswith(_PASSED_ON)
+  }
+
+
+def _check_cells(
+  cells: Sequence[cells_lib.Fields],
+  directory: pathlib.Path,
+  environment: Mapping[str, str],
+  here: str,
+) -> list[str]:
+  """Returns why cells cannot be run on the machine of this task."""
+  if os.path.isdir(here):
+    os.chdir(here)
+  return check.in_process(cells, directory, {**os.environ, **environment})
+
+
 def _connect(address: str) -> None:
   """Raises OSError if nothing listens at an address with a port.
 
@@ -146,7 +184,9 @@ def _run_cell(
   if os.path.isdir(here):
     os.chdir(here)  # relative paths in a config start where the sweep started
   _wait_for_lock(workdir)
-  result = results.read(workdir)
+  result = None
+  with contextlib.suppress(ValueError):  # of a damaged one the run will say so
+    result = run_files.read_result(workdir)
   if result is not None:  # a machine that was lost has finished it after all
     return child.End(result)
   process = child.Child(command, workdir, log, {**os.environ, **environment})

@@ -11,7 +11,9 @@ from sam_jax import methods, tasks
 from sam_jax.runs import config_files
 from sam_jax.sweeps import (
   cells as cells_lib,
+  pictures,
   results,
+  run_files,
   statistics,
   tables,
 )
@@ -137,7 +139,8 @@ def read(
   found: dict[float, list[float]] = {}
   score: tasks.Score | None = None
   for cell in made:
-    result = results.read(cells_lib.workdir(cell, directory))
+    workdir = cells_lib.workdir(cell, directory)
+    result = run_files.read_result(workdir)
     if result is None:
       raise ValueError(f'{cells_lib.cell_name(cell)} is not finished')
     found.setdefault(cell[_RHO], []).append(result[results.FINAL])
@@ -224,7 +227,7 @@ def draw(
   axes.set_xticks([], minor=True)
   axes.set_xlabel('rho')
   axes.set_ylabel(f'validation {tables.heading(score)}')
-  axes.set_title(title)
+  axes.set_title(pictures.plain(title))
   axes.grid(alpha=0.3)
   axes.legend(fontsize=8)
   figure.savefig(path, dpi=120)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from sam_jax import tasks
-from sam_jax.runs import metrics_log, workdir as workdir_lib
+from sam_jax.runs import workdir as workdir_lib
 from sam_jax.sweeps import cells as cells_lib, results, statistics
 
 # Keys of result.json. Numbers of runs that differ in one of them cannot be
@@ -195,9 +195,8 @@ def curve(
   """
   by_epoch: dict[float, list[float]] = {}
   for run in setting.runs:
-    for line in metrics_log.read(run.workdir):
-      if key in line:
-        by_epoch.setdefault(line['epoch'], []).append(line[key])
+    for epoch, value in run.curve(key).items():
+      by_epoch.setdefault(epoch, []).append(value)
   epochs = sorted(by_epoch)
   found = [statistics.estimate(by_epoch[epoch]) for epoch in epochs]
   return (

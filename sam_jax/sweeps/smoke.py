@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import ml_collections
 
 from sam_jax import datasets
-from sam_jax.sweeps import cells as cells_lib
+from sam_jax.sweeps import cells as cells_lib, overrides
 
 _LENGTH = {'num_steps': 3, 'eval_batch_size': 64}
 _MAX_BATCH_SIZE = 16
@@ -56,7 +56,9 @@ def cells(
     first.setdefault(cells_lib.cell_name(kind), cell)
   nowhere = pathlib.Path()  # the directory of the runs does not matter here
   small = [
-    cell | fields(cells_lib.config(cell, nowhere)) | sweep.smoke
+    overrides.with_fields(
+      cell, fields(cells_lib.config(cell, nowhere)) | sweep.smoke
+    )
     for cell in first.values()
   ]
   return list({cells_lib.cell_name(cell): cell for cell in small}.values())

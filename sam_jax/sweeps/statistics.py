@@ -39,7 +39,8 @@ def estimate(values: Sequence[float]) -> Estimate:
   n = len(values)
   if n < 2:
     return Estimate(float(np.mean(values)), math.nan, n, math.nan)
-  deviation = float(np.std(values, ddof=1))
+  with np.errstate(invalid='ignore'):  # of infinite values
+    deviation = float(np.std(values, ddof=1))
   quantile = scipy.stats.t.ppf((1 + _CONFIDENCE) / 2, n - 1)
   half_width = float(quantile) * deviation / math.sqrt(n)
   return Estimate(float(np.mean(values)), half_width, n, deviation)

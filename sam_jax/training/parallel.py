@@ -83,6 +83,12 @@ def any_process(value: bool) -> bool:
   return bool(np.any(multihost_utils.process_allgather(np.array(value))))
 
 
+def wait_for_all() -> None:
+  """Returns when all processes are here."""
+  if jax.process_count() > 1:
+    any_process(False)
+
+
 def from_first_process(array: np.ndarray) -> np.ndarray:
   """Returns the first process's array; all have to ask, with one like it."""
   from jax.experimental import multihost_utils

@@ -28,6 +28,7 @@ from sam_jax.sweeps import (
   execution,
   pool,
   results,
+  run_files,
   statistics,
   tables,
 )
@@ -114,7 +115,7 @@ def _result(workdir: pathlib.Path, name: str) -> dict:
 
 def _numbers(workdir: pathlib.Path) -> dict[str, float]:
   """Returns a run's columns of the table."""
-  result = results.read(workdir)
+  result = run_files.read_result(workdir)
   run = results.FinishedRun(workdir, {}, result)
   hessian = _result(workdir, 'hessian')
   values = hessian['eigenvalues']

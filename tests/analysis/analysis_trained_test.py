@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from sam_jax import analysis
 from sam_jax.analysis import trained
-from sam_jax.runs import factories, loading, metrics_log
+from sam_jax.runs import factories, loading, metrics_log, workdir
 from sam_jax.tasks import losses
 from tests import tiny
 
@@ -210,9 +210,9 @@ def test_a_run_that_trained_on_the_validation_examples_is_refused(
   run, tmp_path
 ):
   shutil.copytree(run, tmp_path, dirs_exist_ok=True)
-  config = tmp_path / 'config.json'
-  text = config.read_text()
-  assert '"split": "validation"' in text
-  config.write_text(text.replace('"split": "validation"', '"split": "test"'))
+  config = workdir.read_config(tmp_path)
+  assert config.data.split == 'validation'
+  config.data.split = 'test'
+  workdir.write_config(tmp_path, config)
   with pytest.raises(ValueError, match='trained on the validation examples'):
     analysis.load(tmp_path, split='validation')

@@ -1,7 +1,9 @@
 """Runs a command in this process, as its console command would."""
 
 import importlib
+import signal
 import sys
+import threading
 from typing import NamedTuple
 
 import jax
@@ -23,11 +25,35 @@ _CACHE = (
 )
 
 
+_HOOKS = (
+  (sys, 'excepthook'),
+  (sys, 'unraisablehook'),
+  (threading, 'excepthook'),
+)
+
+
 @pytest.fixture
-def command(monkeypatch, capsys):
-  """`command(name, *arguments) -> Done`; the name may be of scripts/."""
+def process():
+  """Puts back what a command changes in this process."""
   verbosity = logging.get_verbosity()
   cache = {name: getattr(jax.config, name) for name in _CACHE}
+  hooks = [(m, name, getattr(m, name)) for m, name in _HOOKS]
+  handler = signal.getsignal(signal.SIGINT)
+  yield
+  logging.set_verbosity(verbosity)
+  for filtered in list(logging.get_absl_handler().filters):
+    logging.get_absl_handler().removeFilter(filtered)
+  for module, name, hook in hooks:
+    setattr(module, name, hook)
+  signal.signal(signal.SIGINT, handler)
+  for name, value in cache.items():
+    jax.config.update(name, value)
+
+
+@pytest.fixture
+def command(process, monkeypatch, capsys):
+  """`command(name, *arguments) -> Done`; the name may be of scripts/."""
+  del process
 
   def run(name, *arguments):
     path = name if '.' in name else f'sam_jax.{name}'
@@ -42,7 +68,4 @@ def command(monkeypatch, capsys):
     captured = capsys.readouterr()
     return Done(stop.value.code or 0, captured.out, captured.err)
 
-  yield run
-  logging.set_verbosity(verbosity)
-  for name, value in cache.items():
-    jax.config.update(name, value)
+  return run

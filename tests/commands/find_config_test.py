@@ -38,6 +38,7 @@ def test_a_file_of_ones_own_wins(tmp_path, monkeypatch):
     (configs.find, 'digit:noisy', r"'digit'; known: cifar10, .* 'digits'\?"),
     (configs.find, 'my/config.py', "'my/config.py' does not exist; .* digits,"),
     (configs.find, '__init__', 'unknown config'),
+    (configs.find, 'x' * 999, 'unknown config'),
     (configs.find_sweep, 'digits', 'known: digits_m, '),
   ],
 )

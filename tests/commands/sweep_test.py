@@ -8,7 +8,13 @@ from matplotlib import pyplot as plt
 
 from sam_jax import configs
 from sam_jax.runs import lock
-from sam_jax.sweeps import cells as cells_lib, results
+from sam_jax.sweeps import (
+  cells as cells_lib,
+  check,
+  overrides,
+  pool,
+  run_files,
+)
 from tests import tiny
 from tests.sweeps import made_up
 
@@ -51,7 +57,7 @@ def test_fields_are_set_for_the_cells_that_are_chosen(command, tmp_path):
   )
   options = (r'--only=rho=0\.2.*seed=[5-9]', '--set=learning_rate=0.5')
   [line] = _lines(command, path, tmp_path / 'runs', *options)
-  cell = cells[3] | {'learning_rate': 0.5}
+  cell = overrides.with_fields(cells[3], {'learning_rate': 0.5})
   assert line[3:] == cells_lib.arguments(cell, tmp_path / 'runs')
   small = _lines(command, path, tmp_path / 'runs', '--scale=smoke')
   assert len(small) == 2
@@ -62,7 +68,9 @@ def test_fields_are_set_for_the_cells_that_are_chosen(command, tmp_path):
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    (('--set=seed=3',), 'two cells have the name'),
+    (('--set=seed=3',), 'the cells differ in it: 0, 1; choose cells by --only'),
+    (('--set=config=digits',), 'a config file is no field'),
+    (('--set=m=2', '--set=m=4'), '--set=m is given twice'),
     (('--set=seed',), '--set=seed does not have the form FIELD=VALUE'),
     (('--only=rho=0.3',), "'rho=0.3' matches none of 2 cells"),
     (('more',), 'unknown arguments: more'),
@@ -108,6 +116,27 @@ def test_a_dry_run_runs_nothing(command, tmp_path, monkeypatch):
   assert not runs.exists()
 
 
+@pytest.mark.parametrize('mode', [(), ('--dry_run',), ('--emit=shell',)])
+def test_a_field_that_no_cell_has_is_said_once(
+  command, tmp_path, monkeypatch, mode
+):
+  monkeypatch.setattr(
+    pool.Pool, 'check', lambda self, cells: check.problems(cells, tmp_path)
+  )
+  path, _ = _sweep_file(tmp_path, {'seed': range(30)})
+  runs = tmp_path / 'runs'
+  where = (f'--sweep={path}', f'--workdir={runs}')
+  done = command('sweep', *where, '--set=sam.roh=0.1', *mode)
+  assert done.status == 2
+  assert done.err.startswith(
+    "sweep: 30 of 30 cells cannot be run: the config has no field 'sam.roh'"
+  )
+  assert done.err.count('\n') == 1
+  # What can be told is told all the same.
+  assert done.out.count('seed=') == (30 if mode == ('--dry_run',) else 0)
+  assert not runs.exists()
+
+
 @pytest.mark.slow
 def test_a_shipped_sweep_is_run_and_reported(command, tmp_path, monkeypatch):
   """Mixup, and a run on the labels that it predicts: the only real training."""
@@ -122,7 +151,9 @@ def test_a_shipped_sweep_is_run_and_reported(command, tmp_path, monkeypatch):
   )
   assert done.status == 0, done.out + done.err
   assert '2 of 2 cells are finished' in done.out
-  found = [results.read(path.parent) for path in runs.glob('*/config.json')]
+  found = [
+    run_files.read_result(path.parent) for path in runs.glob('*/config.json')
+  ]
   assert [result['steps'] for result in found] == [3, 3]
   [second] = [p for p in runs.glob('*/config.json') if 'same' in str(p)]
   log = runs / 'logs' / f'{second.parent.name}.log'

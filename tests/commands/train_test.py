@@ -1,6 +1,8 @@
 """The training command: what it accepts, refuses, prints and returns."""
 
+import itertools
 import re
+import shutil
 import signal
 
 import pytest
@@ -36,6 +38,10 @@ BAD = (
   ),
   ('--workdir={tmp}/file/below', 'cannot write to the run directory'),
   ('--workdir=gs://bucket/run', 'is not a path on this machine'),
+  ('--workdir={tmp}/[run]', r'cannot be kept in .*\[run\]'),
+  ('--workdir=/', 'is the root of the file system'),
+  ('--workdir=', "'' is not a path on this machine"),
+  ('--config.init_from=s3://bucket/run', 'is not a path on this machine'),
   ('--config.init_from={tmp}/empty', 'no run directory'),
   ('--config.plugins=no_such_module', "plugins names 'no_such_module'"),
   ('extra', 'unknown arguments: extra'),
@@ -232,6 +238,61 @@ def test_a_signal_is_its_status_and_the_same_command_resumes(
   assert f'4 steps of which {stopped[1]} are made' in out
   assert out.splitlines()[-1].startswith('finished: test error ')
   tiny.assert_same_run(tmp_path / 'run', whole)
+
+
+@pytest.mark.parametrize(
+  ('error', 'answer'),
+  [
+    (SystemExit(0), r'sys.exit\(0\) was called \(.*train_test.py, line .*\)'),
+    (ValueError('odd'), r'ValueError: odd \(.*train_test.py, line .*\)'),
+  ],
+  ids=lambda x: type(x).__name__,
+)
+def test_what_a_plugin_raises_is_one_line_with_the_last_good_step(
+  command, finished, monkeypatch, tmp_path, error, answer
+):
+  path, _ = finished
+  train_batches = datasets.train_batches
+
+  def fail(*args, **kwargs):
+    batches = train_batches(*args, **kwargs)
+    yield from itertools.islice(batches, 3)
+    raise error
+
+  monkeypatch.setattr(datasets, 'train_batches', fail)
+  status, _, err = command(
+    'train',
+    f'--config={path}',
+    f'--workdir={tmp_path}/run',
+    '--config.checkpoint.every_steps=2',
+  )
+  assert status == 1
+  resumes = 'the same command resumes from the checkpoint of step 2'
+  assert re.fullmatch(f'train: {answer}; {resumes}\n', err), err
+  assert not list((tmp_path / 'run').glob('.lock*'))
+
+
+def test_a_removed_run_directory_is_one_line(
+  command, finished, monkeypatch, tmp_path
+):
+  path, _ = finished
+  train_batches = datasets.train_batches
+
+  def remove(*args, **kwargs):
+    batches = train_batches(*args, **kwargs)
+    yield from itertools.islice(batches, 3)
+    shutil.rmtree(tmp_path / 'run')
+    yield from batches
+
+  monkeypatch.setattr(datasets, 'train_batches', remove)
+  status, _, err = command(
+    'train', f'--config={path}', f'--workdir={tmp_path}/run'
+  )
+  assert status == 1
+  # What fails is what the checkpoint, or the log, does just then.
+  answer = 'the run directory .*/run was removed while the run was going'
+  assert re.fullmatch(f'train: .*; {answer}\n', err), err
+  assert not (tmp_path / 'run' / 'metrics.jsonl').exists()
 
 
 def test_a_directory_in_the_home_can_be_named_by_its_tilde(

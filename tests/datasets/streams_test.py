@@ -1,6 +1,10 @@
 """Batches of encoded images: those of the step, however they are made."""
 
+import collections
 import itertools
+import multiprocessing
+import os
+import signal
 import time
 import warnings
 
@@ -110,6 +114,19 @@ def test_batches_are_the_same_in_pieces(paths, monkeypatch, piece, workers):
   _assert_equal(_train(paths, 4, workers, start_step=2), expected)
   batches = datasets.eval_batches(_examples(paths, workers), 6)
   _assert_equal(list(batches), evaluated)
+
+
+def test_a_worker_that_is_killed_is_told_and_ctrl_c_is_not_for_workers(paths):
+  stream = datasets.train_batches(_examples(paths, 1), _BATCH_SIZE, seed=3)
+  next(stream)
+  (worker,) = multiprocessing.active_children()
+  os.kill(worker.pid, signal.SIGINT)
+  for _ in range(3):
+    next(stream)
+  os.kill(worker.pid, signal.SIGKILL)
+  with pytest.raises(ChildProcessError, match='ended by SIGKILL .out of mem'):
+    collections.deque(stream, maxlen=0)
+  assert not multiprocessing.active_children()
 
 
 def test_few_batches_are_held_however_many_threads(paths, monkeypatch):

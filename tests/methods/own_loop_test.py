@@ -175,3 +175,102 @@ def test_weight_decay_of_the_descent_alone_is_not_stretched_by_looksam():
   for _ in range(2):
     _, grads, state = grad_fn(state, w)
   assert abs(float(grads[1])) < 0.7
+
+
+@pytest.mark.parametrize('parallel', ['shard_map', 'unchecked', 'pmap', 'jit'])
+def test_a_state_is_the_same_on_eight_devices(parallel):
+  """Of whole batches with m the batch of a device, or with one group."""
+  method = methods.looksam(rho=0.3, every=2)
+  mesh = jax.make_mesh((8,), ('data',), (jax.sharding.AxisType.Auto,))
+  spec = jax.sharding.PartitionSpec
+  scales = np.random.default_rng(0).uniform(1, 4, (8, 2)).astype(np.float32)
+  mean = functools.partial(jax.lax.pmean, axis_name='data')
+
+  def step(state, w, scales, cast=lambda w: w):
+    w = cast(w)
+    one = lambda w, scales: _loss(w, scales[0])
+    _, grads, state = method.value_and_grad(one, reduce=mean)(state, w, scales)
+    return grads, state
+
+  def whole(state, w, scales):
+    loss = lambda w: jnp.mean(jax.vmap(_loss, (None, 0))(w, scales))
+    _, grads, state = method.value_and_grad(loss)(state, w)
+    return grads, state
+
+  def in_turn(state, w, scales):
+    """The devices as a mapped axis of one."""
+    stacked = jax.vmap(step, (None, None, 0), axis_name='data')
+    return jax.tree.map(lambda x: x[0], stacked(state, w, scales[:, None]))
+
+  if parallel == 'jit':
+    run, reference = jax.jit(whole), jax.jit(whole)
+    split = jax.sharding.NamedSharding(mesh, spec('data'))
+    data = jax.device_put(scales, split)
+  elif parallel == 'pmap':
+    mapped = jax.pmap(step, 'data', in_axes=(None, None, 0))
+    run = lambda *args: jax.tree.map(lambda x: x[0], mapped(*args))
+    reference, data = jax.jit(in_turn), scales[:, None]
+  else:
+    cast = lambda w: jax.lax.pcast(w, 'data', to='varying')
+    is_checked = parallel == 'shard_map'
+    run = jax.jit(
+      jax.shard_map(
+        functools.partial(step, cast=cast) if is_checked else step,
+        mesh=mesh,
+        in_specs=(spec(), spec(), spec('data')),
+        out_specs=spec(),
+        check_vma=is_checked,
+      )
+    )
+    reference, data = jax.jit(in_turn), scales
+  w, state, expected_state = jnp.asarray(W), method.init(W), method.init(W)
+  for _ in range(3):
+    grads, state = run(state, w, data)
+    expected, expected_state = reference(expected_state, w, scales)
+    np.testing.assert_allclose(grads, expected, rtol=1e-5)
+    np.testing.assert_allclose(
+      state.memory, expected_state.memory, rtol=1e-4, atol=1e-6
+    )
+    w = w - 0.1 * np.asarray(grads)
+  assert np.abs(np.asarray(state.memory)).max() > 1e-2
+
+
+KINDS = {
+  'complex': np.array([1 + 1j, -2j], np.complex64),
+  'half': jnp.ones(2, jnp.bfloat16),
+  'integer': 2,
+  'none': None,
+  'python': 1.0,
+}
+
+
+def _of_kinds(params):
+  return jnp.float32(params['integer']) * (
+    jnp.sum(jnp.abs(params['complex']) ** 2)
+    + jnp.sum(params['half'].astype(jnp.float32) ** 4)
+    + jnp.float32(params['python']) ** 2
+  )
+
+
+@pytest.mark.parametrize('name', methods.names())
+def test_a_method_takes_every_kind_of_leaf(name):
+  method = methods.create(name)
+  given = {
+    'key': jax.random.key(0),
+    'num_steps': 3,
+    'learning_rate': 0.1,
+    'allow_int': True,
+  }
+  plain = jax.grad(_of_kinds, allow_int=True)(KINDS)
+  with jax.numpy_dtype_promotion('strict'):
+    grad_fn = method.value_and_grad(_of_kinds, **given)
+    state = method.init(KINDS)
+    for _ in range(2):
+      _, grads, state = grad_fn(state, KINDS)
+  kinds = lambda t: jax.tree.map(lambda x: (x.shape, x.dtype), t)
+  assert kinds(grads) == kinds(plain)
+  assert all(
+    np.isfinite(x).all()
+    for x in jax.tree.leaves(grads)
+    if x.dtype != jax.dtypes.float0
+  )

@@ -293,3 +293,39 @@ def test_the_asam_perturbation_keeps_the_guarantees():
 def test_an_eta_below_zero_is_refused():
   with pytest.raises(ValueError, match='^eta is -1; .* give a number >= 0$'):
     sam_jax.asam(0.1, eta=-1)
+
+
+# --- Some of the parameters --------------------------------------------------
+
+
+def _names_with_c(params):
+  return {'a': False, 'b': jax.tree.map(lambda p: p.ndim == 1, params['b'])}
+
+
+@pytest.mark.parametrize(
+  'mask',
+  [
+    {'a': False, 'b': True},
+    {'a': np.False_, 'b': {'c': True}},
+    _names_with_c,
+  ],
+)
+@pytest.mark.parametrize('p', PS)
+def test_what_is_masked_out_is_not_moved_and_not_in_the_norm(p, mask):
+  grads = _float32(_grads())
+  epsilon = sam_jax.masked(sam_jax.lp(0.3, p), mask)(grads, grads)
+  np.testing.assert_array_equal(epsilon['a'], np.zeros((3, 4)))
+  alone = sam_jax.lp(0.3, p)(grads['b'], grads['b'])
+  np.testing.assert_array_equal(epsilon['b']['c'], alone['c'])
+
+
+def test_masks_may_be_nested_and_leave_none_where_there_is_none():
+  grads = {'a': jnp.ones(2), 'b': jnp.ones(1), 'c': None}
+  inner = sam_jax.masked(sam_jax.asam(0.3), {'a': True, 'b': False, 'c': True})
+  epsilon = sam_jax.masked(inner, lambda params: True)(grads, grads)
+  assert epsilon['c'] is None and not epsilon['b'].any()
+  alone = sam_jax.asam(0.3)(grads['a'], grads['a'])
+  np.testing.assert_array_equal(epsilon['a'], alone)
+  nothing = sam_jax.masked(sam_jax.l2(0.3), False)(grads, grads)
+  assert not _flat(nothing).any()
+  assert sam_jax.masked(sam_jax.l2(0), True) is perturbations.none

@@ -413,7 +413,8 @@ def test_differentiate_replaces_jax_in_both_passes(has_aux):
   )
   np.testing.assert_allclose(grads, expected, rtol=1e-6)
   np.testing.assert_allclose(info.ascent_grads, 2 * A @ W, rtol=1e-6)
-  assert seen == [(fun, has_aux), (ascent_fun, has_aux)]
+  assert [aux for _, aux in seen] == [has_aux, has_aux]
+  assert seen[0][0] is fun and seen[1][0].__wrapped__ is ascent_fun
 
 
 # --- The second-order term
@@ -564,12 +565,12 @@ def _advised_line():
   """The line that the error message gives."""
   with pytest.raises(ValueError, match='JAX sums') as error:
     _mapped(_grad_fn(), P())(*_shards())
-  return re.search(r'params = jax\.tree\.map\(.*\)$', str(error.value)).group()
+  return re.search(r'local = jax\.tree\.map\(.*\)$', str(error.value)).group()
 
 
 def test_replicated_parameters_are_refused_with_the_line_that_helps():
   namespace = {}
-  source = f'def cast(params):\n  {_advised_line()}\n  return params\n'
+  source = f'def cast(params):\n  {_advised_line()}\n  return local\n'
   exec(source, {'jax': jax}, namespace)
   grad_fn = lambda params, *data: _grad_fn()(namespace['cast'](params), *data)
   actual = _mapped(_stacked(grad_fn), P('data'))(*_shards())
@@ -677,3 +678,38 @@ def test_a_zero_gradient_is_finite_where_optax_gives_nan():
   assert np.isnan(updates).all()
   (end,) = _train(_quadratic, zeros, optax.sgd(0.1), sam_jax.l2(RHO), steps=1)
   np.testing.assert_array_equal(end, zeros)
+
+
+# --- JAX's own switches
+
+
+@pytest.mark.parametrize(
+  'name, value',
+  [
+    ('jax_debug_nans', True),
+    ('jax_disable_jit', True),
+    ('jax_enable_checks', True),
+    ('jax_numpy_dtype_promotion', 'strict'),
+    ('jax_check_tracer_leaks', True),
+    ('jax_enable_x64', True),
+  ],
+)
+def test_switches_that_find_errors_find_none(name, value):
+  """At a zero gradient too, where a norm is zero."""
+  expected = sam_jax.grad(_quadratic, sam_jax.l2(RHO))(jnp.float32(W))
+  before = getattr(jax.config, name)
+  jax.config.update(name, value)
+  try:
+    for perturbation in (sam_jax.l2(RHO), sam_jax.lp(RHO, 1.5)):
+      grad_fn = jax.jit(
+        sam_jax.grad(_quadratic, perturbation, second_order=True)
+      )
+      assert not grad_fn(jnp.zeros(3, jnp.float32)).any()
+    method = sam_jax.methods.looksam(RHO, every=2)
+    grad_fn = jax.jit(method.value_and_grad(_quadratic))
+    state = method.init(jnp.float32(W))
+    _, grads, state = grad_fn(state, jnp.float32(W))
+    np.testing.assert_allclose(grads, expected, rtol=1e-5)
+    assert np.isfinite(grad_fn(state, jnp.float32(W))[1]).all()
+  finally:
+    jax.config.update(name, before)

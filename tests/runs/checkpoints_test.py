@@ -1,4 +1,7 @@
+import errno
+import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +21,11 @@ def _save(saved, step, state=STATE, **remembered):
   """Saves and waits."""
   saved.save(state, checkpoints.JournalState(step=step, **remembered), {})
   saved.wait()
+
+
+def _names(directory):
+  """What is in a directory."""
+  return sorted(path.name for path in pathlib.Path(directory).iterdir())
 
 
 @pytest.fixture
@@ -136,13 +144,26 @@ def test_a_step_that_is_there_stays_as_it_is(open_checkpoints):
   np.testing.assert_array_equal(saved.read_state(1)['w'], STATE['w'])
 
 
-def test_a_checkpoint_that_is_refused_does_not_pass_in_silence(
-  open_checkpoints, monkeypatch
+def test_what_keeps_a_checkpoint_from_being_saved_is_raised(
+  open_checkpoints, monkeypatch, tmp_path
 ):
+  """By what comes next; and nothing of it is left, as the disk may be full."""
   saved = open_checkpoints()
-  monkeypatch.setattr(saved._manager, 'save', lambda *args, **kwargs: False)
-  with pytest.raises(RuntimeError, match='step 3 was not saved'):
-    _save(saved, 3)
+  _save(saved, 1)
+
+  def fail(directory):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(checkpoints.seals, 'take_inventory', fail)
+  journal = checkpoints.JournalState(step=2)
+  saved.save(STATE, journal, {})
+  assert saved.latest_step() == 1
+  with pytest.raises(OSError, match='No space left'):
+    saved.save(STATE, journal, {})
+  monkeypatch.undo()
+  assert _names(tmp_path / 'checkpoints') == ['1']
+  _save(saved, 2)
+  assert saved.steps() == [2]
 
 
 _DIE_WHILE_SAVING = """
@@ -170,7 +191,7 @@ def half_written(tmp_path):
     check=False,
   )
   assert done.returncode == -signal.SIGKILL
-  assert [p.name for p in directory.glob('2*')] == ['2.orbax-checkpoint-tmp']
+  assert _names(directory) == ['1', '2.partial']
   return directory
 
 
@@ -185,7 +206,136 @@ def test_a_half_written_checkpoint_is_no_checkpoint(
   saved = open_checkpoints()
   assert saved.latest_step() == 1
   _save(saved, 3)
-  assert [p.name for p in pathlib.Path(half_written).iterdir()] == ['3']
+  assert _names(half_written) == ['3']
+
+
+# --- Damage; tests/faults/damage_test.py has all kinds ------------------------
+
+
+def _flip_a_bit(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 16
+  path.write_bytes(content)
+
+
+def _data_file(checkpoint):
+  """The largest file of the state: its arrays."""
+  paths = (checkpoint / 'state').rglob('*')
+  files = (path for path in paths if path.is_file())
+  return max(files, key=lambda path: path.stat().st_size)
+
+
+def test_the_newest_that_is_intact_is_told_from_those_that_are_not(
+  open_checkpoints, tmp_path
+):
+  saved = open_checkpoints(max_to_keep=9)
+  for step in (1, 2, 3):
+    _save(saved, step, state={'w': np.arange(1000.0)})
+  assert saved.newest_intact() == (3, [])
+  broken = _data_file(tmp_path / 'checkpoints' / '3')
+  _flip_a_bit(broken)
+  shutil.copytree(tmp_path / 'checkpoints/1', tmp_path / 'checkpoints/4')
+  (tmp_path / 'checkpoints' / '5').mkdir()
+  saved = open_checkpoints(max_to_keep=9)
+  assert saved.steps() == [1, 2, 3]  # 4 is that of step 1, and 5 is nothing
+  step, skipped = saved.newest_intact()
+  assert step == 2
+  assert [each.step for each in skipped] == [5, 4, 3]
+  reasons = [each.reason for each in skipped]
+  assert reasons[0].endswith('5/checkpoint.json is missing')
+  assert reasons[1].endswith('4/checkpoint.json is of step 1')
+  assert reasons[2] == f'{broken} is damaged: its checksum does not fit'
+
+
+def test_what_a_run_deletes_meanwhile_is_not_taken_for_damage(
+  open_checkpoints, tmp_path, monkeypatch
+):
+  """The next one is there by then."""
+  saved = open_checkpoints()
+  _save(saved, 1)
+  reader = checkpoints.Checkpoints(tmp_path / 'checkpoints', read_only=True)
+  damage = reader.damage
+
+  def damage_later(step):
+    if step == 1:
+      _save(saved, 2)
+    return damage(step)
+
+  monkeypatch.setattr(reader, 'damage', damage_later)
+  assert reader.newest_intact() == (2, [])
+  reader.close()
+
+
+def test_each_file_is_checked_to_its_end(open_checkpoints, monkeypatch):
+  monkeypatch.setattr(checkpoints.seals, '_BUFFER_BYTES', 64)
+  saved = open_checkpoints()
+  rng = np.random.default_rng(0)
+  _save(saved, 1, state={'w': rng.normal(size=3000)})
+  path = _data_file(saved._path(1))
+  content = path.read_bytes()
+  assert len(content) > 20_000
+  for place in (0, 63, 64, len(content) - 1):
+    path.write_bytes(content)
+    assert saved.damage(1) is None
+    changed = bytearray(content)
+    changed[place] ^= 1
+    path.write_bytes(changed)
+    assert saved.damage(1) == f'{path} is damaged: its checksum does not fit'
+
+
+def test_a_checkpoint_of_another_run_is_none_of_this_one(tmp_path):
+  for name in 'ab':
+    saved = checkpoints.Checkpoints(tmp_path / name, run_id=name)
+    _save(saved, 1)
+    saved.close()
+  shutil.copytree(tmp_path / 'a' / '1', tmp_path / 'b' / '2')
+  saved = checkpoints.Checkpoints(tmp_path / 'b', run_id='b', read_only=True)
+  assert saved.steps() == [1]
+  assert saved.damage(2).endswith('2/checkpoint.json belongs to another run')
+  saved.close()
+
+
+@pytest.mark.parametrize('stray', ['directory', 'file'])
+def test_what_has_the_name_of_a_checkpoint_is_kept_aside(
+  open_checkpoints, tmp_path, stray
+):
+  """And the checkpoint of that step can be saved."""
+  directory = tmp_path / 'checkpoints'
+  directory.mkdir()
+  if stray == 'file':
+    (directory / '1').write_text('mine')
+  else:
+    (directory / '1' / 'mine').mkdir(parents=True)
+  saved = open_checkpoints()
+  assert saved.latest_step() is None
+  _save(saved, 1)
+  assert saved.newest_intact() == (1, [])
+  assert _names(directory) == ['1', '1.damaged']
+  if stray == 'file':
+    assert (directory / '1.damaged').read_text() == 'mine'
+
+
+def test_all_is_on_disk_before_a_checkpoint_has_its_name(
+  open_checkpoints, tmp_path, monkeypatch
+):
+  """Each file and directory, of ours and of Orbax, and then the name itself."""
+  synced, fsync = [], os.fsync
+
+  def note(descriptor):
+    synced.append(os.readlink(f'/proc/self/fd/{descriptor}'))
+    fsync(descriptor)
+
+  monkeypatch.setattr(os, 'fsync', note)
+  _save(open_checkpoints(), 1)
+  directory = tmp_path / 'checkpoints'
+  before = {
+    pathlib.Path(path.replace('/1.partial', '/1')) for path in synced[:-1]
+  }
+  expected = {directory / '1', *(directory / '1').rglob('*')}
+  expected -= {directory / '1' / 'checkpoint.json'}  # under a partial name
+  assert expected <= before
+  assert any('checkpoint.json' in path for path in synced)
+  assert synced[-1] == str(directory)
 
 
 def test_reading_creates_nothing(tmp_path):

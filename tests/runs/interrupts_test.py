@@ -1,8 +1,10 @@
+import ctypes
 import os
 import select
 import signal
 import sys
 import threading
+import time
 
 import pytest
 
@@ -19,11 +21,41 @@ def test_the_first_signal_is_noted(capfd, signum):
 
 
 @pytest.mark.parametrize('first', [signal.SIGTERM, signal.SIGINT])
-def test_the_second_signal_acts_at_once(capfd, first):
-  with interrupts.Listener():
+def test_the_second_signal_ends_the_process_with_its_status(
+  capfd, monkeypatch, first
+):
+  statuses = []
+  monkeypatch.setattr(os, '_exit', statuses.append)
+  with interrupts.Listener() as listener:
     os.kill(os.getpid(), first)
-    for signum in (signal.SIGTERM, signal.SIGINT):
-      assert signal.getsignal(signum) is signal.SIG_DFL
+    os.kill(os.getpid(), signal.SIGINT)
+  assert statuses == [128 + signal.SIGINT]
+  assert listener.signum == first
+  assert capfd.readouterr().err.count('saving a checkpoint') == 1
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='the C library of Linux')
+def test_a_signal_is_noted_while_the_main_thread_is_in_c(capfd):
+  """As it is while XLA compiles: no handler of Python's can run."""
+  libc = ctypes.CDLL(None)
+  mutex = ctypes.create_string_buffer(64)  # zeros are one that is free
+  libc.pthread_mutex_lock(mutex)
+  noted = []
+
+  def interrupt():
+    os.kill(os.getpid(), signal.SIGTERM)
+    deadline = time.monotonic() + 60
+    while listener.signum is None and time.monotonic() < deadline:
+      time.sleep(0.001)
+    noted.append(listener.signum)
+    libc.pthread_mutex_unlock(mutex)
+
+  with interrupts.Listener() as listener:
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    libc.pthread_mutex_lock(mutex)
+    thread.join()
+  assert noted == [signal.SIGTERM]
 
 
 def test_afterwards_the_signals_do_what_they_did_before(capfd):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sam_jax import tasks
-from sam_jax.runs import build, checkpoints, journal, metrics_log
+from sam_jax.runs import build, checkpoints, journal, metrics_log, workdir
 from sam_jax.training import diagnostics
 from tests import tiny
 
@@ -28,6 +28,7 @@ def clock(monkeypatch):
 def open_journal(experiment, tmp_path):
   """Opens a journal of the directory, with the fields of a config."""
   opened = []
+  workdir.write_config(tmp_path, tiny.config())
 
   def open_(state=None, **fields):
     state = checkpoints.JournalState() if state is None else state

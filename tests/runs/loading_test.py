@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -196,6 +198,78 @@ def test_load_is_imported_when_it_is_asked_for():
     _ = sam_jax.no_such_name
 
 
+# --- Damaged checkpoints -----------------------------------------------------
+
+
+def _truncate_arrays(directory, step):
+  """Leaves a part of the largest file of a checkpoint."""
+  files = (directory / 'checkpoints' / str(step) / 'state').rglob('*')
+  path = max((p for p in files if p.is_file()), key=lambda p: p.stat().st_size)
+  os.truncate(path, 100)
+  return path
+
+
+@pytest.fixture
+def damaged(finished, tmp_path):
+  """The finished run, of which the checkpoints 9 and 10 are damaged."""
+  directory = shutil.copytree(finished, tmp_path / 'damaged')
+  paths = [_truncate_arrays(directory, step) for step in (9, 10)]
+  return directory, paths
+
+
+def test_last_is_the_newest_that_is_intact_and_says_so(
+  damaged, finished, capsys
+):
+  directory, paths = damaged
+  before = tiny.tree(directory)
+  assert loading.restore(directory).step == 8
+  assert tiny.tree(directory) == before
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 2
+  for line, path, step in zip(lines, reversed(paths), (10, 9), strict=True):
+    assert line.startswith(f'warning: {path} has 100 bytes in place of ')
+    assert f'step {step} is skipped, and step 8 is the last' in line
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    loading.load(directory).variables,
+    loading.load(finished, 8).variables,
+  )
+
+
+def test_a_step_that_is_damaged_is_one_line(damaged):
+  directory, (path, _) = damaged
+  with pytest.raises(ValueError, match='checkpoint 9 cannot be used') as error:
+    loading.load(directory, 9)
+  assert str(path) in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_the_best_is_not_another_one_if_it_is_damaged(
+  damaged, tmp_path, monkeypatch
+):
+  directory, (path, _) = damaged
+  remembered = checkpoints.JournalState(best_step=9)
+  monkeypatch.setattr(
+    checkpoints.Checkpoints, 'read_journal', lambda *_: (remembered, {})
+  )
+  with pytest.raises(ValueError, match="'best' cannot be used") as error:
+    loading.load(directory, 'best')
+  assert str(path) in str(error.value)
+
+
+def test_no_checkpoint_that_is_intact_is_one_line(finished, tmp_path):
+  directory = shutil.copytree(finished, tmp_path / 'run')
+  shutil.rmtree(directory / 'checkpoints')
+  for name in ('3', '4'):
+    (directory / 'checkpoints' / name).mkdir(parents=True)
+  with pytest.raises(ValueError, match='none of the checkpoints') as error:
+    loading.load(directory)
+  for name in ('3', '4'):
+    missing = directory / 'checkpoints' / name / 'checkpoint.json'
+    assert f'{missing} is missing' in str(error.value)
+  assert '\n' not in str(error.value)
+
+
 # --- Starting from another run's weights -------------------------------------
 
 
@@ -271,7 +345,7 @@ def test_a_source_that_is_no_run_is_one_line(tmp_path):
 
 def test_reading_beside_a_run_that_trains_leaves_its_files(tmp_path):
   """A half-written checkpoint may be one that is being written."""
-  partial = tmp_path / 'checkpoints' / '7.orbax-checkpoint-tmp'
+  partial = tmp_path / 'checkpoints' / '7.partial'
   partial.mkdir(parents=True)
   checkpoints.Checkpoints(tmp_path / 'checkpoints', read_only=True).close()
   assert partial.exists()

@@ -1,13 +1,18 @@
 """Who works in a directory holds its lock."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import threading
+import types
 
+import filelock
 import jax
 import pytest
 
+from sam_jax.analysis import result_files, terms
 from sam_jax.runs import lock, preparation
 from sam_jax.training import parallel
 from tests import tiny
@@ -81,6 +86,56 @@ def test_the_lock_of_a_dead_owner_is_free(tmp_path):
     owner.kill()
   with lock.hold(tmp_path):
     assert (tmp_path / lock.FILE).exists()
+  assert tiny.tree(tmp_path) == {}
+
+
+def test_what_a_power_cut_left_locks_nothing_and_is_no_owner(tmp_path):
+  """Even if a process of that number lives, as in another container."""
+  (tmp_path / lock.FILE).touch()
+  (tmp_path / '.lock.owner').write_text(
+    f'{socket.gethostname()} {os.getppid()}'
+  )
+  with lock.hold(tmp_path):
+    with pytest.raises(ValueError, match=f'process {os.getpid()} on '):
+      lock.hold(tmp_path).__enter__()
+    (tmp_path / '.lock.owner').unlink()  # it has not said yet who it is
+    with pytest.raises(ValueError, match='in use by another process'):
+      lock.hold(tmp_path).__enter__()
+  assert tiny.tree(tmp_path) == {}
+
+
+def test_a_look_at_the_lock_does_not_turn_a_run_away(tmp_path):
+  other = filelock.FileLock(tmp_path / lock.FILE, thread_local=False)
+  other.acquire()
+  timer = threading.Timer(0.1, other.release)
+  timer.start()
+  with lock.hold(tmp_path):
+    pass
+  timer.join()
+
+
+def test_a_removed_directory_gives_the_lock_back(tmp_path):
+  run = tmp_path / 'run'
+  with lock.hold(run):
+    shutil.rmtree(run)
+  with lock.hold(run):
+    pass
+  assert tiny.tree(tmp_path) == {}
+
+
+def test_a_measurement_is_made_by_one_process(monkeypatch, tmp_path):
+  model = types.SimpleNamespace(step=3, digest=lambda: 'd')
+  subject = result_files.Subject('run', tmp_path, [model])
+  asked = []
+
+  def refuse(directory, what):
+    asked.append((directory.parent, what))
+    raise lock.InUse('in use')
+
+  monkeypatch.setattr(lock, 'hold', refuse)
+  with pytest.raises(ValueError, match='in use'):
+    result_files.measure('hessian', subject, {}, terms.Options())
+  assert asked == [(tmp_path / 'analysis', 'analysis')]
   assert tiny.tree(tmp_path) == {}
 
 

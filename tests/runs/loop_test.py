@@ -81,17 +81,32 @@ def test_what_a_crash_leaves_half_written_does_not_matter(
   """Nor is a step made again if the end was not written."""
   tiny.crash_at(monkeypatch, tmp_path, 8)
   saved = tmp_path / 'checkpoints'
-  shutil.copytree(saved / '6', saved / '9.orbax-checkpoint-tmp')
-  (saved / '9.orbax-checkpoint-tmp' / 'commit_success.txt').unlink()
+  shutil.copytree(saved / '6', saved / '9.partial')
+  (saved / '9.partial' / 'checkpoint.json').unlink()
   with (tmp_path / 'metrics.jsonl').open('a') as stream:
     stream.write('{"step": 9, "epo')
   tiny.train(tmp_path)
   tiny.assert_same_run(tmp_path, whole)
-  assert not list(saved.glob('*tmp*'))
+  assert not list(saved.glob('*partial*'))
   (tmp_path / 'result.json').unlink()
   tiny.before_step(monkeypatch, lambda step: pytest.fail('a step was made'))
   tiny.train(tmp_path)
   tiny.assert_same_run(tmp_path, whole)
+
+
+def test_a_damaged_checkpoint_changes_nothing(
+  monkeypatch, compile_once, tmp_path, whole
+):
+  """The steps since the one before it are made again, and it is saved again."""
+  tiny.crash_at(monkeypatch, tmp_path, 8)
+  damaged = tmp_path / 'checkpoints' / '6' / 'checkpoint.json'
+  damaged.write_bytes(damaged.read_bytes().replace(b'0', b'1'))
+  made = []
+  tiny.before_step(monkeypatch, made.append)
+  tiny.train(tmp_path)
+  assert made == [*range(6, NUM_STEPS + 1)]
+  tiny.assert_same_run(tmp_path, whole)
+  assert not [p for p in tiny.steps(tmp_path) if p not in tiny.steps(whole)]
 
 
 @pytest.mark.slow

@@ -9,14 +9,26 @@ from tests import tiny
 
 
 def _write(directory, steps, *, start_step=0, keys=('train/loss',)):
-  """Logs step + start_step / 10 for every key, so that starts differ."""
+  """Logs step + start_step / 10 for every key, so that starts differ.
+
+  What a start finds is a row for each step.
+  """
   writer = metrics_log.MetricWriter(
-    directory, start_step=start_step, tensorboard=True
+    directory,
+    start_step=start_step,
+    tensorboard=True,
+    rows=_first(directory, start_step),
   )
   for step in steps:
     value = step + start_step / 10
     writer.write(step, step / 5, dict.fromkeys(keys, value))
   writer.close()
+
+
+def _first(directory, number):
+  """What a checkpoint after some rows knows of them."""
+  rows = metrics_log.read(directory)[:number] if number else []
+  return metrics_log.Rows.of(rows)
 
 
 def _points(directory):
@@ -81,7 +93,9 @@ def test_a_restart_leaves_earlier_lines_as_they_were(tmp_path):
   writer.write(1, 1 / 3, {'train/loss': 0.1 + 0.2, 'train/b': 1e-30})
   writer.close()
   before = (tmp_path / 'metrics.jsonl').read_bytes()
-  metrics_log.MetricWriter(tmp_path, start_step=1, tensorboard=False).close()
+  metrics_log.MetricWriter(
+    tmp_path, start_step=1, tensorboard=False, rows=writer.rows
+  ).close()
   assert (tmp_path / 'metrics.jsonl').read_bytes() == before
 
 
@@ -132,3 +146,98 @@ def test_two_starts_within_a_second_do_not_share_a_file(tmp_path):
     _write(tmp_path, [start_step + 1], start_step=start_step)
   assert len(list(tmp_path.glob('events*'))) == 3
   assert [step for step, _ in _points(tmp_path)['train/loss']] == [1, 2, 3]
+
+
+# --- Damage; tests/faults/damage_test.py has all kinds ------------------------
+
+_ROWS = [{'step': i, 'epoch': i / 5, 'step/loss': 1 / i} for i in (1, 2, 3, 4)]
+_KNOWN = metrics_log.Rows.of(_ROWS)
+
+
+def _put(directory, *rows):
+  """Writes metrics.jsonl; a row may be bytes."""
+  lines = [
+    row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows
+  ]
+  (directory / 'metrics.jsonl').write_bytes(b'\n'.join(lines) + b'\n')
+
+
+@pytest.mark.parametrize(
+  'rows',
+  [
+    _ROWS,
+    [*_ROWS, {'step': 5, 'epoch': 1}, b'{"st'],
+    [*_ROWS[:2], *_ROWS],
+    [_ROWS[1], _ROWS[0], *_ROWS[2:]],
+    [b'', b'{"step": 1', b'\xff', b'[]', b'{"step": null, "epoch": 1}', *_ROWS],
+    [json.dumps(row, indent=None).replace(' ', '').encode() for row in _ROWS],
+  ],
+  ids=['whole', 'longer', 'doubled', 'another order', 'no rows', 'no spaces'],
+)
+def test_the_rows_that_a_checkpoint_knows_of_are_found(tmp_path, rows):
+  _put(tmp_path, *rows)
+  assert metrics_log.find(tmp_path, _KNOWN) == _ROWS
+  _write(tmp_path, [])  # a writer that does not expect them cuts all
+  assert metrics_log.read(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+  'rows',
+  [
+    _ROWS[:3],
+    [*_ROWS[:2], {**_ROWS[2], 'step/loss': 9.0}, _ROWS[3]],
+    [_ROWS[0], {'step': 1, 'epoch': 0.2, 'step/loss': 9.0}, *_ROWS[1:]],
+    [],
+  ],
+  ids=['missing', 'changed', 'foreign', 'empty'],
+)
+def test_rows_that_are_not_there_are_one_line(tmp_path, rows):
+  _put(tmp_path, *rows)
+  with pytest.raises(
+    ValueError, match=r'metrics\.jsonl .*first 4 rows'
+  ) as raised:
+    metrics_log.find(tmp_path, _KNOWN)
+  assert '\n' not in str(raised.value)
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path):
+  with pytest.raises(ValueError, match=r'metrics\.jsonl is missing.* 4 rows'):
+    metrics_log.find(tmp_path, _KNOWN)
+  assert metrics_log.find(tmp_path, metrics_log.Rows()) == []
+
+
+@pytest.mark.parametrize('line', [b'\xff', b'{"step": 1', b'3', b'{"step": 1}'])
+def test_reading_names_a_line_that_is_no_row(tmp_path, line):
+  _put(tmp_path, _ROWS[0], line, _ROWS[1])
+  with pytest.raises(ValueError, match=r'metrics\.jsonl is damaged: line 2 '):
+    metrics_log.read(tmp_path)
+
+
+def test_reading_a_directory_is_one_line(tmp_path):
+  (tmp_path / 'metrics.jsonl').mkdir()
+  with pytest.raises(ValueError, match=r'metrics\.jsonl cannot be read'):
+    metrics_log.read(tmp_path)
+
+
+@pytest.mark.parametrize('replaced', [False, True])
+def test_what_is_deleted_while_the_run_is_going_is_written_again(
+  tmp_path, capsys, replaced
+):
+  writer = metrics_log.MetricWriter(tmp_path, start_step=0, tensorboard=False)
+  path = tmp_path / 'metrics.jsonl'
+  for row in _ROWS[:2]:
+    writer.write(row['step'], row['epoch'], {'step/loss': row['step/loss']})
+  path.unlink()
+  if replaced:
+    path.write_text('something else')
+  for row in _ROWS[2:]:
+    writer.write(row['step'], row['epoch'], {'step/loss': row['step/loss']})
+  writer.sync()
+  said = capsys.readouterr().err
+  assert f'{path} was deleted or replaced' in said
+  assert said.count('\n') == 1
+  assert metrics_log.read(tmp_path) == _ROWS
+  assert writer.rows == _KNOWN
+  writer.write(5, 1.0, {'step/loss': 0.0})  # to the file with that name
+  writer.close()
+  assert len(metrics_log.read(tmp_path)) == 5

@@ -1,7 +1,5 @@
 """A loss that is not finite: the run skips the step, or gets past its end."""
 
-import json
-
 import jax.numpy as jnp
 import pytest
 
@@ -81,7 +79,7 @@ def test_what_the_message_advises_is_allowed_and_recorded(
   with pytest.raises(ValueError, match=r'seed is 1, was 0[^;]*; use another'):
     _train(tmp_path, **fields, **smaller, **allowed, seed=1)
   result = _train(tmp_path, **fields, **smaller, **allowed)
-  assert result == json.loads((tmp_path / 'result.json').read_text())
+  assert result == workdir_lib.read_result(tmp_path)
   assert result['changes'] == [
     {'step': 2, 'field': 'learning_rate', 'from': 0.1, 'to': 0.01},
     {'step': 2, 'field': 'method.rho', 'from': 0.05, 'to': 0.02},

@@ -1,15 +1,18 @@
 """What precedes the first step."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from sam_jax.runs import (
+  checkpoints,
   dry_run,
   factories,
   initialization,
+  metrics_log,
   preparation,
   workdir,
 )
@@ -27,6 +30,19 @@ def _write(directory, config, **files):
   workdir.write_config(directory, config)
   for name, text in files.items():
     (directory / name.replace('_', '.')).write_text(text)
+
+
+def _save_checkpoint(directory, step, rows=()):
+  """Saves a checkpoint that knows of some rows."""
+  saved = checkpoints.Checkpoints(
+    directory / 'checkpoints', run_id=workdir.run_id(directory), max_to_keep=2
+  )
+  known = metrics_log.Rows.of(rows)
+  journal = checkpoints.JournalState(
+    step=step, rows=known.number, rows_checksum=known.checksum
+  )
+  saved.save({'w': np.ones(3)}, journal, {})
+  saved.close()
 
 
 def test_a_new_run_writes_its_config_and_starts_at_step_0(tmp_path):
@@ -92,12 +108,10 @@ def test_only_a_run_of_whole_epochs_can_be_made_longer(
   tmp_path, steps, is_whole
 ):
   fields = {'schedule.name': 'constant', 'num_steps': 10}
-  _write(
-    tmp_path,
-    tiny.config(**fields | {'num_steps': steps}),
-    metrics_jsonl='{"step": 5}\n',
-    result_json=json.dumps({'steps': steps}),
-  )
+  config = tiny.config(**fields | {'num_steps': steps})
+  _write(tmp_path, config, metrics_jsonl='')
+  workdir.write_result(tmp_path, {'steps': steps})
+  _save_checkpoint(tmp_path, steps)
   assert tiny.STEPS_PER_EPOCH == 5
   if is_whole:
     assert _begin(tiny.config(**fields), tmp_path).result is None
@@ -107,14 +121,90 @@ def test_only_a_run_of_whole_epochs_can_be_made_longer(
 
 
 def test_a_finished_run_comes_with_its_result(tmp_path):
-  _write(
-    tmp_path,
-    tiny.config(),
-    metrics_jsonl='{"step": 10}\n',
-    result_json=json.dumps({'steps': 10}),
-  )
+  _begin(tiny.config(), tmp_path)
+  workdir.write_result(tmp_path, {'steps': 10})
   begun = _begin(tiny.config(), tmp_path)
   assert begun.result == {'steps': 10}
+
+
+# --- Damage; tests/faults/damage_test.py has all kinds ------------------------
+
+
+def test_a_run_without_its_config_is_not_continued_by_another(tmp_path):
+  _write(tmp_path, tiny.config(), metrics_jsonl='')
+  _save_checkpoint(tmp_path, 3)
+  (tmp_path / 'config.json').unlink()
+  before = tiny.tree(tmp_path)
+  with pytest.raises(ValueError, match=r'config\.json is missing') as error:
+    _begin(tiny.config(seed=1), tmp_path)
+  assert '\n' not in str(error.value)
+  assert tiny.tree(tmp_path) == before
+
+
+def test_a_damaged_checkpoint_is_said_and_kept_aside(tmp_path, capsys):
+  _write(tmp_path, tiny.config(), metrics_jsonl='')
+  _save_checkpoint(tmp_path, 3)
+  (tmp_path / 'checkpoints' / '4').mkdir()
+  assert isinstance(
+    jax.tree.leaves(_begin(tiny.config(), tmp_path).state)[0],
+    jax.ShapeDtypeStruct,
+  )
+  assert capsys.readouterr().err == (
+    f'warning: {tmp_path}/checkpoints/4/checkpoint.json is missing; step 4 is '
+    'skipped, and the run is resumed from step 3\n'
+  )
+  assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == [
+    '3',
+    '4.damaged',
+  ]
+
+
+@pytest.mark.parametrize('start', ['train', 'dry_run'])
+def test_without_an_intact_checkpoint_nothing_starts(tmp_path, start):
+  _write(tmp_path, tiny.config(), metrics_jsonl='')
+  (tmp_path / 'checkpoints' / '4').mkdir(parents=True)
+  before = tiny.tree(tmp_path)
+  with pytest.raises(ValueError, match='none of the checkpoints in') as error:
+    _STARTS[start](tiny.config(), tmp_path)
+  assert '\n' not in str(error.value)
+  assert tiny.tree(tmp_path) == before
+
+
+def test_a_damaged_result_without_a_checkpoint_is_refused(tmp_path):
+  _write(tmp_path, tiny.config(), metrics_jsonl='', result_json='{}')
+  before = tiny.tree(tmp_path)
+  with pytest.raises(ValueError, match=r'result\.json is damaged.*no checkpo'):
+    _begin(tiny.config(), tmp_path)
+  assert tiny.tree(tmp_path) == before
+
+
+def test_a_damaged_result_is_written_again_from_the_checkpoint(
+  tmp_path, capsys
+):
+  _write(tmp_path, tiny.config(), metrics_jsonl='', result_json='{}')
+  _save_checkpoint(tmp_path, 10)
+  assert _begin(tiny.config(), tmp_path).result is None
+  said = capsys.readouterr().err
+  assert f'{tmp_path}/result.json is damaged: it has no seal' in said
+  assert said.endswith('the run is resumed from step 10, and writes it\n')
+  assert said.count('\n') == 1
+
+
+def test_a_log_that_lacks_rows_names_the_checkpoint_that_it_fits(tmp_path):
+  _write(tmp_path, tiny.config(), metrics_jsonl='')
+  rows = [{'step': i, 'epoch': i / 5} for i in range(1, 5)]
+  for step in (2, 4):
+    _save_checkpoint(tmp_path, step, rows[:step])
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows[:3]))
+  message = (
+    r'metrics\.jsonl does not hold its first 4 rows .* until step 4; put it '
+    'back from a copy, or remove the checkpoints after step 2'
+  )
+  with pytest.raises(ValueError, match=message):
+    _begin(tiny.config(), tmp_path)
+  shutil.rmtree(tmp_path / 'checkpoints' / '4')
+  _begin(tiny.config(), tmp_path)
 
 
 # --- Weights to start from ---------------------------------------------------

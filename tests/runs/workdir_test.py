@@ -121,11 +121,10 @@ def test_the_run_that_it_started_from_may_have_moved(tmp_path, field):
 
 
 def test_a_finished_run_need_not_know_fields_that_came_after_it(tmp_path):
-  _saved(tmp_path)
-  path = tmp_path / 'config.json'
-  content = json.loads(path.read_text())
-  del content['label_smoothing']
-  path.write_text(json.dumps(content))
+  before = tiny.config()
+  with before.unlocked():
+    del before.label_smoothing
+  workdir.write_config(tmp_path, before)
   saved = workdir.read_config(tmp_path)
   workdir.check_finished(tiny.config(), saved)
   with pytest.raises(ValueError, match=r'label_smoothing is 0\.0, was None'):
@@ -176,12 +175,13 @@ def test_a_radius_that_depends_on_the_length_keeps_it(
       workdir.adopt(asked, saved)
 
 
-@pytest.mark.parametrize('m', [4, None])
-def test_a_config_of_another_program_is_refused(tmp_path, m):
+def test_a_config_of_another_program_is_refused(tmp_path):
   (tmp_path / 'config.json').write_text('{"hidden_size": 768}')
-  saved = workdir.read_config(tmp_path)
-  with pytest.raises(ValueError, match='hidden_size is None, was 768'):
-    workdir.adopt(tiny.config(**{'m': m}), saved)
+  with pytest.raises(ValueError, match=r'config\.json is of another edition'):
+    workdir.read_config(tmp_path)
+
+
+# --- Damage ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('content', ['{"seed": 0', '', '[1]', '3', '\udcff'])
@@ -191,6 +191,63 @@ def test_a_config_that_cannot_be_read_is_one_line(tmp_path, content):
   with pytest.raises(ValueError, match='use another workdir') as raised:
     workdir.read_config(tmp_path)
   assert '\n' not in str(raised.value)
+  assert str(path) in str(raised.value)
+
+
+def test_a_config_that_is_a_directory_is_one_line(tmp_path):
+  (tmp_path / 'config.json').mkdir()
+  with pytest.raises(ValueError, match=r'config\.json is not a file'):
+    workdir.read_config(tmp_path)
+
+
+def _edit(path, old, new):
+  """Changes a file as an editor, or a disk, does."""
+  text = path.read_text()
+  assert old in text
+  path.write_text(text.replace(old, new))
+
+
+def test_a_config_that_was_changed_is_refused(tmp_path):
+  config = _saved(tmp_path, **{'method.rho': 0.25})
+  _edit(tmp_path / 'config.json', '0.25', '0.75')
+  with pytest.raises(ValueError, match=r'config\.json is damaged.* checksum'):
+    workdir.read_config(tmp_path)
+  _edit(tmp_path / 'config.json', '0.75', '0.25')
+  assert workdir.read_config(tmp_path) == config
+
+
+def test_a_field_that_changes_no_result_may_be_edited(tmp_path):
+  """As where the data are, once they have been moved."""
+  _saved(tmp_path, **{'data.directory': '/old'})
+  _edit(tmp_path / 'config.json', '/old', '/new')
+  assert workdir.read_config(tmp_path).data.directory == '/new'
+
+
+def test_a_run_keeps_its_id_and_another_one_has_another(tmp_path):
+  for name, seed in (('a', 0), ('a', 1), ('b', 0)):
+    workdir.write_config(tmp_path / name, tiny.config(seed=seed))
+    workdir.write_config(tmp_path / name, tiny.config(seed=seed))
+  a, b = (workdir.run_id(tmp_path / name) for name in 'ab')
+  assert a != b
+  workdir.write_config(tmp_path / 'a', tiny.config(seed=2))
+  assert workdir.run_id(tmp_path / 'a') == a
+
+
+def test_a_result_that_was_changed_or_is_of_another_run_is_refused(tmp_path):
+  for name in 'ab':
+    workdir.write_config(tmp_path / name, tiny.config())
+    assert workdir.read_result(tmp_path / name) is None
+    workdir.write_result(tmp_path / name, {'final_score': 0.25})
+    assert workdir.read_result(tmp_path / name) == {'final_score': 0.25}
+  a, b = (tmp_path / name / 'result.json' for name in 'ab')
+  a.write_bytes(b.read_bytes())
+  with pytest.raises(
+    ValueError, match=r'a/result\.json belongs to another run'
+  ):
+    workdir.read_result(tmp_path / 'a')
+  _edit(b, '0.25', '0.15')
+  with pytest.raises(ValueError, match=r'b/result\.json is damaged: its check'):
+    workdir.read_result(tmp_path / 'b')
 
 
 def test_config_json_holds_every_field(tmp_path):

@@ -1,5 +1,6 @@
 """The commands of a sweep: those of its cells, in an order that works."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -7,6 +8,7 @@ import subprocess
 import pytest
 
 from sam_jax.sweeps import cells as cells_lib, emit
+from tests.sweeps import made_up
 
 _PLAIN = [{'config': '/some where/c.py:x', 'seed': seed} for seed in (0, 1)]
 # For each seed, a run and one that takes its labels, the latter listed first.
@@ -67,7 +69,7 @@ def test_finished_cells_are_left_out(tmp_path):
   for cell in _PLAIN:
     path = cells_lib.workdir(cell, tmp_path)
     path.mkdir()
-    (path / 'result.json').write_text('{}')
+    (path / 'result.json').write_text(json.dumps(made_up.RESULT))
     lines = emit.emit(_PLAIN, tmp_path, 'shell', '').splitlines()
     assert str(path) not in ''.join(lines)
   assert lines == ['# all cells are finished']

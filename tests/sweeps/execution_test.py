@@ -4,6 +4,7 @@ The cells run in a place of the tests, or are programs of a line or two in the
 pool's processes.
 """
 
+import errno
 import json
 import os
 import pathlib
@@ -13,16 +14,19 @@ import pytest
 
 from sam_jax import configs, tasks
 from sam_jax.runs import lock, workdir
-from sam_jax.sweeps import cells as cells_lib, child, execution, pool
+from sam_jax.sweeps import (
+  cells as cells_lib,
+  check,
+  child,
+  execution,
+  failures,
+  pool,
+  run_files,
+)
 from tests import tiny
+from tests.sweeps import made_up
 
 _CELL = {'config': 'c.py', 'seed': 0}
-_RESULT = {
-  'split': 'test',
-  'final_score': 0.125,
-  'score': {'metric': 'loss', 'label': 'loss', 'unit': 'nats', 'scale': 1.0},
-  'wall_seconds': 3.0,
-}
 
 
 class _Place:
@@ -53,8 +57,8 @@ class _Place:
       return [(cell, child.End(None, 'no luck'))]
     path = self.directory / name
     path.mkdir(exist_ok=True)
-    (path / 'result.json').write_text(json.dumps(_RESULT))
-    return [(cell, child.End(_RESULT))]
+    (path / 'result.json').write_text(json.dumps(made_up.RESULT))
+    return [(cell, child.End(made_up.RESULT))]
 
   def stop(self):
     self.stopped = True
@@ -72,7 +76,7 @@ def test_each_cell_is_run_once_and_its_score_is_shown(tmp_path, capsys):
   status, place = _execute(cells[:2], tmp_path)
   assert (status, place.started) == (0, names[:2])
   out = capsys.readouterr().out
-  score = tasks.Score(**_RESULT['score']).text(0.125)
+  score = tasks.Score(**made_up.RESULT['score']).text(0.125)
   assert f'test loss {score} in 3 s: {names[1]}\n' in out
   assert '[1/2, 0:00:00 left] ' in out
   # What is finished is left alone.
@@ -89,12 +93,103 @@ def test_a_failure_is_listed_and_run_again_if_that_is_asked_for(
   assert (status, place.started) == (1, names)
   out = capsys.readouterr().out
   assert '2 of 3 cells are finished' in out
-  assert out.splitlines()[-1] == f'failed: {names[1]}: no luck'
+  assert out.splitlines()[-2] == f'failed: {names[1]}: no luck'
+  assert '--retry' in out.splitlines()[-1]
   status, place = _execute(cells, tmp_path)
   assert (status, place.started) == (1, [])
   assert 'no luck' in capsys.readouterr().out
   status, place = _execute(cells, tmp_path, retry=True)
   assert (status, place.started) == (0, names[1:2])
+
+
+def test_a_failed_cell_runs_again_once_its_settings_have_changed(
+  tmp_path, capsys
+):
+  path = tiny.config_file(tmp_path)
+  cell = {'config': str(path), 'seed': 0}
+  name = cells_lib.cell_name(cell)
+  assert _execute([cell], tmp_path, fails=[name])[1].started == [name]
+  assert _execute([cell], tmp_path)[1].started == []
+  # As --set does, which leaves the name as it is; and a config file's editor.
+  moved = cell | {'data.directory': '/elsewhere'}
+  assert cells_lib.cell_name(moved) == name
+  assert _execute([moved], tmp_path, fails=[name])[1].started == [name]
+  assert "data.directory is '/elsewhere', was None" in capsys.readouterr().out
+  assert _execute([moved], tmp_path)[1].started == []
+  tiny.config_file(tmp_path, learning_rate=0.5)
+  assert _execute([moved], tmp_path)[1].started == [name]
+  assert 'learning_rate is 0.5, was 0.1' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('content', ['', '{"reason": "no', '[]', '{"a": 1}'])
+def test_what_cannot_be_read_of_a_failure_counts_for_nothing(tmp_path, content):
+  path = failures.path(_CELL, tmp_path)
+  path.parent.mkdir()
+  path.write_text(content)
+  assert _execute([_CELL], tmp_path)[0] == 0
+  assert not path.exists()
+
+
+def test_nothing_starts_if_a_cell_cannot_be_run(tmp_path):
+  cells = [_CELL | {'seed': seed} for seed in range(3)]
+  _execute(cells[:1], tmp_path)
+  before = tiny.tree(tmp_path)
+  place, asked = _Place(tmp_path), []
+
+  def check_cells(left):
+    asked.extend(left)
+    return ['first', 'second']
+
+  place.check = check_cells
+  with pytest.raises(check.Refused) as refusal:
+    execution.execute(cells, tmp_path, place, check=True)
+  assert refusal.value.problems == ['first', 'second']
+  assert asked == cells[1:]  # what is finished is left alone
+  assert (place.started, tiny.tree(tmp_path)) == ([], before)
+  asked.clear()
+  assert execution.execute(cells[:1], tmp_path, place, check=True) == 0
+  assert asked == []
+
+
+def test_a_disk_that_does_not_answer_leaves_a_cell_alone(
+  tmp_path, capsys, monkeypatch
+):
+  """Whether it is finished is not known; the others run."""
+  cells = [_CELL | {'seed': seed} for seed in (0, 1)]
+  _execute(cells[:1], tmp_path)
+  original, bad = run_files.read_result, cells_lib.workdir(cells[0], tmp_path)
+
+  def read_result(workdir, **options):
+    if workdir == bad:
+      raise OSError(errno.ESTALE, 'Stale file handle', str(workdir))
+    return original(workdir, **options)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(run_files, 'read_result', read_result)
+    status, place = _execute(cells, tmp_path)
+  name = cells_lib.cell_name(cells[0])
+  assert (status, place.started) == (1, [cells_lib.cell_name(cells[1])])
+  out = capsys.readouterr().out
+  assert f'not finished: {name}: [Errno' in out and 'Stale file' in out
+  assert _execute(cells, tmp_path)[0] == 0
+
+
+@pytest.mark.parametrize('content', ['', '{}', '[]', '{"steps": 5'])
+def test_a_damaged_result_has_the_cell_started(tmp_path, content):
+  """The run repairs it, or says what is wrong."""
+  _execute([_CELL], tmp_path)
+  path = cells_lib.workdir(_CELL, tmp_path) / 'result.json'
+  path.write_text(content)
+  assert _execute([_CELL], tmp_path)[1].started == [path.parent.name]
+
+
+def test_a_run_that_is_to_be_longer_is_not_finished(tmp_path):
+  cell = {'config': str(tiny.config_file(tmp_path, num_steps=5)), 'seed': 0}
+  cell['schedule.name'] = 'constant'
+  _finished(tmp_path, cell)
+  assert _execute([cell], tmp_path)[1].started == []
+  tiny.config_file(tmp_path, num_steps=10)
+  assert len(_execute([cell], tmp_path)[1].started) == 1
 
 
 def test_a_cell_waits_for_those_that_it_needs(tmp_path, capsys):
@@ -143,7 +238,7 @@ def _finished(directory, cell, **changes):
   config.update_from_flattened_dict(changes)
   path = cells_lib.workdir(cell, directory)
   workdir.write_config(path, config)
-  (path / 'result.json').write_text(json.dumps(_RESULT))
+  (path / 'result.json').write_text(json.dumps(made_up.RESULT))
 
 
 def test_a_finished_run_with_another_config_is_not_the_cell(tmp_path, capsys):
@@ -167,8 +262,16 @@ def test_a_finished_run_with_another_config_is_not_the_cell(tmp_path, capsys):
     lambda config, run: config.unlink(),
     lambda config, run: config.write_text('def get_config():\n  1 / 0'),
     lambda config, run: (run / 'config.json').write_text('{'),
+    lambda config, run: (run / 'config.json').write_text('{"num_epochs": "a"}'),
+    lambda config, run: (run / 'config.json').write_text('{"init_from": 5}'),
   ],
-  ids=['no config file', 'config file raises', 'config.json is torn'],
+  ids=[
+    'no config file',
+    'config file raises',
+    'config.json is torn',
+    'length',
+    'source',
+  ],
 )
 def test_a_config_that_cannot_be_read_is_a_failure_of_its_cell(
   tmp_path, capsys, spoil
@@ -204,7 +307,7 @@ def _pool(directory, program, **kwargs):
 
 _FINISH = f"""
 os.mkdir(sys.argv[1])
-open(sys.argv[1] + '/result.json', 'w').write({json.dumps(_RESULT)!r})
+open(sys.argv[1] + '/result.json', 'w').write({json.dumps(made_up.RESULT)!r})
 """
 
 
@@ -212,9 +315,21 @@ open(sys.argv[1] + '/result.json', 'w').write({json.dumps(_RESULT)!r})
   ('program', 'reason'),
   [
     ('os.kill(os.getpid(), 9)', 'killed by SIGKILL (out of memory?)'),
+    (
+      'print("step 3", flush=True); os.kill(os.getpid(), 9)',
+      'killed by SIGKILL (out of memory?); its last line is: step 3',
+    ),
+    (
+      'print("train: no space left"); print("leaked"); sys.exit(1)',
+      'no space left',
+    ),
+    ('print("train: resumed"); 1 / 0', 'ZeroDivisionError: division by zero'),
     ('print("step 3"); raise SystemExit(3)', 'step 3'),
     ('raise SystemExit(3)', 'exit status 3, no output'),
-    ('print("finished")', 'finished'),
+    (
+      'print("finished")',
+      'ended without a result.json; its last line is: finished',
+    ),
     # A note below the error, as JAX prints it.
     (
       'e = ValueError("shape"); e.add_note("-----\\nSet X."); raise e',
@@ -234,7 +349,7 @@ def test_the_reason_of_a_failure_is_that_of_this_start(
   assert execution.execute([_CELL], tmp_path, place) == 1
   assert f'failed: {name}: {reason} ({log})\n' in capsys.readouterr().out
   assert log.read_text().splitlines()[1] == 'earlier'
-  assert (tmp_path / 'failed' / name).read_text() == f'{reason}\n'
+  assert failures.read(_CELL, tmp_path).reason == reason
 
 
 @pytest.mark.parametrize(
@@ -253,18 +368,22 @@ def test_a_run_that_a_signal_stopped_has_not_failed(tmp_path, capsys, program):
 
 
 def test_a_run_that_another_process_makes_has_not_failed(tmp_path, capsys):
-  program = 'print("in use by process 7"); raise SystemExit(2)'
+  """Even if that one has ended when the sweep hears of it."""
   with lock.hold(cells_lib.workdir(_CELL, tmp_path)):
-    assert execution.execute([_CELL], tmp_path, _pool(tmp_path, program)) == 1
+    with pytest.raises(lock.InUse) as refusal:
+      with lock.hold(cells_lib.workdir(_CELL, tmp_path)):
+        pass
+  program = f'print({f"train: {refusal.value}"!r}); sys.exit(2)'
+  assert execution.execute([_CELL], tmp_path, _pool(tmp_path, program)) == 1
   name = cells_lib.cell_name(_CELL)
   last = capsys.readouterr().out.splitlines()[-1]
-  assert last.startswith(f'not finished: {name}: in use by process 7')
+  assert last.startswith(f'not finished: {name}: the run directory ')
   assert not (tmp_path / 'failed').exists()
   # The same command resumes it.
   assert execution.execute([_CELL], tmp_path, _pool(tmp_path, _FINISH)) == 0
 
 
-@pytest.mark.parametrize('what', ['failed/{}', 'logs/{}.log'])
+@pytest.mark.parametrize('what', ['failed/{}.json', 'logs/{}.log'])
 def test_a_file_that_cannot_be_opened_is_a_failure_of_its_cell(
   tmp_path, capsys, what
 ):

@@ -7,6 +7,16 @@ from tests import tiny
 
 VERSIONS = {'git_commit': 'a', 'versions': {'jax': '1'}, 'device': '1 x cpu'}
 ERROR = {'metric': 'error_rate', 'label': 'error', 'unit': '%', 'scale': 100.0}
+# What a finished run leaves, at least.
+RESULT = {
+  'split': 'test',
+  'final_score': 0.125,
+  'best_score': 0.125,
+  'score': {'metric': 'loss', 'label': 'loss', 'unit': 'nats', 'scale': 1.0},
+  'steps': 5,
+  'gradient_evaluations': 10.0,
+  'wall_seconds': 3.0,
+}
 
 
 def write_run(
@@ -34,7 +44,7 @@ def write_run(
       'wall_seconds': 3.0,
       **(versions or VERSIONS),
     }
-    (directory / 'result.json').write_text(json.dumps(result))
+    workdir.write_result(directory, result)
 
 
 def sweep(root):

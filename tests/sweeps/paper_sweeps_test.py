@@ -13,7 +13,12 @@ import pytest
 from sam_jax import configs, datasets
 from sam_jax.datasets import large, registry
 from sam_jax.runs import build, validation, workdir as workdir_lib
-from sam_jax.sweeps import cells as cells_lib, results, smoke
+from sam_jax.sweeps import (
+  cells as cells_lib,
+  results,
+  smoke,
+  sweep_files,
+)
 from tests import tiny
 
 _FILES = {
@@ -30,7 +35,7 @@ _WRN = 'WideResnet28x10'
 
 @functools.cache
 def _load(name):
-  return cells_lib.load(str(_FILES[name]), configs.find)
+  return sweep_files.load(str(_FILES[name]), configs.find)
 
 
 @functools.cache
@@ -137,7 +142,9 @@ def test_every_cell_has_a_small_one_that_can_be_run(name):
   # Of cells that differ in numbers alone, the first.
   first = {}
   for cell, _ in _kinds(name):
-    first.setdefault(re.sub(r'=[\d.e-]+', '', cells_lib.cell_name(cell)), cell)
+    first.setdefault(
+      re.sub(r'=[\d.e-]+', '', cells_lib.description(cell)), cell
+    )
   cells = [need for cell in first.values() for need in cells_lib.needs(cell)]
   cells += [cell for cell in first.values() if cell not in cells]
   small = smoke.cells(_load(name), cells)
@@ -204,7 +211,7 @@ def test_table_9_and_10_share_runs_with_tables_1_and_3():
 def test_weights_and_folders_are_where_the_user_says(monkeypatch):
   monkeypatch.setenv('SAM_JAX_CHECKPOINTS', '/w')
   monkeypatch.setenv('SAM_JAX_DATA', '/d')
-  cells = cells_lib.load(str(_FILES['table3']), configs.find).cells
+  cells = sweep_files.load(str(_FILES['table3']), configs.find).cells
   assert {c['init_from'] for c in cells} == {
     '/w/randaug/efficientnet-b7-randaug',
     '/w/noisystudent/efficientnet-l2',

@@ -15,6 +15,7 @@ import pytest
 
 from sam_jax.runs import lock
 from sam_jax.sweeps import cells as cells_lib, execution, ray_cluster
+from tests.sweeps import made_up
 
 # Ray's test cluster starts its nodes by fork and exec, in a process in which an
 # earlier test may have started JAX.
@@ -22,12 +23,6 @@ pytestmark = pytest.mark.filterwarnings(
   r'ignore:os\.fork\(\) was called:RuntimeWarning'
 )
 
-_RESULT = {
-  'split': 'test',
-  'final_score': 0.125,
-  'score': {'metric': 'loss', 'label': 'loss', 'unit': '', 'scale': 1.0},
-  'wall_seconds': 3.0,
-}
 # A run in its place: says where it runs, waits until it may end, and leaves a
 # line for each time that it has ended. Asked to stop, it says so and ends.
 _PROGRAM = f"""
@@ -48,7 +43,7 @@ while not (workdir.parent / 'go').exists():
     sys.exit('nobody said go')
 with open(workdir / 'metrics.jsonl', 'a') as stream:
   stream.write('end\\n')
-(workdir / 'result.json').write_text({json.dumps(_RESULT)!r})
+(workdir / 'result.json').write_text({json.dumps(made_up.RESULT)!r})
 """
 _CELLS = [{'config': 'c.py', 'seed': seed} for seed in (0, 1)]
 _NEEDY = _CELLS[1] | {'labels_from': cells_lib.Like({})}
@@ -158,7 +153,7 @@ def test_every_cell_finishes_once_though_a_machine_dies(
   for cell in cells:
     workdir = cells_lib.workdir(cell, tmp_path)
     assert (workdir / 'metrics.jsonl').read_text() == 'end\n'
-    assert json.loads((workdir / 'result.json').read_text()) == _RESULT
+    assert json.loads((workdir / 'result.json').read_text()) == made_up.RESULT
     log = execution.log_path(cell, tmp_path).read_text()
     assert set(log.splitlines()) == {'GPU 0'}
   assert not (tmp_path / 'failed').exists()
@@ -192,14 +187,14 @@ def test_a_run_that_outlives_its_machine_is_waited_for(tmp_path, monkeypatch):
   def finish(seconds):
     waited.append(seconds)
     if len(waited) == 3:
-      (tmp_path / 'result.json').write_text(json.dumps(_RESULT))
+      (tmp_path / 'result.json').write_text(json.dumps(made_up.RESULT))
       owner.close()
 
   monkeypatch.setattr(ray_cluster.time, 'sleep', finish)
   monkeypatch.setattr(ray_cluster.child, 'Child', None)  # starts nothing
   log = tmp_path / 'log'
   end = ray_cluster._run_cell([], tmp_path, log, {}, os.getcwd())
-  assert end.result == _RESULT
+  assert end.result == made_up.RESULT
   assert len(waited) == 3
 
 
@@ -243,6 +238,33 @@ def test_runs_get_the_variables_that_they_depend_on(tmp_path, monkeypatch):
   passed_on = {'PYTHONPATH': 'plugins', 'XLA_FLAGS': '--xla'}
   assert passed_on.items() <= sent[0].items()
   assert 'SECRET' not in sent[0]
+
+
+def test_cells_are_checked_as_a_task(tmp_path, monkeypatch):
+  """On a machine of the cluster, with the variables of a run."""
+  checked = []
+
+  def in_process(cells, directory, environment):
+    checked.append((cells, directory, environment['XLA_FLAGS']))
+    return ['a problem']
+
+  stub = types.ModuleType('ray')
+  stub.init = lambda **options: None
+  stub.cluster_resources = lambda: {'GPU': 2}
+  stub.get = lambda reference: reference
+  stub.remote = lambda function: types.SimpleNamespace(
+    options=lambda **options: types.SimpleNamespace(
+      remote=function, options=options
+    )
+  )
+  monkeypatch.setitem(sys.modules, 'ray', stub)
+  monkeypatch.setenv('XLA_FLAGS', '--xla')
+  monkeypatch.setattr(ray_cluster.check, 'in_process', in_process)
+  place = ray_cluster.RayCluster(tmp_path, 'auto')
+  assert place.check(_CELLS) == ['a problem']
+  assert checked == [(_CELLS, tmp_path, '--xla')]
+  assert place._check.options == place._task.options
+  assert place._check.options['num_gpus'] == 1
 
 
 def test_an_address_where_nothing_listens_is_refused(tmp_path):

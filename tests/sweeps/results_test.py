@@ -3,7 +3,7 @@
 import json
 
 from sam_jax import tasks
-from sam_jax.sweeps import results, settings
+from sam_jax.sweeps import results, run_files, settings
 from tests.sweeps import made_up
 
 
@@ -24,8 +24,12 @@ def test_a_run_that_is_gone_is_not_the_one_that_started_from_it(tmp_path):
   for name in ('a', 'b'):  # of the names of those that are gone
     source = {'init_from': f'/gone/{name}', 'labels_from': f'/gone/{name}'}
     made_up.write_run(tmp_path, name, [0.3], **source)
-  for run in results.collect(tmp_path).runs:
-    assert run.fields['labels_from'] == 'another run'
+  found = results.collect(tmp_path)
+  assert found.remarks == [
+    'first runs are missing, of 2 runs; that of a is missing: a'
+  ]
+  for run in found.runs:
+    assert run.fields['labels_from'] == f'missing: {run.workdir.name}'
     assert run.fields['init_from'].startswith('/gone/')
   for name, other in (('c', 'd'), ('d', 'c')):
     made_up.write_run(tmp_path, name, [0.3], init_from=f'/gone/{other}')
@@ -63,14 +67,23 @@ def test_results_that_cannot_be_read_are_left_out_and_named(tmp_path):
   assert str(tmp_path / 'torn') in torn
 
 
+def test_a_run_that_lost_its_config_is_named(tmp_path):
+  for name in ('a', 'b'):
+    made_up.write_run(tmp_path, name, [0.5])
+  (tmp_path / 'b' / 'config.json').unlink()
+  found = results.collect(tmp_path)
+  assert [run.workdir.name for run in found.runs] == ['a']
+  assert found.unreadable == [f'{tmp_path}/b has no config.json']
+
+
 def test_the_share_of_a_run_that_is_made(tmp_path):
   assert results.fraction(tmp_path / 'none') == 0
   run = tmp_path / 'run'
   made_up.write_run(tmp_path, 'run', [0.5, 0.4, 0.3], num_steps=20)
   assert results.fraction(run) == 1
-  assert results.read(run)['steps'] == 15
+  assert run_files.read_result(run)['steps'] == 15
   (run / 'result.json').unlink()
-  assert results.read(run) is None
+  assert run_files.read_result(run) is None
   assert results.fraction(run) == 0.75
   (run / 'metrics.jsonl').write_text('')
   assert results.fraction(run) == 0

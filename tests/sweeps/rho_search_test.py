@@ -106,7 +106,7 @@ def test_what_was_found_is_shown_in_the_words_of_the_task(
     path = cells_lib.workdir(cell, tmp_path)
     path.mkdir()
     value = 1 - cell['method.rho'] + cell['seed'] / 4
-    result = {'final_score': value, 'score': _LOSS}
+    result = made_up.RESULT | {'final_score': value, 'score': _LOSS}
     (path / 'result.json').write_text(json.dumps(result))
   found, score = rho_search.read(cells, tmp_path)
   assert found == {0.0: [1, 1.25], 0.1: [0.9, 1.15], 0.2: [0.8, 1.05]}

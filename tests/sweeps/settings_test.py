@@ -8,7 +8,7 @@ from tests.sweeps import made_up
 
 
 def test_settings_are_what_differs_in_more_than_the_seed(tmp_path):
-  runs, num_unfinished, _ = results.collect(made_up.sweep(tmp_path))
+  runs, num_unfinished, *_ = results.collect(made_up.sweep(tmp_path))
   assert (len(runs), num_unfinished) == (16, 0)
   settings = settings_lib.group(runs)
   assert [len(setting.runs) for setting in settings] == [2] * 8

@@ -1,0 +1,213 @@
+"""Seals: checksums by which damage of a run's files is noticed.
+
+A JSON file of a run holds its content and, under `seal`, the id of the run and
+a checksum of the content. The checksums (XXH3, at the rate of memory) find
+damage, not forgery.
+"""
+
+import io
+import json
+import os
+import pathlib
+import stat
+from collections.abc import Mapping
+from typing import Any
+
+import xxhash
+
+from sam_jax.runs import files
+
+_KEY = 'seal'
+_BUFFER_BYTES = 1 << 20
+
+# Of each file of a directory, by relative path: its size and checksum.
+Inventory = dict[str, list[int]]
+
+
+class Damaged(ValueError):  # noqa: N818  (named after what it says)
+  """A file is not what was written; the message names it and says why."""
+
+
+def checksum(content: Any, start: int = 0) -> int:
+  """Returns the checksum of what can be written as JSON.
+
+  Args:
+    content: the order of keys does not matter.
+    start: checksum of what precedes the content.
+  """
+  text = json.dumps(content, sort_keys=True)
+  return xxhash.xxh3_64_intdigest(text.encode('utf-8'), start)
+
+
+def write(
+  path: pathlib.Path,
+  content: Mapping[str, Any],
+  run_id: str,
+  of: Any = None,
+) -> None:
+  """Writes a JSON file with its seal, see `files.write_atomically`.
+
+  Args:
+    path: of the file.
+    content: a JSON object.
+    run_id: of the run that it belongs to.
+    of: what the checksum is of, if not of all content.
+  """
+  content = json.loads(json.dumps(content))  # as it will be read
+  seal = {
+    'run_id': run_id,
+    'checksum': _checksum(path, content if of is None else of),
+  }
+  files.write_json(path, {**content, _KEY: seal})
+
+
+def read(path: pathlib.Path) -> tuple[dict[str, Any], Any]:
+  """Returns the content of a JSON file and its seal, None if it has none.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    Damaged: it is no JSON object.
+  """
+  try:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+      raise Damaged(f'{path} is not a file')
+    content = json.loads(path.read_text('utf-8'))
+  except Damaged:
+    raise
+  except (FileNotFoundError, NotADirectoryError):
+    raise FileNotFoundError(f'{path} is missing') from None
+  except OSError as error:
+    raise Damaged(f'{path} cannot be read: {error.strerror}') from error
+  except (ValueError, RecursionError) as error:
+    raise Damaged(f'{path} is not JSON: {error}') from error
+  if not isinstance(content, dict):
+    raise Damaged(f'{path} is not a JSON object')
+  return content, content.pop(_KEY, None)
+
+
+def open_sealed(
+  path: pathlib.Path, run_id: str | None = None
+) -> tuple[dict[str, Any], str]:
+  """Returns the content of a sealed JSON file and the id of its run.
+
+  Args:
+    path: of the file.
+    run_id: of the run that it has to belong to, None for any.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    Damaged: it is not what was written, or is of another run.
+  """
+  content, seal = read(path)
+  return content, check(path, seal, content, run_id)
+
+
+def check(
+  path: pathlib.Path, seal: Any, of: Any, run_id: str | None = None
+) -> str:
+  """Checks a seal, and returns the id of the run.
+
+  Args:
+    path: of the file, for the message.
+    seal: see `read`.
+    of: what the checksum is of.
+    run_id: see `open_sealed`.
+
+  Raises:
+    Damaged: see `open_sealed`.
+  """
+  if not isinstance(seal, dict) or seal.keys() != {'run_id', 'checksum'}:
+    raise Damaged(f'{path} is damaged: it has no seal of a run')
+  if seal['checksum'] != _checksum(path, of):
+    raise Damaged(f'{path} is damaged: its checksum does not fit')
+  if run_id is not None and seal['run_id'] != run_id:
+    raise Damaged(f'{path} belongs to another run')
+  return seal['run_id']
+
+
+def _checksum(path: pathlib.Path, of: Any) -> int:
+  """Returns the checksum in a seal; no file can stand in for another one."""
+  return checksum([path.name, of])
+
+
+def take_inventory(directory: pathlib.Path) -> Inventory:
+  """Returns what a directory holds, once it is safe from a power cut.
+
+  Names that begin with a dot are not looked at.
+  """
+  found = {}
+  for name, size in _sizes(directory).items():
+    with (directory / name).open('rb', buffering=0) as stream:
+      os.fsync(stream.fileno())
+      found[name] = [size, _checksum_of_file(stream)]
+  for parent, _, _ in os.walk(directory, topdown=False):
+    files.sync_directory(pathlib.Path(parent))
+  return found
+
+
+def check_inventory(directory: pathlib.Path, expected: Inventory) -> None:
+  """Checks that a directory holds what it did when it was sealed.
+
+  Args:
+    directory: to look at.
+    expected: by `take_inventory`.
+
+  Raises:
+    Damaged: it does not; the message names the first difference.
+  """
+  try:
+    sizes = _sizes(directory)
+    _compare(directory, sizes, {k: v[0] for k, v in expected.items()})
+    for name, (_, expected_checksum) in expected.items():
+      path = directory / name
+      with path.open('rb', buffering=0) as stream:
+        if _checksum_of_file(stream) != expected_checksum:
+          raise Damaged(f'{path} is damaged: its checksum does not fit')
+  except OSError as error:
+    raise Damaged(
+      f'{error.filename or directory} cannot be read: {error.strerror}'
+    ) from error
+
+
+def _compare(
+  directory: pathlib.Path,
+  sizes: Mapping[str, int],
+  expected: Mapping[str, int],
+) -> None:
+  """Refuses other files, or files of other sizes."""
+  for name in sorted(sizes.keys() | expected.keys()):
+    path, size = directory / name, sizes.get(name)
+    if size is None:
+      raise Damaged(f'{path} is missing')
+    if name not in expected:
+      raise Damaged(f'{path} does not belong there')
+    if size != expected[name]:
+      raise Damaged(f'{path} has {size} bytes in place of {expected[name]}')
+
+
+def _sizes(directory: pathlib.Path) -> dict[str, int]:
+  """Returns the size of each file below a directory, by relative path."""
+  sizes = {}
+  for parent, directories, names in os.walk(directory, onerror=_raise):
+    directories[:] = sorted(d for d in directories if not d.startswith('.'))
+    for name in sorted(n for n in names if not n.startswith('.')):
+      path = pathlib.Path(parent, name)
+      status = path.stat()
+      # Whoever opens a pipe waits for its other end.
+      size = status.st_size if stat.S_ISREG(status.st_mode) else -1
+      sizes[path.relative_to(directory).as_posix()] = size
+  return sizes
+
+
+def _raise(error: OSError) -> None:
+  """Makes a directory that cannot be read an error, not an empty one."""
+  raise error
+
+
+def _checksum_of_file(stream: io.FileIO) -> int:
+  """Returns the checksum of all that a file holds."""
+  state = xxhash.xxh3_64()
+  buffer = memoryview(bytearray(_BUFFER_BYTES))
+  while count := stream.readinto(buffer):
+    state.update(buffer[:count])
+  return state.intdigest()
