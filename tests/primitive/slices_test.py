@@ -174,3 +174,32 @@ def test_devices_that_gather_their_slices_share_the_norm_of_the_sum():
   total = lambda w: sum(loss(w, part) for part in x)
   expected = sam_jax.grad(total, sam_jax.l2(RHO))(w)
   np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_arrays_that_are_cut_along_explicit_axes_get_the_same():
+  """Where no `shard_map` is needed, and random numbers have to be cut too."""
+  draw = perturbations.random(RHO, jax.random.key(0))
+  made = {name: make(None) for name, make in MAKE.items()} | {'random': draw}
+
+  def run(params, x, loss):
+    return {
+      name: sam_jax.grad(loss, perturbation, second_order=True)(params, x)
+      for name, perturbation in made.items()
+    }
+
+  def gathered(params, x):
+    whole = jax.tree.map(lambda p: jax.sharding.reshard(p, P()), params)
+    return _loss(whole, x)
+
+  run = jax.jit(run, static_argnames='loss')
+  params, x = _arguments()
+  expected = run(params, x, _loss)
+  mesh = jax.make_mesh((4,), ('model',), (jax.sharding.AxisType.Explicit,))
+  with jax.set_mesh(mesh):
+    cut = {k: jax.device_put(p, SPECS[k]) for k, p in params.items()}
+    actual = run(cut, x, gathered)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    actual,
+    expected,
+  )
