@@ -1,13 +1,15 @@
 r"""The long trials of reliability: damaged, killed, starved and endless runs.
 
     python scripts/soak.py                        # all of them, for hours
-    python scripts/soak.py parsers --count=10000
+    python scripts/soak.py image cifar --count=100000
+    python scripts/soak.py kills signals          # runs in processes
     python scripts/soak.py memory --minutes=120
 
 The tests in tests/faults/ make a few attempts of each; this makes as many as it
 takes to find what is rare. An attempt that ends as it must not is printed in
 one line, and the exit status is 1 if there was any. docs/reliability.md
-describes the trials and has the figures.
+describes the trials and has the figures. Those of processes need Linux,
+full_disks also root, and file_operations needs strace.
 """
 
 import collections
@@ -27,7 +29,18 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from sam_jax import _cli
 from sam_jax.runs import files, provenance
-from tests.faults import attempts, parsers, processes
+from tests.faults import (
+  attempts,
+  configs,
+  damaged_runs,
+  disk,
+  file_operations,
+  kills,
+  parsers,
+  processes,
+  signals,
+  sweep_files,
+)
 
 flags = _cli.Flags()
 _DIRECTORY = flags.DEFINE_string(
@@ -50,11 +63,11 @@ class Trial(NamedTuple):
 
   Attributes:
     count: how many attempts are made, unless a flag says so.
-    make: yields them; called with an empty directory, the number and a seed.
+    make: yields them; called with an empty directory, `count` and `seed`.
   """
 
   count: int
-  make: Callable[[pathlib.Path, int, int], Iterator[attempts.Attempt]]
+  make: Callable[..., Iterator[attempts.Attempt]]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -76,7 +89,7 @@ def _run(name: str, directory: pathlib.Path) -> bool:
   directory.mkdir(parents=True)
   outcomes, faults, slowest = collections.Counter(), [], 0.0
   before = attempts.peak_memory()
-  made = trial.make(directory, count, _SEED.value)
+  made = trial.make(directory, count=count, seed=_SEED.value)
   for attempt in (bar := tqdm.tqdm(made, desc=name, total=count)):
     outcomes[attempt.outcome] += 1
     slowest = max(slowest, attempt.seconds)
@@ -98,13 +111,6 @@ def _run(name: str, directory: pathlib.Path) -> bool:
     f'; memory grew by {figures["memory_growth_bytes"] / 2**20:.1f} MiB'
   )
   return not faults
-
-
-def _damaged_files(
-  directory: pathlib.Path, count: int, seed: int, *, parser: parsers.Parser
-) -> Iterator[attempts.Attempt]:
-  """Feeds a parser with damaged files."""
-  return parsers.attack(parser, directory, count=count, seed=seed)
 
 
 def _pairs(
@@ -181,9 +187,17 @@ def _draw_memory(
 
 _TRIALS = {
   **{
-    name: Trial(10_000, functools.partial(_damaged_files, parser=parser))
+    name: Trial(10_000, functools.partial(parsers.attack, parser))
     for name, parser in parsers.PARSERS.items()
   },
+  'configs': Trial(10_000, configs.trial),
+  'run_files': Trial(10_000, sweep_files.attack),
+  'sweep_files': Trial(10_000, sweep_files.attack_definitions),
+  'damages': Trial(500, damaged_runs.attack),
+  'kills': Trial(300, kills.run),
+  'signals': Trial(100, signals.run),
+  'file_operations': Trial(10_000, file_operations.run),
+  'full_disks': Trial(10, disk.run),
   'pairs': Trial(20, _pairs),
   'memory': Trial(600, _memory),
 }
