@@ -94,10 +94,10 @@ def test_devices_agree_on_what_is_skipped(name):
   found, reference = _run(devices=4, parallel_name=name), _run()
   for i in _NAN:
     _assert_equal(found[i].state, found[0].state)
-  assert (
-    steps.largest_difference(found[-1].state.params, reference[-1].state.params)
-    < 1e-6
+  difference = steps.largest_difference(
+    found[-1].state.params, reference[-1].state.params
   )
+  assert difference < 1e-5  # rounding; a step changes parameters by 0.01
 
 
 def test_without_skipping_the_program_has_nothing_of_it():
