@@ -228,6 +228,10 @@ def perturbed_gradient(
   Raises:
     ValueError: see `value_and_grad`.
   """
+
+  def gradient_at(moved: types.Params) -> types.Grads:
+    return ascent_reduce(leaves.differentiable(ascend(moved)[1]))
+
   whole = leaves.Parameters(params)
   is_plain = perturbation is perturbations.none
   out, full = arguments.pair((descend if is_plain else ascend)(params))
@@ -242,9 +246,7 @@ def perturbed_gradient(
   else:
     epsilon = _fraction(epsilon, ascent_steps)
     for _ in range(ascent_steps - 1):
-      _, grads = ascend(whole.moved(epsilon))
-      grads = ascent_reduce(leaves.differentiable(grads))
-      step = perturbation(grads, trained)
+      step = perturbation(gradient_at(whole.moved(epsilon)), trained)
       epsilon = jax.tree.map(tree.add, epsilon, _fraction(step, ascent_steps))
     moved = whole.moved(epsilon)
     epsilon = whole.added(epsilon, moved)
@@ -254,9 +256,7 @@ def perturbed_gradient(
   if second_order and not is_plain:
     term = _second_order_term(
       perturbation,
-      lambda p: ascent_reduce(
-        leaves.differentiable(ascend(whole.replaced(p))[1])
-      ),
+      lambda p: gradient_at(whole.replaced(p)),
       ascent_grads,
       trained,
       # Whoever shares epsilon is moved by it: the mean of their gradients.

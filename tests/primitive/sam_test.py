@@ -187,6 +187,34 @@ def test_the_perturbed_parameters_have_the_dtype_of_the_parameters():
   assert seen == [jnp.bfloat16] * 3
 
 
+@pytest.mark.parametrize('steps', [1, 2])
+@pytest.mark.parametrize('name', ['bfloat16', 'float16', 'float8_e4m3fn'])
+def test_info_has_what_rounding_leaves_of_the_perturbation(name, steps):
+  passed = []
+
+  def differentiate(fun, has_aux):
+    def value_and_grad(w):
+      passed.append(np.asarray(w, np.float64))
+      return jax.value_and_grad(fun, has_aux=has_aux)(w)
+
+    return value_and_grad
+
+  resolution = float(jnp.finfo(name).eps)
+  w = jnp.array([1.0, resolution], name)
+  fun = lambda w: jnp.sum(w.astype(jnp.float32) * jnp.array([1.0, 1.0]))
+  _, _, info = sam_jax.value_and_grad(
+    fun,
+    sam_jax.lp(resolution / 4, np.inf),
+    ascent_steps=steps,
+    differentiate=differentiate,
+    with_info=True,
+  )(w)
+  epsilon = np.asarray(info.epsilon, np.float64)
+  np.testing.assert_array_equal(epsilon, passed[-1] - passed[0])
+  assert epsilon[0] == 0 and epsilon[1] == resolution / 4
+  assert info.epsilon.dtype == w.dtype
+
+
 def test_none_in_parameters_or_perturbation_is_left_alone():
   params = {'moved': jnp.ones(2), 'fixed': jnp.ones(2), 'absent': None}
   fun = lambda p: jnp.sum(p['moved'] ** 2 * p['fixed'])
