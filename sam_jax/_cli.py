@@ -194,6 +194,7 @@ def _parse(main: Main, flags: Flags) -> list[str]:
   for take in flags.filters:
     argv = take(argv)
   arguments = flags.values(argv)
+  absl_flags.FLAGS.mark_as_parsed()  # else absl complains when it logs
   logging.use_absl_handler()
   logging.set_verbosity(flags.values.verbosity)
   if not flags.is_verbose:

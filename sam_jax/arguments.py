@@ -123,7 +123,11 @@ def differentiation(differentiate: Any, options: Mapping[str, Any]) -> None:
   function('differentiate', differentiate)
   options = {**getattr(differentiate, 'keywords', {}), **options}
   argnums = options.get('argnums', 0)
-  if not (isinstance(argnums, int) and argnums == 0):
+  # What is neither a number nor a tuple names parts of the first argument, as
+  # DiffState of nnx does.
+  if isinstance(argnums, tuple | list) or (
+    isinstance(argnums, numbers.Integral) and argnums != 0
+  ):
     raise ValueError(
       f'argnums is {argnums!r}; the gradient is that of the first argument: '
       'put what is to be perturbed into one tree, value_and_grad(lambda both, '

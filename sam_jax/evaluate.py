@@ -3,22 +3,33 @@
     python -m sam_jax.evaluate --workdir=runs/a --checkpoint=best --split=test
 
 Prints the metrics as one JSON object. The predictions go to a CSV file, one row
-per example with the columns of the task: of image classification, label,
-prediction and probability of the prediction. If the name ends in .npz, they go
-to arrays of these names, with the outputs of the model beside them.
+per example: its number, its file below the directory of the data set, if it is
+a file, and the columns of the task. Those of image classification are label and
+prediction, the names of these classes, and the probability of the prediction.
+If the name ends in .npz, they go to arrays of these names, with the outputs of
+the model beside them.
+
+A run is evaluated on the data that it belongs to, and data that have changed
+are refused. --directory evaluates it on others that have the same classes.
 
 Exit status: 0 done, 2 the run, the checkpoint or the output is not usable.
 """
 
+import csv
+import io
 import json
 import pathlib
+import sys
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import jax
 import numpy as np
 
 from sam_jax import _cli
+
+if TYPE_CHECKING:
+  from sam_jax.runs import loading
 
 flags = _cli.Flags()
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Run directory.', required=True)
@@ -30,6 +41,11 @@ _SPLIT = flags.DEFINE_enum(
   'test',
   ['test', 'validation', 'train'],
   'What to evaluate on; train has the labels that the run was trained on.',
+)
+_DIRECTORY = flags.DEFINE_string(
+  'directory',
+  None,
+  'Directory of another data set of the same kind and classes; needs --output.',
 )
 _OUTPUT = flags.DEFINE_string(
   'output',
@@ -48,7 +64,7 @@ _NO_PLUGINS = _cli.define_no_plugins(flags)
 
 def main(argv: Sequence[str]) -> None:
   """Does what the flags say; raises if it cannot be done."""
-  from sam_jax.runs import bootstrap, files, loading
+  from sam_jax.runs import files, loading
 
   _cli.refuse_arguments(argv[1:])
   workdir = files.user_path(_WORKDIR.value)
@@ -58,10 +74,12 @@ def main(argv: Sequence[str]) -> None:
     plugins=not _NO_PLUGINS.value,
   )
   output = _output_path(workdir, restored.step)
-  examples = bootstrap.examples(restored.config, workdir, _SPLIT.value)
+  examples = _examples(restored, workdir)
   parts = list(restored.predict(examples, _BATCH_SIZE.value))
   outputs, metrics = jax.tree.map(lambda *x: np.concatenate(x), *parts)
   columns = restored.task.predictions(outputs, examples.labels)
+  if paths := restored.task.files(examples):
+    columns = {'file': np.array(paths), **columns}
   _write(output, columns, outputs)
   summary = {
     'checkpoint': restored.step,
@@ -73,12 +91,34 @@ def main(argv: Sequence[str]) -> None:
   print(json.dumps(summary, indent=2))
 
 
+def _examples(restored: 'loading.Restored', workdir: pathlib.Path) -> Any:
+  """Returns what to evaluate on; says so if it is not the run's own."""
+  from sam_jax.runs import bootstrap, files
+
+  info, split = restored.task.info, _SPLIT.value
+  if not _DIRECTORY.value:
+    return bootstrap.examples(restored.config, workdir, split, info)
+  directory = str(files.user_path(_DIRECTORY.value))
+  examples = bootstrap.other_examples(restored.config, directory, split, info)
+  print(
+    f'evaluate: the data are those in {directory}, split {split!r}, and need '
+    'not be those of the run',
+    file=sys.stderr,
+  )
+  return examples
+
+
 def _output_path(workdir: pathlib.Path, step: int) -> pathlib.Path:
   """Returns where the predictions go."""
   from sam_jax.runs import files
 
   if _OUTPUT.value is not None:
     path = files.user_path(_OUTPUT.value)
+  elif _DIRECTORY.value:
+    raise ValueError(
+      'give --output too: with --directory the predictions are of other data, '
+      'and the run directory has the place for those of its own'
+    )
   else:
     path = workdir / f'predictions_{_SPLIT.value}_{step}.csv'
   if path.suffix not in ('.csv', '.npz'):
@@ -105,19 +145,22 @@ def _write(
 
 def _write_csv(stream: BinaryIO, **columns: np.ndarray) -> None:
   """Writes a row per example."""
+  text = io.TextIOWrapper(
+    stream, 'utf-8', errors='surrogateescape', newline='', write_through=True
+  )
+  writer = csv.writer(text, lineterminator='\n')
   count = len(next(iter(columns.values())))
   columns = {'index': np.arange(count), **columns}
-  np.savetxt(
-    stream,
-    np.stack(list(columns.values()), 1),
-    fmt=[
-      '%d' if np.issubdtype(column.dtype, np.integer) else '%.6f'
-      for column in columns.values()
-    ],
-    delimiter=',',
-    header=','.join(columns),
-    comments='',
-  )
+  writer.writerow(columns)
+  writer.writerows(zip(*map(_texts, columns.values()), strict=True))
+  text.detach()
+
+
+def _texts(column: np.ndarray) -> list[str]:
+  """Returns the values of a column as they are written."""
+  if np.issubdtype(column.dtype, np.floating):
+    return [f'{value:.6f}' for value in column]
+  return [str(value) for value in column.tolist()]
 
 
 def cli() -> None:

@@ -200,7 +200,9 @@ def random(
       for i, leaf in enumerate(leaves)
     ]
     epsilon = onto_sphere(jax.tree.unflatten(structure, drawn), params)
-    return balls.each(lambda g, e: e.astype(g.dtype), grads, epsilon)
+    return balls.each(
+      lambda g, e: e.astype(jnp.asarray(g).dtype), grads, epsilon
+    )
 
   return perturb
 
@@ -209,11 +211,14 @@ def _normal(key: jax.Array, leaf: jax.Array) -> jax.Array:
   """Draws as many normal numbers as a leaf has, in at least float32."""
   for axis in sorted(tree.varying(leaf) - tree.varying(key)):
     key = jax.random.fold_in(key, jax.lax.axis_index(axis))
-  dtype = tree.real_dtype(leaf)
-  if not jnp.iscomplexobj(leaf):
-    return jax.random.normal(key, jnp.shape(leaf), dtype)
-  parts = jax.random.normal(key, (2, *jnp.shape(leaf)), dtype)
-  return jax.lax.complex(parts[0], parts[1])
+  leaf, dtype = jnp.asarray(leaf), tree.real_dtype(leaf)
+  if jnp.iscomplexobj(leaf):
+    drawn = jax.lax.complex(*jax.random.normal(key, (2, *leaf.shape), dtype))
+  else:
+    drawn = jax.random.normal(key, leaf.shape, dtype)
+  if tree.is_cut(leaf):
+    drawn = jax.sharding.reshard(drawn, jax.typeof(leaf).sharding)
+  return drawn
 
 
 def asam(
@@ -272,7 +277,9 @@ def asam(
   def perturb(grads: types.Grads, params: types.Params) -> types.PyTree:
     ascended = ascend(jax.tree.map(stretch, params, grads), params)
     epsilon = jax.tree.map(stretch, params, ascended)
-    return balls.each(lambda g, e: e.astype(g.dtype), grads, epsilon)
+    return balls.each(
+      lambda g, e: e.astype(jnp.asarray(g).dtype), grads, epsilon
+    )
 
   return perturb
 

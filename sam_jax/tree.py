@@ -87,7 +87,7 @@ def pack(tree: types.PyTree, dtype: Any) -> list[jax.Array]:
   """
   kept = [wide(x) for x in jax.tree.leaves(tree) if not is_float0(x)]
   leaves = [part.astype(dtype) for leaf in kept for part in _parts(leaf)]
-  if any(map(_is_sharded, leaves)):
+  if any(map(is_cut, leaves)):
     return leaves
   small = [leaf.ravel() for leaf in leaves if leaf.size < _SMALL]
   large = [leaf for leaf in leaves if leaf.size >= _SMALL]
@@ -99,7 +99,7 @@ def _parts(x: jax.Array) -> list[jax.Array]:
   return [x.real, x.imag] if jnp.iscomplexobj(x) else [x]
 
 
-def _is_sharded(leaf: jax.Array) -> bool:
+def is_cut(leaf: jax.Array) -> bool:
   """Whether a leaf is cut along explicit mesh axes: such cannot be joined."""
   return any(axis is not None for axis in jax.typeof(leaf).sharding.spec)
 

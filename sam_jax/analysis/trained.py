@@ -193,9 +193,10 @@ def load(
   lookup.check('batch_norm', batch_norm, BATCH_NORMS)
   run = loading.restore(workdir, checkpoint, plugins=plugins)
   _check_finite(run.variables, f'{workdir}, checkpoint {run.step}')
-  examples = _bounded(
-    bootstrap.examples(run.config, pathlib.Path(workdir), split), num_examples
+  examples = bootstrap.examples(
+    run.config, pathlib.Path(workdir), split, run.task.info
   )
+  examples = _bounded(examples, num_examples)
   if microbatch_size is None and batch_norm == 'batch':
     microbatch_size = run.config.microbatch_size
   size = _MICROBATCH_SIZE if microbatch_size is None else microbatch_size

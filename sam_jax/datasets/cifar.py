@@ -10,6 +10,9 @@ from sam_jax.datasets import registry, tfds_arrays
 _IMAGE_SHAPE = (32, 32, 3)
 _IMAGE_SIZE = 32 * 32 * 3
 
+_CLASSES = tuple(
+  'airplane automobile bird cat deer dog frog horse ship truck'.split()
+)
 # Bird to airplane, cat to dog and back, deer to horse, truck to automobile:
 # Patrini et al. 2017.
 _CONFUSIONS = {2: 0, 3: 5, 4: 7, 5: 3, 9: 1}
@@ -38,17 +41,18 @@ _SUPERCLASSES = (
 )
 
 
+_FINE_CLASSES = tuple(sorted(' '.join(_SUPERCLASSES).split()))
+
+
 def _next_in_superclass() -> dict[int, int]:
   """Returns the class for which each of CIFAR-100 is mistaken.
 
   The next one of its superclass, round and round (Patrini et al. 2017).
   """
-  superclasses = [names.split() for names in _SUPERCLASSES]
-  classes = sorted(name for names in superclasses for name in names)
-  number = {name: i for i, name in enumerate(classes)}
+  number = {name: i for i, name in enumerate(_FINE_CLASSES)}
   return {
     number[name]: number[names[(i + 1) % len(names)]]
-    for names in superclasses
+    for names in map(str.split, _SUPERCLASSES)
     for i, name in enumerate(names)
   }
 
@@ -83,6 +87,7 @@ def load_cifar10(directory: str | None, seed: int) -> registry.Source:
     train_files=[f'data_batch_{i}.bin' for i in range(1, 6)],
     test_file='test_batch.bin',
     num_label_bytes=1,
+    num_classes=10,
   )
   return registry.Source(
     train=train,
@@ -92,6 +97,7 @@ def load_cifar10(directory: str | None, seed: int) -> registry.Source:
     std=(0.24703223, 0.24348513, 0.26158784),
     num_validation=len(train.labels) // 10,
     confusions=_CONFUSIONS,
+    classes=_CLASSES,
   )
 
 
@@ -109,6 +115,7 @@ def load_cifar100(directory: str | None, seed: int) -> registry.Source:
     train_files=['train.bin'],
     test_file='test.bin',
     num_label_bytes=2,  # coarse, fine
+    num_classes=100,
   )
   return registry.Source(
     train=train,
@@ -118,6 +125,7 @@ def load_cifar100(directory: str | None, seed: int) -> registry.Source:
     std=(0.26733429, 0.25643846, 0.27615047),
     num_validation=len(train.labels) // 10,
     confusions=_next_in_superclass(),
+    classes=_FINE_CLASSES,
   )
 
 
@@ -129,6 +137,7 @@ def _read(
   train_files: Sequence[str],
   test_file: str,
   num_label_bytes: int,
+  num_classes: int,
 ) -> list[registry.Examples]:
   """Returns training and test examples from whichever source there is."""
   place = _find(directory, folder, [*train_files, test_file])
@@ -143,7 +152,7 @@ def _read(
       ),
     )
   return [
-    _read_files(place, files, num_label_bytes)
+    _read_files(place, files, num_label_bytes, num_classes)
     for files in (train_files, [test_file])
   ]
 
@@ -161,11 +170,15 @@ def _find(
 
 
 def _read_files(
-  directory: pathlib.Path, files: Sequence[str], num_label_bytes: int
+  directory: pathlib.Path,
+  files: Sequence[str],
+  num_label_bytes: int,
+  num_classes: int,
 ) -> registry.Examples:
   """Reads records of labels (the last counts) and a planar image."""
-  size = num_label_bytes + _IMAGE_SIZE
-  records = np.concatenate([_read_records(directory / f, size) for f in files])
+  records = np.concatenate(
+    [_read_records(directory / f, num_label_bytes, num_classes) for f in files]
+  )
   planes = records[:, num_label_bytes:].reshape(-1, *_IMAGE_SHAPE[::-1])
   return registry.Examples(
     images=np.ascontiguousarray(planes.transpose(0, 2, 3, 1)),
@@ -173,16 +186,27 @@ def _read_files(
   )
 
 
-def _read_records(path: pathlib.Path, size: int) -> np.ndarray:
-  """Returns uint8 [records, size]."""
+def _read_records(
+  path: pathlib.Path, num_label_bytes: int, num_classes: int
+) -> np.ndarray:
+  """Returns uint8 [records, size] of a file."""
   if not path.is_file():
     raise FileNotFoundError(
       f'{path} is missing beside the others; unpack the archive again'
     )
   data = np.fromfile(path, np.uint8)
+  size = num_label_bytes + _IMAGE_SIZE
   if not data.size or data.size % size:
     raise ValueError(
       f'{path} is damaged: got {data.size} bytes, expected a multiple of the '
       f'{size} bytes of a record; download it again'
     )
-  return data.reshape(-1, size)
+  records = data.reshape(-1, size)
+  labels = records[:, num_label_bytes - 1]
+  if (wrong := labels >= num_classes).any():
+    row = int(np.argmax(wrong))
+    raise ValueError(
+      f'{path} is damaged: record {row} has the label {labels[row]}, expected '
+      f'less than {num_classes}; download it again'
+    )
+  return records

@@ -61,6 +61,7 @@ def load(
     std=_STD,
     num_validation=train_size // 10,
     confusions=_CONFUSIONS,
+    classes=tuple('0123456789'),
   )
 
 

@@ -20,28 +20,46 @@ class Storage(Protocol):
   def name(self, index: int) -> str:
     """Returns what a message calls that image."""
 
+  def file(self, index: int) -> str | None:
+    """Returns the path below the data set's directory; None if it has none."""
+
+  def num_bytes(self, index: int) -> int | None:
+    """Returns the bytes of the file; None if that is not known unread."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-  """Image files.
+  """Image files of a data set.
 
   Attributes:
-    paths: of the files.
+    names: paths of the files below the directory of the data set, SPLIT/...
+    root: this directory.
+    sizes: of the files in bytes, where they are known.
   """
 
-  paths: Sequence[str]
+  names: Sequence[str]
+  root: str = ''
+  sizes: Sequence[int] | None = None
 
   def __len__(self) -> int:
     """Returns the number of files."""
-    return len(self.paths)
+    return len(self.names)
 
   def read(self, index: int) -> bytes:
     """Returns the content of a file."""
-    return pathlib.Path(self.paths[index]).read_bytes()
+    return pathlib.Path(self.name(index)).read_bytes()
 
   def name(self, index: int) -> str:
-    """Returns the path."""
-    return self.paths[index]
+    """Returns the whole path."""
+    return str(pathlib.Path(self.root, self.names[index]))
+
+  def file(self, index: int) -> str:
+    """Returns the path below the directory."""
+    return self.names[index]
+
+  def num_bytes(self, index: int) -> int | None:
+    """Returns the bytes of the file; None if they were not asked for."""
+    return None if self.sizes is None else self.sizes[index]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,16 +79,30 @@ class Records:
     return sum(map(len, self.sources))
 
   def read(self, index: int) -> bytes:
-    """Returns the content of the image file in a record."""
+    """Returns the content of the image file in a record.
+
+    Raises:
+      OSError: the record is damaged.
+    """
+    offset = index
     for source in self.sources:
-      if index < len(source):
-        return source[index]['image']
-      index -= len(source)
+      if offset < len(source):
+        try:
+          return source[offset]['image']
+        except Exception as error:  # whatever array_record raises
+          raise OSError(f'{self.name(index)}: {error}') from error
+      offset -= len(source)
     raise IndexError(index)
 
   def name(self, index: int) -> str:
     """Returns the place of a record."""
     return f'{self.what}, record {index}'
+
+  def file(self, index: int) -> None:
+    """Returns None: records are in no files of their own."""
+
+  def num_bytes(self, index: int) -> None:
+    """Returns None: it is not known unread."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,3 +156,11 @@ class EncodedImages:
   def name(self, index: int) -> str:
     """Returns what a message calls image `index` of n."""
     return self.storage.name(int(self.rows[index]))
+
+  def file(self, index: int) -> str | None:
+    """Returns the path of image `index` below the data set's directory."""
+    return self.storage.file(int(self.rows[index]))
+
+  def num_bytes(self, index: int) -> int | None:
+    """Returns the bytes of image `index`; None if that is not known unread."""
+    return self.storage.num_bytes(int(self.rows[index]))

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import sys
 import zlib
 
 import numpy as np
@@ -17,6 +18,18 @@ _FILES = {
 # Zhang and Sabuncu 2018.
 _CONFUSIONS = {2: 6, 3: 4, 4: 3, 7: 5, 9: 7}
 _UINT8 = 8  # the type code of the IDX format
+_CLASSES = (
+  'T-shirt/top',
+  'Trouser',
+  'Pullover',
+  'Dress',
+  'Coat',
+  'Sandal',
+  'Shirt',
+  'Sneaker',
+  'Bag',
+  'Ankle boot',
+)
 
 
 @registry.register('fashion_mnist')
@@ -48,7 +61,10 @@ def load(
   """
   del seed
   place = _DEBIAN_DIRECTORY if directory is None else pathlib.Path(directory)
-  if any(_find(place, name) for names in _FILES.values() for name in names):
+  has_files = any(
+    _find(place, name) for names in _FILES.values() for name in names
+  )
+  if has_files:
     train, test = (_read_examples(place, *names) for names in _FILES.values())
   else:
     train, test = tfds_arrays.load(
@@ -75,6 +91,8 @@ def load(
     std=(0.3081,),
     num_validation=len(train.labels) // 10,
     confusions=_CONFUSIONS,
+    # The files of a user may be of MNIST, whose classes are others.
+    classes=None if has_files and directory is not None else _CLASSES,
   )
 
 
@@ -91,22 +109,33 @@ def read_idx(path: pathlib.Path, num_dimensions: int) -> np.ndarray:
   Raises:
     ValueError: not such a file, or its length is not what its header says.
   """
-  data, complete = _read_bytes(path)
   header_size = 4 + 4 * num_dimensions
+  header, _ = _read_bytes(path, header_size)
   magic = bytes([0, 0, _UINT8, num_dimensions])
-  if data[:4] != magic or len(data) < header_size:
+  if header[:4] != magic or len(header) < header_size:
     raise ValueError(
       f'{path} is not an IDX file of {num_dimensions}-dimensional bytes: got '
-      f'{len(data)} bytes that start with {data[:4].hex() or "nothing"}, '
+      f'{len(header)} bytes that start with {header[:4].hex() or "nothing"}, '
       f'expected at least {header_size} that start with {magic.hex()}'
     )
-  shape = np.frombuffer(data, '>u4', num_dimensions, 4).tolist()
-  expected = header_size + math.prod(shape)
-  if len(data) != expected or not complete:
+  shape = np.frombuffer(header, '>u4', num_dimensions, 4).tolist()
+  if 0 in shape:
     raise ValueError(
-      f'{path} is damaged: got {len(data)} bytes'
-      f'{"" if complete else " from a gzip stream that breaks off"}, expected '
-      f'{expected} for shape {shape}; download it again'
+      f'{path} is damaged: its header has the shape {shape}, and no number of '
+      'it can be 0; download it again'
+    )
+  expected = header_size + math.prod(shape)
+  # One more, to see whether the file ends there.
+  data, complete = _read_bytes(path, expected + 1)
+  if len(data) != expected or not complete:
+    got = f'{len(data)} bytes'
+    if len(data) > expected:
+      got = f'more than {expected} bytes'
+    elif not complete:
+      got += ' from a gzip stream that breaks off'
+    raise ValueError(
+      f'{path} is damaged: got {got}, expected {expected} for shape {shape}; '
+      'download it again'
     )
   return np.frombuffer(data, np.uint8, offset=header_size).reshape(shape)
 
@@ -128,6 +157,11 @@ def _read_examples(
       f'{images_path} has {len(images)} images but {labels_path} has '
       f'{len(labels)} labels; they must be of one data set'
     )
+  if labels.max(initial=0) >= len(_CLASSES):
+    raise ValueError(
+      f'{labels_path} has the label {labels.max()}; there are '
+      f'{len(_CLASSES)} classes, from 0'
+    )
   return registry.Examples(images[..., None], labels.astype(np.int32))
 
 
@@ -137,15 +171,18 @@ def _find(directory: pathlib.Path, name: str) -> pathlib.Path | None:
   return next((path for path in candidates if path.is_file()), None)
 
 
-def _read_bytes(path: pathlib.Path) -> tuple[bytes, bool]:
-  """Returns the unpacked bytes and whether the stream came to its end."""
+def _read_bytes(path: pathlib.Path, count: int) -> tuple[bytes, bool]:
+  """Returns the first bytes of a file, unpacked, and whether it then ends.
+
+  No more memory is taken than there are bytes, whatever a header claims.
+  """
   data = path.read_bytes()
   if path.suffix != '.gz':
-    return data, True
+    return data[:count], len(data) <= count
   # Unlike the gzip module this gives what there is of a file cut short.
   stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
   try:
-    return stream.decompress(data), stream.eof
+    return stream.decompress(data, min(count, sys.maxsize)), stream.eof
   except zlib.error as error:
     raise ValueError(
       f'{path} is damaged: {len(data)} bytes that are no gzip stream '

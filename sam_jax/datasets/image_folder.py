@@ -1,21 +1,16 @@
 """Any folder of class folders of images."""
 
-import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from absl import logging
 
-from sam_jax.datasets import encoded, registry
+from sam_jax.datasets import encoded, folders, registry
 
 # Of ImageNet, for images scaled to [0, 1]; as in the official release.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
-_SUFFIXES = frozenset(
-  ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
-)
 _TEST_NAMES = ('test',)
 _VALIDATION_NAMES = ('val', 'validation', 'valid')
 _VALIDATION_SHARE = 0.1
@@ -33,8 +28,9 @@ def load(
 ) -> registry.Source:
   """Finds the images of `directory`/train/CLASS/... and of test and val.
 
-  The classes are the folders of `train`, sorted by name. Images may lie deeper;
-  files without the suffix of an image, and hidden ones, are left out.
+  The classes are the folders of `train`, sorted by name. Images may lie deeper.
+  Whatever can be decoded is an image (`decoding.suffixes`); what else there is,
+  is left out and named in one line, see `folders`.
 
   Args:
     directory: has `train`, and `test` or `val` (or `validation`, `valid`); of
@@ -49,7 +45,8 @@ def load(
 
   Raises:
     FileNotFoundError: a folder is missing; says which are expected.
-    ValueError: a class has no images, or the folders have different classes.
+    ValueError: a class has no images, the folders have different classes, or
+      there is only one.
     OSError: a folder cannot be read.
   """
   if directory is None:
@@ -64,13 +61,16 @@ def load(
       f'{root} has no folder train; put the images into train/CLASS/ and '
       'test/CLASS/ (or val/CLASS/) there'
     )
-  classes = _classes(train_folder)
+  found = folders.classes(train_folder)
+  classes = list(found)
+  if len(classes) == 1:
+    raise _one_class(train_folder, found[classes[0]][0])
   order = np.random.default_rng([seed, *b'image_folder'])
 
   def read(folder: pathlib.Path) -> registry.Examples:
-    paths, labels = _scan(folder, classes)
+    files, labels = folders.find(root, folder, classes)
     images = encoded.EncodedImages(
-      encoded.Files(paths), np.arange(len(paths)), image_size, workers
+      files, np.arange(len(files)), image_size, workers
     )
     return registry.Examples(images, labels)
 
@@ -86,6 +86,7 @@ def load(
     train=train,
     test=validation if test is None else test,
     num_classes=len(classes),
+    classes=tuple(classes),
     mean=tuple(mean),
     std=tuple(std),
     num_validation=int(_VALIDATION_SHARE * len(train.labels)),
@@ -98,66 +99,14 @@ def _first(root: pathlib.Path, names: Sequence[str]) -> pathlib.Path | None:
   return next((root / name for name in names if (root / name).is_dir()), None)
 
 
-def _classes(folder: pathlib.Path) -> list[str]:
-  """Returns the names of the class folders, sorted."""
-  with os.scandir(folder) as entries:
-    names = sorted(
-      entry.name
-      for entry in entries
-      if entry.is_dir() and not entry.name.startswith('.')
-    )
-  if not names:
-    raise ValueError(
-      f'{folder} has no folders; it must have one for each class, with its '
-      'images'
-    )
-  return names
-
-
-def _scan(
-  folder: pathlib.Path, classes: Sequence[str]
-) -> tuple[list[str], np.ndarray]:
-  """Returns the paths of all images of a split, and their labels."""
-  if (found := _classes(folder)) != list(classes):
-    odd = sorted(set(found) ^ set(classes))
-    raise ValueError(
-      f'{folder} does not have the classes of {folder.parent / "train"}: '
-      f'{odd[0]!r} is in one of them only, {len(odd)} such in all'
-    )
-  paths: list[str] = []
-  counts, ignored = [], 0
-  for name in classes:
-    files = sorted(_files(folder / name))
-    images = [f for f in files if pathlib.Path(f).suffix.lower() in _SUFFIXES]
-    if not images:
-      raise ValueError(
-        f'{folder / name} has no images; add some, or remove the folder, and '
-        f'that of the other splits ({", ".join(sorted(_SUFFIXES))} are known)'
-      )
-    paths += images
-    counts.append(len(images))
-    ignored += len(files) - len(images)
-  if ignored:
-    logging.warning('%s: %d files are no images; ignored', folder, ignored)
-  return paths, np.repeat(np.arange(len(classes)), counts).astype(np.int32)
-
-
-def _files(
-  folder: pathlib.Path, above: frozenset[pathlib.Path] = frozenset()
-) -> Iterator[str]:
-  """Yields the paths of all files in a folder, hidden ones left out.
-
-  A link to a folder that it lies in, one of `above`, is not followed.
-  """
-  real = folder.resolve()
-  if real in above:
-    return
-  above = above | {real, *real.parents}
-  with os.scandir(folder) as entries:
-    for entry in entries:
-      if entry.name.startswith('.'):
-        continue
-      if entry.is_dir():
-        yield from _files(pathlib.Path(entry.path), above)
-      else:
-        yield entry.path
+def _one_class(folder: pathlib.Path, only: pathlib.Path) -> ValueError:
+  """Returns the error for a split of a single class."""
+  deeper = folders.num_folders(only)
+  looks = (
+    f'; the {deeper} folders in it look like the classes' if deeper else ''
+  )
+  return ValueError(
+    f'{folder} has a folder of one class only, {only.name!r}, and there is '
+    f'nothing to learn; usually there is one folder level too many{looks}. Put '
+    f'the folders of the classes into {folder}'
+  )

@@ -7,6 +7,7 @@ files and without TensorFlow; the others from folders (`image_folder`).
 import dataclasses
 import functools
 import hashlib
+import io
 import os
 import pathlib
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ import tqdm
 from sam_jax.datasets import encoded, image_folder, registry, tfds_arrays
 
 _VALIDATION_SHARE = 0.1
+_DIGEST_SIZE = hashlib.sha256().digest_size  # ends a file of labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,16 +112,18 @@ def load(
 
   Raises:
     FileNotFoundError: not prepared; says how to.
+    ValueError: a record or a label is damaged.
   """
   del seed
   facts = BY_NAME[name]
-  train, test = (
+  (train, classes), (test, _) = (
     _examples(name, list(splits), directory, image_size, workers)
     for splits in (facts.train, facts.test)
   )
   return registry.Source(
     train=train,
     test=test,
+    classes=classes,
     num_classes=facts.num_classes,
     mean=image_folder.MEAN,
     std=image_folder.STD,
@@ -179,11 +183,11 @@ def _examples(
   directory: str | None,
   image_size: int,
   workers: int,
-) -> registry.Examples:
-  """Returns the examples of some splits, one after the other."""
+) -> tuple[registry.Examples, tuple[str, ...] | None]:
+  """Returns the examples of some splits in turn, and the names of classes."""
   import tensorflow_datasets as tfds
 
-  place, sources = tfds_arrays.open_splits(
+  place, sources, classes = tfds_arrays.open_splits(
     name, splits, directory, decoders={'image': tfds.decode.SkipDecoding()}
   )
   labels = [
@@ -193,7 +197,7 @@ def _examples(
   storage = encoded.Records(tuple(sources), name)
   rows = np.arange(len(storage))
   images = encoded.EncodedImages(storage, rows, image_size, workers)
-  return registry.Examples(images, np.concatenate(labels))
+  return registry.Examples(images, np.concatenate(labels)), classes
 
 
 def _labels(
@@ -205,16 +209,29 @@ def _labels(
   ImageNet's 140 GB from the disk.
   """
   places = _label_files(directory, split)
-  for path in filter(pathlib.Path.exists, places):
-    labels = np.load(path)
-    if len(labels) == len(source):
+  for path in places:
+    labels = _read_labels(path)
+    if labels is not None and len(labels) == len(source):
       return labels
   progress = tqdm.tqdm(
     source, desc=f'labels of {directory.parent.name}, {split}', disable=None
   )
-  labels = np.array([example['label'] for example in progress], np.int32)
+  with tfds_arrays.named_if_damaged(f'{directory}, split {split!r}'):
+    labels = np.array([example['label'] for example in progress], np.int32)
   any(_is_saved(path, labels) for path in places)  # up to the first that is
   return labels
+
+
+def _read_labels(path: pathlib.Path) -> np.ndarray | None:
+  """Returns the labels of a file, None if there is none or it is damaged."""
+  try:
+    content = path.read_bytes()
+  except OSError:
+    return None
+  body, digest = content[:-_DIGEST_SIZE], content[-_DIGEST_SIZE:]
+  if hashlib.sha256(body).digest() != digest:
+    return None
+  return np.load(io.BytesIO(body))
 
 
 def _label_files(directory: pathlib.Path, split: str) -> list[pathlib.Path]:
@@ -232,10 +249,12 @@ def _label_files(directory: pathlib.Path, split: str) -> list[pathlib.Path]:
 def _is_saved(path: pathlib.Path, labels: np.ndarray) -> bool:
   """Saves labels; returns whether that was possible."""
   partial = path.with_suffix(f'.{os.getpid()}.tmp')
+  stream = io.BytesIO()
+  np.save(stream, labels)
+  body = stream.getvalue()
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(partial, 'wb') as stream:
-      np.save(stream, labels)
+    partial.write_bytes(body + hashlib.sha256(body).digest())
     partial.rename(path)
   except OSError:
     return False

@@ -51,6 +51,7 @@ class Source:
       examples; None holds some of these out.
     confusions: the class for which a class is mistaken, for asymmetric label
       noise; None if there is no such convention.
+    classes: their names, in the order of the labels; None if they have none.
   """
 
   train: Examples
@@ -62,6 +63,20 @@ class Source:
   extra: Examples | None = None
   validation: Examples | None = None
   confusions: label_noise_lib.Confusions | None = None
+  classes: tuple[str, ...] | None = None
+
+  @property
+  def splits(self) -> dict[str, Examples]:
+    """The splits that there are, by name."""
+    named = {
+      'train': self.train,
+      'extra': self.extra,
+      'test': self.test,
+      'validation': self.validation,
+    }
+    return {
+      k: examples for k, examples in named.items() if examples is not None
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +90,9 @@ class Dataset:
     num_classes: labels lie in [0, num_classes).
     mean: of each channel, for images scaled to [0, 1].
     std: likewise.
+    classes: their names; None if they have none.
+    source: what it was made from, as its authors published it: before a split
+      was cut off or a label changed. None if that is not known.
   """
 
   name: str
@@ -83,6 +101,8 @@ class Dataset:
   num_classes: int
   mean: tuple[float, ...]
   std: tuple[float, ...]
+  classes: tuple[str, ...] | None = None
+  source: Source | None = None
 
   @property
   def info(self) -> dict[str, Any]:
@@ -92,6 +112,7 @@ class Dataset:
       'image_shape': list(self.train.images.shape[1:]),
       'mean': list(self.mean),
       'std': list(self.std),
+      'classes': self.classes and list(self.classes),
     }
 
 
@@ -117,9 +138,9 @@ def register(name: str) -> Callable[[Loader], Loader]:
     >>> from sam_jax import datasets
     >>> @datasets.register('doctest_blank')
     ... def load(directory, seed, *, size=4):
-    ...   blank = datasets.Examples(
-    ...     np.zeros((10, size, size, 1), np.uint8), np.zeros(10, np.int32)
-    ...   )
+    ...   labels = np.arange(10, dtype=np.int32) % 2
+    ...   images = np.zeros((10, size, size, 1), np.uint8)
+    ...   blank = datasets.Examples(images, labels)
     ...   return datasets.Source(blank, blank, 2, (0.5,), (0.5,))
     >>> datasets.create('doctest_blank', size=8).train.images.shape
     (10, 8, 8, 1)
@@ -195,7 +216,14 @@ def create(
   )
   train = train._replace(labels=labels)
   return Dataset(
-    name, train, evaluation, source.num_classes, source.mean, source.std
+    name,
+    train,
+    evaluation,
+    source.num_classes,
+    source.mean,
+    source.std,
+    source.classes,
+    source,
   )
 
 
@@ -278,11 +306,15 @@ def _split(name: str, source: Source, split: str) -> tuple[Examples, Examples]:
 def _check_source(name: str, source: Source) -> None:
   """Raises ValueError if any of the arrays is not what `Source` promises."""
   shape = source.train.images.shape[1:]
-  for split in ('train', 'test', 'extra', 'validation'):
-    examples = getattr(source, split)
-    if examples is not None:
-      _check_examples(f'{name}, split {split!r}', examples, shape)
-      _check_labels(f'{name}, split {split!r}', examples, source.num_classes)
+  for split, examples in source.splits.items():
+    _check_examples(f'{name}, split {split!r}', examples, shape)
+    _check_labels(f'{name}, split {split!r}', examples, source.num_classes)
+  names = source.classes
+  if names is not None and len({*names}) != source.num_classes:
+    raise ValueError(
+      f'{name}: {len({*names})} names of classes for {source.num_classes} '
+      'classes; give each class a name of its own, or none'
+    )
   if not len(source.mean) == len(source.std) == shape[-1]:
     raise ValueError(
       f'{name}: {len(source.mean)} means and {len(source.std)} standard '
@@ -295,10 +327,10 @@ def _check_examples(
 ) -> None:
   """Raises ValueError unless images and labels have the agreed form."""
   images, labels = examples
-  if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+  if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
     raise ValueError(
       f'{what}: images are {images.dtype} {list(images.shape)}; they must be '
-      f'uint8 [n, height, width, channels] with n > 0'
+      'uint8 [n, height, width, channels] with n > 0, and no other number 0'
     )
   if images.shape[1:] != shape:
     raise ValueError(

@@ -35,4 +35,5 @@ def load(directory: str | None, seed: int) -> registry.Source:
     std=(0.19759192, 0.20029082, 0.19811132),
     num_validation=round(len(train.labels) * _VALIDATION_SHARE),
     extra=extra,
+    classes=tuple('0123456789'),
   )

@@ -46,7 +46,9 @@ def value_and_grad(
       jax.lax.pmean(t, 'data')`: each device has a group of its own, and what
       the method remembers is made of the averages. Value and aux stay those of
       the device.
-    key: PRNG key of the run, for methods that draw; the step is folded in.
+    key: PRNG key of the run, for methods that draw; the step is folded in, and
+      inside `jax.shard_map` the place of the device. Under `pmap` fold in
+      `jax.lax.axis_index` yourself.
     num_steps: length of the run, for a radius that follows it.
     learning_rate: of the optimizer, a number or a schedule of the step, for a
       radius that is tied to it.
@@ -60,8 +62,10 @@ def value_and_grad(
     `method.init(params)`.
 
   Raises:
-    ValueError: when called, if the method needs one of the last four and it was
-      not given; the message names it.
+    TypeError: an argument is of another kind than it should be.
+    ValueError: `argnums` names more than the first argument; or, when called,
+      the method needs a key, a length, or a learning rate that was not given;
+      the message names it.
 
   Example:
     >>> import jax.numpy as jnp, sam_jax

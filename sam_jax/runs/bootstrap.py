@@ -10,13 +10,21 @@ is resumed with the same labels anywhere, whatever becomes of the first.
 """
 
 import dataclasses
+import hashlib
+import io
 import pathlib
 
 import ml_collections
 import numpy as np
 
-from sam_jax import datasets
-from sam_jax.runs import factories, files, loading, workdir as workdir_lib
+from sam_jax import datasets, tasks
+from sam_jax.runs import (
+  factories,
+  files,
+  identity,
+  loading,
+  workdir as workdir_lib,
+)
 from sam_jax.training import parallel
 
 _FILE = 'labels.npy'
@@ -24,8 +32,12 @@ _FILE = 'labels.npy'
 _FREE = ('data.image_size',)
 
 
-def check(config: ml_collections.ConfigDict) -> None:
+def check(config: ml_collections.ConfigDict, info: identity.Info) -> None:
   """Refuses a `config.labels_from` that labels other images.
+
+  Args:
+    config: of the run to be made.
+    info: of its data set.
 
   Raises:
     ValueError: it is no run directory, its run is not finished, or it was
@@ -54,6 +66,14 @@ def check(config: ml_collections.ConfigDict) -> None:
       f'the run in labels_from={config.labels_from!r} was trained on other '
       f'data: {"; ".join(differing)}; they must agree'
     )
+  identity.check_same_training(
+    info, identity.read(directory), config.labels_from, _examples(config)
+  )
+
+
+def _examples(config: ml_collections.ConfigDict) -> str:
+  """Returns the word for several examples of a config's task."""
+  return tasks.get(config.task.name).examples
 
 
 def _data_fields(config: ml_collections.ConfigDict) -> dict[str, object]:
@@ -71,6 +91,7 @@ def relabel(
   dataset: datasets.Dataset,
   config: ml_collections.ConfigDict,
   workdir: pathlib.Path,
+  info: identity.Info,
 ) -> datasets.Dataset:
   """Returns a data set with the training labels that a run is trained on.
 
@@ -78,6 +99,7 @@ def relabel(
     dataset: of the config.
     config: of the run.
     workdir: of the run; once the run has begun, it holds the labels.
+    info: of the data set.
 
   Returns:
     The data set as it is unless `config.labels_from` is set.
@@ -91,14 +113,17 @@ def relabel(
   if workdir_lib.has_begun(workdir):
     labels = _read(workdir / _FILE, dataset.train.labels)
   else:
-    check(config)
+    check(config, info)
     labels = _predict(config.labels_from, dataset)
   train = dataset.train._replace(labels=labels)
   return dataclasses.replace(dataset, train=train)
 
 
 def examples(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, split: str
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  split: str,
+  info: identity.Info,
 ) -> datasets.Examples:
   """Returns the examples of a split, to measure a run on.
 
@@ -107,10 +132,11 @@ def examples(
     workdir: of the run.
     split: 'train', what it was trained on with the labels that it had,
       'validation' or 'test'.
+    info: of the run's data set, from a checkpoint.
 
   Raises:
-    ValueError: the run was trained on the validation examples too, or see
-      `relabel`.
+    ValueError: the run was trained on the validation examples too, the data
+      are no longer those of the run, or see `relabel`.
     FileNotFoundError: the data set is not there.
   """
   if split == 'validation' and config.data.split != 'validation':
@@ -118,9 +144,48 @@ def examples(
       'the run was trained on the validation examples too (its data.split is '
       f'{config.data.split!r}); use split train or test'
     )
+  own_split = config.data.split
+  dataset = factories.load_data(
+    config, split=own_split if split == 'train' else split
+  )
+  new = identity.describe(dataset)
+  identity.check_evaluated(new, info, split, own_split, _examples(config))
   if split == 'train':
-    return relabel(factories.load_data(config), config, workdir).train
-  return factories.load_data(config, split=split).evaluation
+    return relabel(dataset, config, workdir, new).train
+  return dataset.evaluation
+
+
+def other_examples(
+  config: ml_collections.ConfigDict,
+  directory: str,
+  split: str,
+  info: identity.Info,
+) -> datasets.Examples:
+  """Returns the examples of a split of another data set of the same classes.
+
+  Args:
+    config: of a run.
+    directory: of the other data set.
+    split: 'train', 'validation' or 'test'.
+    info: of the run's data set, from a checkpoint.
+
+  Raises:
+    ValueError: its classes or its shape are others, or the data set is not
+      what it should be.
+    FileNotFoundError: it is not there.
+  """
+  dataset = factories.load_data(
+    config,
+    directory=directory,
+    split=config.data.split if split == 'train' else split,
+    label_noise=0.0,
+  )
+  if found := identity.difference(dataset.info, info, ()):
+    raise ValueError(
+      f'{directory} has data of another kind than the run: {found}; a model '
+      'is evaluated on the classes that it was trained on'
+    )
+  return dataset.train if split == 'train' else dataset.evaluation
 
 
 def _predict(source: str, dataset: datasets.Dataset) -> np.ndarray:
@@ -143,8 +208,14 @@ def _predict(source: str, dataset: datasets.Dataset) -> np.ndarray:
 def _read(path: pathlib.Path, own: np.ndarray) -> np.ndarray:
   """Returns the labels of a run that has begun, in place of the data set's."""
   try:
-    labels = np.load(path)
-  except (OSError, ValueError, EOFError) as error:
+    content = path.read_bytes()
+    stream = io.BytesIO(content)
+    labels = np.load(stream)
+    digest = content[stream.tell() :]
+    written = content[: len(content) - len(digest)]
+    if digest and digest != hashlib.sha256(written).digest():
+      raise ValueError('its checksum is of other labels')
+  except (OSError, ValueError, EOFError, MemoryError) as error:
     raise ValueError(
       f'{path}, the labels that the run is trained on, cannot be read: {error}'
     ) from error
@@ -157,12 +228,16 @@ def _read(path: pathlib.Path, own: np.ndarray) -> np.ndarray:
 
 
 def write(labels: np.ndarray, workdir: pathlib.Path) -> None:
-  """Writes the labels of a run beside its config.json.
+  """Writes the labels of a run, and their checksum, beside its config.json.
 
   Args:
     labels: int32 [n].
     workdir: of the run, which exists.
   """
+  stream = io.BytesIO()
+  np.save(stream, labels)
+  digest = hashlib.sha256(stream.getbuffer()).digest()
+  # What follows the array is not read by NumPy.
   files.write_atomically(
-    workdir / _FILE, lambda stream: np.save(stream, labels)
+    workdir / _FILE, lambda file: file.write(stream.getvalue() + digest)
   )

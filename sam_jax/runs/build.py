@@ -53,6 +53,8 @@ class Experiment:
     steps_per_epoch: updates per pass over the training data.
     eval_batch_size: examples per evaluation step, a multiple of the devices.
     matmul_precision: of an evaluation, see `precision.apply_in`.
+    info: what a checkpoint says of the data set, see `identity.describe`; None
+      if nothing is saved.
   """
 
   dataset: datasets.Dataset
@@ -66,6 +68,7 @@ class Experiment:
   steps_per_epoch: int
   eval_batch_size: int
   matmul_precision: str | None
+  info: Mapping[str, Any] | None = None
 
   def compile_train_step(self) -> Any:
     """Returns `(state, batch) -> (state, metrics)`; the state is donated."""

@@ -70,7 +70,7 @@ def _check_sources(
   if not preparation.has_checkpoint(workdir):
     initialization.check_source(experiment, config.init_from)
   if config.labels_from and not workdir_lib.has_begun(workdir):
-    bootstrap.check(config)
+    bootstrap.check(config, experiment.info or {})
 
 
 def describe(

@@ -72,4 +72,6 @@ def _pretrained(
 ) -> types.PyTree:
   """Returns pretrained variables in place of a model's own, or their shapes."""
   (outputs,) = jax.tree.leaves(experiment.outputs)
-  return pretrained.load(init_from, variables, outputs.shape[-1])
+  return pretrained.load(
+    init_from, variables, outputs.shape[-1], experiment.info
+  )

@@ -137,12 +137,14 @@ class Journal:
     state, limit = self.state, self._config.max_skipped_steps
     state.skipped_steps += 1
     state.skipped_in_a_row += 1
-    what = values.broken or 'statistics of BatchNorm'
-    self._line.line(
-      f'step {step}: {what} not finite; the step is skipped, '
-      f'{state.skipped_in_a_row} in a row (at most {limit})'
-    )
-    return state.skipped_in_a_row
+    in_a_row = state.skipped_in_a_row
+    if in_a_row <= limit:
+      what = values.broken or 'statistics of BatchNorm'
+      self._line.line(
+        f'step {step}: {what} not finite; the step is skipped, {in_a_row} in a '
+        f'row (at most {limit})'
+      )
+    return in_a_row
 
   def add_epoch(
     self, step: int, means: Mapping[str, Mapping[str, float]]

@@ -296,7 +296,7 @@ class _Loop:
     self._checkpoints.save(
       self._parallel.unreplicate(state),
       self._journal.state,
-      self._experiment.task.info,
+      self._experiment.info or self._experiment.task.info,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 
+from sam_jax import datasets
 from sam_jax.runs import (
   ambient,
   bootstrap,
@@ -22,6 +23,7 @@ from sam_jax.runs import (
   config_files,
   fields,
   files,
+  identity,
   initialization,
   lock,
   recovery,
@@ -79,7 +81,7 @@ def prepare(
 
   Raises:
     ValueError: a value of the config is not allowed, or the directory holds
-      another run.
+      another run, or one on other data.
     FileNotFoundError: the data set is not there.
   """
   fields.check(config)
@@ -90,7 +92,25 @@ def prepare(
     return Prepared(config, build.build(config, shared), None)
   directory = files.run_directory(workdir)
   config = _resolve(config, directory)
-  return Prepared(config, build.build(config, shared), directory)
+  experiment = _identified(
+    build.build(config, shared), directory, config.data.split
+  )
+  return Prepared(config, experiment, directory)
+
+
+def _identified(
+  experiment: build.Experiment, workdir: pathlib.Path, split: str
+) -> build.Experiment:
+  """Returns a run that knows its data, if they are those of the directory."""
+  dataset = experiment.dataset
+  identity.check_classes(dataset)
+  info = identity.describe(dataset)
+  identity.check_processes(info)
+  identity.check_resumed(info, workdir, split, experiment.task.examples)
+  if isinstance(dataset, datasets.Dataset):
+    # It may hold copies of all examples.
+    dataset = dataclasses.replace(dataset, source=None)
+  return dataclasses.replace(experiment, dataset=dataset, info=info)
 
 
 @contextlib.contextmanager
@@ -151,7 +171,8 @@ def _begin(
     _check_unchanged(config, workdir)
     shapes = experiment.state_shapes()
     return Begun(config, experiment, workdir, shapes, found.result)
-  dataset = bootstrap.relabel(experiment.dataset, config, workdir)
+  info = experiment.info or {}
+  dataset = bootstrap.relabel(experiment.dataset, config, workdir, info)
   experiment = dataclasses.replace(experiment, dataset=dataset)
   if found.step is not None:
     state = experiment.state_shapes()

@@ -9,7 +9,7 @@ import flax
 import numpy as np
 
 from sam_jax import types
-from sam_jax.runs import legacy, loading
+from sam_jax.runs import identity, legacy, loading
 
 
 class Fitted(NamedTuple):
@@ -25,24 +25,56 @@ class Fitted(NamedTuple):
 
 
 def load(
-  source: str, variables: Mapping[str, types.PyTree], num_classes: int
+  source: str,
+  variables: Mapping[str, types.PyTree],
+  num_classes: int,
+  info: identity.Info | None = None,
 ) -> types.PyTree:
   """Returns pretrained variables for a model, and prints what they are.
+
+  A run of ours says which classes it knows. If those are others, the classifier
+  is a new one, even if there are as many.
 
   Args:
     source: see `read`.
     variables: of the model, freshly initialised; or their shapes, to see
       whether the source fits.
     num_classes: outputs of the model, for a head that differs in these.
+    info: of the data set to train on; None compares no data.
 
   Raises:
     ValueError: there is nothing to load, or it does not fit.
     FileNotFoundError: there is no such path.
   """
   loaded = read(source)
-  fitted = fit(variables, loaded, source=source, num_classes=num_classes)
-  print(_describe(source, loaded, fitted))
+  difference, has_other_classes = _compare_data(source, info)
+  fitted = fit(
+    variables,
+    loaded,
+    source=source,
+    num_classes=num_classes,
+    # What is not one output per class has no classes.
+    has_other_classes=has_other_classes
+    and info is not None
+    and num_classes == info['num_classes'],
+  )
+  other = f'; it was trained on other data: {difference}' if difference else ''
+  print(_describe(source, loaded, fitted) + other)
   return fitted.variables
+
+
+def _compare_data(
+  source: str, info: identity.Info | None
+) -> tuple[str | None, bool]:
+  """Returns how the data of a run differ, and whether its classes do."""
+  old = identity.read(pathlib.Path(source))
+  if info is None or old is None:
+    return None, False
+  classes = identity.class_difference(info, old)
+  return (
+    classes or identity.part_difference(info, old, ('train',)),
+    classes is not None,
+  )
 
 
 def read(source: str | pathlib.Path) -> dict[str, types.PyTree]:
@@ -67,22 +99,26 @@ def fit(
   *,
   source: str,
   num_classes: int,
+  has_other_classes: bool = False,
 ) -> Fitted:
   """Returns loaded variables in place of a model's own, if they fit.
 
   The classifier stays the model's own where the number of classes differs: it
   is the one dense layer with an output per class whose kernel, and bias if it
-  has one, differ in the last axis alone.
+  has one, differ in the last axis alone. Where the classes are others but as
+  many, it is the one dense layer with an output per class.
 
   Args:
     variables: params and batch_stats of the model, arrays or shapes.
     loaded: params and batch_stats, arrays.
     source: where they come from, for the message.
     num_classes: of the model.
+    has_other_classes: whether an output means another class than it did.
 
   Raises:
     ValueError: an array is missing, unexpected, of another shape, or not
-      finite; the message names the first one.
+      finite; the message names the first one. Or the classes are others, and
+      several layers could be the classifier.
 
   Source: official imagenet_models/load_model.py, _replace_dense_layer. Differs
   from the official release: the head is recognised by its shape and not by its
@@ -90,6 +126,8 @@ def fit(
   """
   ours, theirs = _flatten(variables), _flatten(loaded)
   head = _find_new_head(ours, theirs, num_classes)
+  if head is None and has_other_classes:
+    head = _find_head(ours, num_classes, source)
   kept = {name for name in ours if name.rpartition('/')[0] == head}
   _check_shapes(
     {name: leaf.shape for name, leaf in ours.items() if name not in kept},
@@ -119,20 +157,42 @@ def _find_new_head(
 
   def is_resized(name: str) -> bool:
     new, old = ours[name].shape, theirs[name].shape if name in theirs else ()
-    differs_in_last = new[:-1] == old[:-1] and new[-1:] != old[-1:]
-    return new[-1:] == (num_classes,) and len(old) > 0 and differs_in_last
+    return len(old) > 0 and new[:-1] == old[:-1] and new[-1:] != old[-1:]
 
+  heads = [
+    layer
+    for layer, names in _dense_layers(ours, num_classes).items()
+    if all(map(is_resized, names))
+  ]
+  return heads[0] if len(heads) == 1 else None
+
+
+def _find_head(ours: Mapping[str, Any], num_classes: int, source: str) -> str:
+  """Returns the path of the classifier; refuses to guess."""
+  heads = list(_dense_layers(ours, num_classes))
+  if len(heads) != 1:
+    raise ValueError(
+      f'the run in {source} knows other classes, and which layer is the '
+      f'classifier is not clear: {len(heads)} have {num_classes} outputs; '
+      'choose another number of hidden features, or other data'
+    )
+  return heads[0]
+
+
+def _dense_layers(
+  ours: Mapping[str, Any], num_outputs: int
+) -> dict[str, list[str]]:
+  """Returns the dense layers with so many outputs, and their arrays' names."""
   layers = collections.defaultdict(list)
   for name in ours:
     layers[name.rpartition('/')[0]].append(name)
-  heads = [
-    layer
+  return {
+    layer: names
     for layer, names in layers.items()
     if f'{layer}/kernel' in names
     and ours[f'{layer}/kernel'].ndim == 2
-    and all(map(is_resized, names))
-  ]
-  return heads[0] if len(heads) == 1 else None
+    and all(ours[name].shape[-1:] == (num_outputs,) for name in names)
+  }
 
 
 def _check_shapes(
@@ -193,7 +253,5 @@ def _describe(
     return line
   old = _flatten(loaded)[f'{head}/kernel'].shape[-1]
   new = _flatten(fitted.variables)[f'{head}/kernel'].shape[-1]
-  return (
-    f'{line}; classifier {head.removeprefix("params/")} is new: '
-    f'{old} -> {new} classes'
-  )
+  what = f'{old} -> {new} classes' if old != new else f'{new} other classes'
+  return f'{line}; classifier {head.removeprefix("params/")} is new: {what}'

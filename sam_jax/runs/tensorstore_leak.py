@@ -7,6 +7,7 @@ run would never get these 20 kB back.
 """
 
 import ast
+import functools
 import importlib
 from typing import Any
 
@@ -18,9 +19,19 @@ def stop() -> None:
   # Of no type, because what it has is replaced. It comes with Orbax.
   tensorstore: Any = importlib.import_module('tensorstore')
   spec = tensorstore.KvStore.Spec
-  if spec.to_json is not _to_json:
-    tensorstore.experimental_collect_matching_metrics = _no_metrics
-    spec.to_json = _to_json
+  original = spec.to_json
+  if original.__name__ == _to_json.__name__:
+    return
+
+  @functools.wraps(_to_json)
+  def to_json(self: Any, **options: Any) -> Any:
+    try:
+      return _to_json(self)
+    except (SyntaxError, ValueError):  # the text of another version
+      return original(self, **options)
+
+  tensorstore.experimental_collect_matching_metrics = _no_metrics
+  spec.to_json = to_json
 
 
 def _no_metrics(prefix: str = '', **options: Any) -> list[Any]:
@@ -29,9 +40,9 @@ def _no_metrics(prefix: str = '', **options: Any) -> list[Any]:
   return []
 
 
-def _to_json(self: Any, **options: Any) -> Any:
+def _to_json(self: Any) -> Any:
   """Returns the JSON of a description, from the text that Python shows."""
-  del options  # Orbax gives none
-  return ast.literal_eval(
-    repr(self).removeprefix(_PREFIX).removesuffix(_SUFFIX)
-  )
+  text = repr(self)
+  if not (text.startswith(_PREFIX) and text.endswith(_SUFFIX)):
+    raise ValueError(text)
+  return ast.literal_eval(text.removeprefix(_PREFIX).removesuffix(_SUFFIX))

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from sam_jax import datasets, models
+from sam_jax.datasets import encoded
 
 Batch = Mapping[str, Any]
 Examples = Any  # of a task's data set; only the task looks inside
@@ -69,7 +70,8 @@ class Task(abc.ABC):
     examples: the word for several examples, in rates such as images/s.
     shown: metrics that a progress line has, besides the score.
     model: Flax module that takes `inputs(batch)`, `train` and `true_gradient`.
-    info: what it takes to use the model without its data set, JSON.
+    info: what it takes to use the model without its data set, and in a run
+      what tells these data from others, JSON.
   """
 
   score: ClassVar[Score]
@@ -108,6 +110,19 @@ class Task(abc.ABC):
   def count(self, examples: Examples) -> int:
     """Returns how many examples there are."""
     return len(examples.labels)
+
+  def files(self, examples: Examples) -> list[str] | None:
+    """Returns the file that each example comes from.
+
+    They are paths below the directory of the data set. None is for examples
+    that are not files.
+    """
+    images = getattr(examples, 'images', None)
+    if not isinstance(images, encoded.EncodedImages):
+      return None
+    found = map(images.file, range(len(images)))
+    known = [path for path in found if path is not None]
+    return known if len(known) == len(images) else None
 
   def train_batches(
     self, examples: Examples, batch_size: int, **options: Any

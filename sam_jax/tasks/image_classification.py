@@ -124,9 +124,15 @@ class ImageClassification(ImageTask):
       label_smoothing: see `losses.cross_entropy`; of training alone.
 
     Raises:
-      ValueError: a name is unknown, or a number out of range.
+      ValueError: a name is unknown, a number out of range, or there is one
+        class only.
     """
     super().__init__(model, info, augmentation=augmentation)
+    if info['num_classes'] < 2:
+      raise ValueError(
+        f'the data have {info["num_classes"]} class, and there is nothing to '
+        'learn; usually there is one folder level too many'
+      )
     self._mix = mixing_lib.create(
       num_classes=info['num_classes'],
       **(mixing or {'name': 'none', 'alpha': 1.0, 'probability': 1.0}),
@@ -189,9 +195,18 @@ class ImageClassification(ImageTask):
   def predictions(
     self, outputs: np.ndarray, labels: np.ndarray
   ) -> dict[str, np.ndarray]:
-    """Returns label, prediction, and the prediction's probability."""
-    return {
-      'label': labels,
-      'prediction': self.predicted_labels(outputs),
-      'probability': np.max(scipy.special.softmax(outputs, axis=-1), axis=-1),
-    }
+    """Returns label, prediction, and the prediction's probability.
+
+    Where the classes have names, those of label and prediction are there too.
+    """
+    names = np.array(self.info.get('classes') or ())
+    columns = {}
+    for key, values in (
+      ('label', labels),
+      ('prediction', self.predicted_labels(outputs)),
+    ):
+      columns[key] = values
+      if names.size:
+        columns[f'{key}_name'] = names[values]
+    probability = np.max(scipy.special.softmax(outputs, axis=-1), axis=-1)
+    return columns | {'probability': probability}

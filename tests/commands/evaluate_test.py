@@ -2,12 +2,13 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
 
 from sam_jax.runs import factories, loading, metrics_log, workdir
-from tests import tiny
+from tests import image_files, tiny
 
 
 @pytest.fixture(scope='module')
@@ -130,7 +131,9 @@ def test_the_npz_has_the_logits_whatever_the_batch_size(command, run, tmp_path):
     saved.append(dict(np.load(path)))
   assert saved[0].keys() == {
     'label',
+    'label_name',
     'prediction',
+    'prediction_name',
     'probability',
     'outputs',
   }
@@ -142,6 +145,87 @@ def test_the_npz_has_the_logits_whatever_the_batch_size(command, run, tmp_path):
   assert json.loads(done.out)['checkpoint'] == best
 
 
+@pytest.fixture(scope='module')
+def photographs(tmp_path_factory):
+  """A run on a folder of images; one name has a comma, one is no Unicode."""
+  root = tmp_path_factory.mktemp('photographs')
+  data = image_files.folder(
+    root / 'data', {'train': 4, 'test': 2}, height=9, width=9
+  )
+  red = data / 'test' / 'red'
+  (red / '000.jpg').rename(red / 'a, "b".jpg')
+  (red / '001.jpg').rename(red / os.fsdecode(b'\xff.jpg'))
+  fields = {
+    'data.name': 'image_folder',
+    'data.directory': str(data),
+    'data.train_size': None,
+    'data.image_size': 8,
+    'batch_size': 16,
+    'num_steps': 1,
+    'method.name': 'sgd',
+  }
+  with pytest.MonkeyPatch.context() as patch:
+    tiny.use_devices(patch, 1)
+    tiny.train(root / 'run', **tiny.PLAIN | fields)
+  return root / 'run', data
+
+
+def _rows(run):
+  path = next(run.glob('predictions_*.csv'))
+  with path.open(encoding='utf-8', errors='surrogateescape') as stream:
+    return list(csv.DictReader(stream))
+
+
+def test_predictions_have_the_files_and_the_classes(command, photographs):
+  run, data = photographs
+  done = command('evaluate', f'--workdir={run}')
+  assert done.status == 0, done.err
+  rows = _rows(run)
+  assert list(rows[0]) == [
+    'index',
+    'file',
+    'label',
+    'label_name',
+    'prediction',
+    'prediction_name',
+    'probability',
+  ]
+  assert {row['file'] for row in rows} == {
+    str(path.relative_to(data)) for path in data.glob('test/*/*')
+  }
+  classes = ['blue', 'green', 'grey', 'red']
+  for row in rows:
+    assert row['file'].split('/')[1] == row['label_name']
+    assert classes[int(row['label'])] == row['label_name']
+    assert classes[int(row['prediction'])] == row['prediction_name']
+
+
+def test_other_data_of_the_same_classes_are_announced(
+  command, photographs, tmp_path
+):
+  run, data = photographs
+  other = image_files.folder(
+    tmp_path / 'other', {'train': 1, 'test': 3}, height=9, width=9
+  )
+  arguments = (f'--workdir={run}', f'--output={tmp_path}/p.csv')
+  done = command('evaluate', *arguments, f'--directory={other}')
+  assert done.status == 0, done.err
+  assert done.err.count('\n') == 1
+  assert f'the data are those in {other}' in done.err
+  assert json.loads(done.out)['examples'] == 12
+  # Of other classes they are refused, and so are the run's own once changed.
+  for split in ('train', 'test'):
+    (other / split / 'red').rename(other / split / 'pink')
+  done = command('evaluate', *arguments, f'--directory={other}')
+  assert (done.status, done.out) == (2, '')
+  assert "class 3 is 'pink', was 'red'" in done.err
+  test = data / 'test' / 'blue' / '000.jpg'
+  test.write_bytes((data / 'test' / 'grey' / '000.jpg').read_bytes())
+  done = command('evaluate', *arguments)
+  assert (done.status, done.out, done.err.count('\n')) == (2, '', 1)
+  assert 'the test images have the same names, but other contents' in done.err
+
+
 @pytest.mark.parametrize(
   ('arguments', 'answer'),
   [
@@ -149,6 +233,7 @@ def test_the_npz_has_the_logits_whatever_the_batch_size(command, run, tmp_path):
     (('--workdir={run}', '--checkpoint=7'), 'no checkpoint 7'),
     (('--workdir={run}', '--output={tmp}/a.txt'), r'must end in .csv or .npz'),
     (('--workdir={run}', '--output={tmp}/no/a.csv'), 'no/a.csv'),
+    (('--workdir={run}', '--directory={tmp}'), 'give --output too'),
     (('--workdir={run}', 'extra'), 'unknown arguments: extra'),
   ],
 )

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from sam_jax.runs import files
+from sam_jax.runs import files, workdir
+from tests import tiny
 
 SWEEP = """
 from sam_jax.sweeps import cells
@@ -77,8 +78,8 @@ def test_a_task_of_a_plugin_is_swept_reported_analysed_and_evaluated(
   ids=lambda x: x[0],
 )
 def test_no_plugins_refuses_what_names_some(command, tmp_path, arguments):
-  fields = {'plugins': ('plugin_of_a_stranger',), 'task': {}}
-  (tmp_path / 'config.json').write_text(json.dumps(fields))
+  config = tiny.config(plugins=('plugin_of_a_stranger',))
+  workdir.write_config(tmp_path, config)
   done = command(*arguments, f'--workdir={tmp_path}', '--no_plugins')
   assert done.status == 2
   assert 'names the plug-ins' in done.err and done.err.count('\n') == 1

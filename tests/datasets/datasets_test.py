@@ -1,5 +1,6 @@
 """Data sets: what is loaded, how it is split, and what is refused."""
 
+import gzip
 import re
 import sys
 
@@ -265,6 +266,39 @@ def test_labels_of_another_number_than_images_are_refused(tmp_path):
   assert '29 labels' in message
 
 
+@pytest.mark.parametrize('compressed', [False, True])
+@pytest.mark.parametrize('shape', [(2**32 - 1,) * 3, (30, 0, 28), (0, 28, 28)])
+def test_an_idx_header_that_claims_what_is_not_there_is_refused(
+  tmp_path, compressed, shape
+):
+  """Nothing is allocated for a claim; without pixels there is no image."""
+  originals.write_fashion(tmp_path, compressed)
+  data = originals.idx(np.zeros((30, 28, 28), np.uint8))
+  claimed = data[:4] + np.array(shape, '>u4').tobytes()
+  claimed += data[16:] if all(shape) else b''
+  name = f'train-images-idx3-ubyte{".gz" * compressed}'
+  content = gzip.compress(claimed) if compressed else claimed
+  (tmp_path / name).write_bytes(content)
+  with pytest.raises(ValueError) as error:
+    datasets.create('fashion_mnist', directory=str(tmp_path))
+  assert name in _one_line(error)
+
+
+def test_a_label_that_is_no_class_names_its_file(tmp_path):
+  originals.write_fashion(tmp_path, compressed=False)
+  labels = np.arange(30, dtype=np.uint8)
+  (tmp_path / 'train-labels-idx1-ubyte').write_bytes(originals.idx(labels))
+  with pytest.raises(ValueError, match=r'train-labels-idx1-ubyte.*label 29'):
+    datasets.create('fashion_mnist', directory=str(tmp_path))
+  originals.write_cifar(tmp_path, 'cifar10')
+  path = tmp_path / 'data_batch_3.bin'
+  path.write_bytes(path.read_bytes()[:3073] + b'\x0a' + bytes(3072))
+  with pytest.raises(
+    ValueError, match=r'data_batch_3.bin .*record 1 .*label 10'
+  ):
+    datasets.create('cifar10', directory=str(tmp_path))
+
+
 def test_a_missing_idx_file_is_named(tmp_path):
   originals.write_fashion(tmp_path, compressed=False)
   (tmp_path / 't10k-images-idx3-ubyte').unlink()
@@ -360,6 +394,20 @@ def test_a_prepared_set_is_read_without_tensorflow(tmp_path):
   assert cifar.train.images.dtype == np.uint8
   assert cifar.train.labels.dtype == np.int32
   assert 'tensorflow' not in sys.modules
+
+
+@pytest.mark.parametrize('pattern', ['*-train.array_record*', 'dataset_info*'])
+def test_a_damaged_prepared_set_is_refused(tmp_path, pattern):
+  _prepare_cifar10(tmp_path)
+  [path] = tmp_path.rglob(pattern)
+  content = path.read_bytes()
+  middle = len(content) // 2
+  path.write_bytes(content[:middle] + bytes(40) + content[middle + 40 :])
+  with pytest.raises(ValueError) as error:
+    datasets.create('cifar10', directory=str(tmp_path))
+  message = _one_line(error)
+  assert str(tmp_path) in message
+  assert 'prepare it again' in message
 
 
 def test_a_prepared_set_that_lacks_a_split_is_refused(tmp_path):
@@ -577,3 +625,25 @@ def test_arrays_of_the_wrong_form_are_refused(changes, words):
   with pytest.raises(ValueError, match=words) as error:
     datasets.create('made')
   assert 'made' in _one_line(error)
+
+
+def test_names_of_classes_are_as_many_as_classes():
+  _register(classes=('a', 'b'))
+  with pytest.raises(ValueError, match='2 names of classes for 10 classes'):
+    datasets.create('made')
+
+
+def test_classes_are_in_the_order_of_the_labels(tmp_path):
+  originals.write_cifar(tmp_path, 'cifar100')
+  classes = datasets.create('cifar100', directory=str(tmp_path)).classes
+  assert len(classes) == 100
+  assert [classes[label] for label in (0, 8, 99)] == [
+    'apple',
+    'bicycle',
+    'worm',
+  ]
+  assert datasets.create('digits').classes[7] == '7'
+  # The files may be of another set in this form.
+  originals.write_fashion(tmp_path)
+  fashion = datasets.create('fashion_mnist', directory=str(tmp_path))
+  assert fashion.classes is None

@@ -1,11 +1,16 @@
 """Image files become pixels: the official ones, from any format."""
 
 import functools
+import io
 import itertools
+import struct
+import zlib
 
+import cv2
 import numpy as np
 import PIL.Image
 import pytest
+import simplejpeg
 
 from sam_jax.datasets import decoding, image_folder
 from tests import image_files, reference
@@ -33,7 +38,8 @@ def test_the_crop_of_evaluation_is_the_official_one(size):
   # Cut off where the official one leaves [0, 255], and rounded.
   difference = np.abs(crop - np.clip(official, 0, 255))
   assert difference[:, :-3].max() < 0.501
-  # It decodes the crop alone, and has no colours from beyond its right end.
+  # It decodes the crop alone, and has no colours from beyond its right end; of
+  # this photograph, see `center_crop`.
   assert difference[:, -3:].max() < 3
 
 
@@ -136,6 +142,148 @@ def test_values_of_unknown_range_are_refused(dtype):
   data = image_files.encode(PIL.Image.fromarray(image), 'TIFF')
   with pytest.raises(decoding.UndecodableError, match='32 bits and no known'):
     decoding.decode(data)
+
+
+def _deep(bits, kind, channels):
+  """A file of 16 bits, of whose values so many are used."""
+  ramp = np.linspace(0, 2**bits - 1, 64).round().astype(np.uint16)
+  image = np.tile(ramp[None, :, None], (64, 1, channels))
+  if kind == '.ppm' and channels == 1:
+    kind = '.pgm'
+  if channels == 4:
+    image[..., 3] = 65535
+  lossless = [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000]
+  options = lossless if kind == '.jp2' else []
+  return cv2.imencode(kind, image.squeeze(), options)[1].tobytes()
+
+
+@pytest.mark.parametrize('kind', ['.png', '.tiff', '.ppm', '.jp2'])
+@pytest.mark.parametrize('channels', [1, 3, 4])
+def test_16_bits_never_become_black_without_a_word(kind, channels):
+  if channels == 4 and kind in ('.ppm', '.jp2'):
+    pytest.skip('has no transparency here')
+  full = decoding.decode(_deep(16, kind, channels))
+  assert full.max() > 250
+  assert len(np.unique(full)) > 50
+  for bits in (8, 10, 12):
+    with pytest.raises(decoding.UndecodableError, match='nearly black'):
+      decoding.decode(_deep(bits, kind, channels))
+  with pytest.warns(UserWarning, match='14 bits.*come out dark'):
+    dark = decoding.decode(_deep(14, kind, channels))
+  assert dark.max() in (63, 64)
+
+
+def _bmp_of_16_bits_for_all_channels(value):
+  """4 x 1 pixels of 5, 6 and 5 bits."""
+  masks = struct.pack('<III', 0xF800, 0x07E0, 0x001F)
+  info = struct.pack('<IiiHHIIiiII', 40, 4, 1, 1, 16, 3, 8, 0, 0, 0, 0)
+  pixels = struct.pack('<H', value) * 4
+  size = 14 + len(info + masks + pixels)
+  header = struct.pack('<2sIII', b'BM', size, 0, 14 + len(info + masks))
+  return header + info + masks + pixels
+
+
+def test_16_bits_for_all_channels_are_no_deep_image():
+  dark = decoding.decode(_bmp_of_16_bits_for_all_channels(0x0821))
+  assert dark.shape == (1, 4, 3)
+  assert 0 < dark.max() < 16
+
+
+def test_what_is_dark_in_8_bits_or_black_in_16_is_as_it_is():
+  dark = np.full((9, 9, 3), 7, np.uint8)
+  for kind in ('PNG', 'BMP', 'TIFF', 'JPEG2000', 'PPM'):
+    decoded = decoding.decode(image_files.encode(dark, kind))
+    np.testing.assert_array_equal(decoded, dark)
+  black = image_files.encode(np.zeros((9, 9), np.uint16), 'PNG')
+  assert not decoding.decode(black).any()
+
+
+def _sampled(luminance, *others):
+  """A JPEG of 32 x 32 pixels with other sampling factors of Y, Cb and Cr.
+
+  As many blocks as in 4:2:0 make a unit, so its data are those of such a JPEG.
+  """
+  jpeg = bytearray(
+    image_files.encode(image_files.pixels(3, 32, 32), subsampling=2)
+  )
+  at = jpeg.index(b'\xff\xc0') + 11
+  assert jpeg[at] == 0x22
+  jpeg[at : at + 9 : 3] = bytes([luminance, *(others or (0x11, 0x11))])
+  return bytes(jpeg)
+
+
+@pytest.mark.parametrize('factors', [(0x14,), (0x41,), (0x22,)])
+def test_unusual_sampling_is_decoded(factors):
+  """0x14 is 4:4:1, for which simplejpeg has no name."""
+  data = _sampled(*factors)
+  assert decoding.dimensions(data) == (32, 32)
+  expected = np.asarray(PIL.Image.open(io.BytesIO(data)).convert('RGB'))
+  difference = np.abs(decoding.decode(data) - expected.astype(int))
+  assert difference.mean() < 3  # the fast transform
+  assert _random_crop(data, 8).shape == (8, 8, 3)
+  with pytest.raises(decoding.UndecodableError):
+    decoding.decode(data[: len(data) // 2] + data[-2:])
+
+
+@pytest.mark.parametrize(
+  'factors', [(0x22, 0x21, 0x11), (0x21, 0x12, 0x11), (0x31,), (0x13,)]
+)
+def test_sampling_that_libjpeg_turbo_refuses_is_left_to_pillow(factors):
+  """Of other blocks than there are, so some are missing; not a header's end."""
+  data = _sampled(*factors)
+  assert decoding.dimensions(data) == (32, 32)
+  assert decoding.decode(data).shape == (32, 32, 3)
+
+
+def _claim_jpeg(height, width, **options):
+  jpeg = bytearray(image_files.encode(image_files.pixels(1), **options))
+  at = jpeg.index(b'\xff\xc2' if options else b'\xff\xc0') + 5
+  jpeg[at : at + 4] = struct.pack('>HH', height, width)
+  return bytes(jpeg)
+
+
+def _claim_png(height, width):
+  png = bytearray(image_files.encode(image_files.pixels(1), 'PNG'))
+  png[16:24] = struct.pack('>II', width, height)
+  png[29:33] = struct.pack('>I', zlib.crc32(png[12:29]))
+  return bytes(png)
+
+
+def _claim_bmp(height, width):
+  bmp = bytearray(image_files.encode(image_files.pixels(1), 'BMP'))
+  bmp[18:26] = struct.pack('<ii', width, height)
+  return bytes(bmp)
+
+
+def _claim_gif(height, width):
+  grey = PIL.Image.fromarray(image_files.pixels(1)).convert('L')
+  gif = bytearray(image_files.encode(grey, 'GIF'))
+  gif[6:10] = struct.pack('<HH', width, height)
+  return bytes(gif)
+
+
+@pytest.mark.parametrize(
+  'claim',
+  [
+    _claim_jpeg,
+    functools.partial(_claim_jpeg, progressive=True),
+    _claim_png,
+    _claim_bmp,
+    _claim_gif,
+  ],
+)
+def test_a_header_that_claims_too_much_is_refused_at_once(claim, monkeypatch):
+  data = claim(30_000, 30_000)
+  for module, name in ((simplejpeg, 'decode_jpeg'), (PIL.Image.Image, 'load')):
+    monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail('decodes'))
+  for read in (
+    decoding.dimensions,
+    decoding.decode,
+    functools.partial(decoding.center_crop, size=8),
+    functools.partial(_random_crop, size=8),
+  ):
+    with pytest.raises(decoding.UndecodableError, match='more than 89,478,485'):
+      read(data)
 
 
 def _random_crop(data, size, seed=0):

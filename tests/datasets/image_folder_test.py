@@ -4,7 +4,6 @@ import pathlib
 
 import numpy as np
 import pytest
-from absl import logging
 
 from sam_jax import datasets
 from tests import image_files
@@ -67,18 +66,6 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     ('far', 'far.jpg')
   ]
   assert len(_create(root).train.labels) == 9
-
-
-def test_ignored_files_are_counted(tmp_path, monkeypatch):
-  image_files.folder(tmp_path, {'train': 1, 'test': 1})
-  for name in ('a.txt', 'b.xml'):
-    (tmp_path / 'train' / 'red' / name).write_text('')
-  messages = []
-  monkeypatch.setattr(
-    logging, 'warning', lambda text, *args: messages.append(text % args)
-  )
-  _create(tmp_path)
-  assert messages == [f'{tmp_path / "train"}: 2 files are no images; ignored']
 
 
 @pytest.mark.parametrize('name', ['val', 'validation', 'valid'])

@@ -87,6 +87,40 @@ def test_kept_labels_of_another_number_are_read_anew(tmp_path):
   np.testing.assert_array_equal(_create(tmp_path).train.labels, expected)
 
 
+def test_damaged_labels_are_read_anew(tmp_path):
+  """Also if what they say could be labels."""
+  prepare(tmp_path, {'train': 4, 'validation': 2, 'test': 2})
+  expected = _create(tmp_path).train.labels
+  [path] = tmp_path.rglob('sam_jax_labels-train.npy')
+  content = path.read_bytes()
+  for start in (0, len(content) // 2, len(content) - 40):
+    changed = bytearray(content)
+    changed[start] ^= 1
+    path.write_bytes(changed)
+    np.testing.assert_array_equal(_create(tmp_path).train.labels, expected)
+  assert path.read_bytes() == content
+
+
+def test_a_damaged_record_is_skipped_or_named(tmp_path):
+  stored = prepare(tmp_path, {'train': 4, 'validation': 2, 'test': 2})
+  flowers = _create(tmp_path, image_size=8)
+  source = flowers.evaluation.images.storage.sources[0]
+  read = type(source).__getitem__
+
+  class Damaged(type(source)):
+    def __getitem__(self, index):
+      if index == 1:
+        raise RuntimeError('hash of chunk')
+      return read(self, index)
+
+  source.__class__ = Damaged
+  with pytest.raises(OSError, match='oxford_flowers102, record 1: hash of'):
+    flowers.evaluation.images.read(1)
+  with pytest.raises(datasets.UndecodableError, match='every image'):
+    list(datasets.eval_batches(flowers.evaluation, 2))
+  assert flowers.evaluation.images.read(0) == stored['test'][0]
+
+
 def test_labels_of_a_read_only_set_are_kept_in_the_cache(tmp_path, monkeypatch):
   data, cache = tmp_path / 'data', tmp_path / 'cache'
   prepare(data, {'train': 4, 'validation': 2, 'test': 2})

@@ -187,3 +187,21 @@ def test_damaged_labels_of_a_run_that_has_begun_are_refused(
     np.save(path, content)
   with pytest.raises(ValueError, match=message):
     tiny.train(tmp_path, **fields | {'num_epochs': 2})
+
+
+def test_labels_are_what_was_written_to_the_last_bit(tmp_path, monkeypatch):
+  config = tiny.config(**FIELDS, labels_from='gone')
+  dataset = _dataset(config)
+  expected = (dataset.train.labels + 1) % 10
+  bootstrap.write(expected, tmp_path)
+  monkeypatch.setattr(bootstrap.workdir_lib, 'has_begun', lambda _: True)
+  found = bootstrap.relabel(dataset, config, tmp_path, {}).train.labels
+  np.testing.assert_array_equal(found, expected)
+  path = tmp_path / 'labels.npy'
+  content = path.read_bytes()
+  for at in (130, len(content) - 40, len(content) - 1):
+    path.write_bytes(
+      content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+    )
+    with pytest.raises(ValueError, match='its checksum is of other labels'):
+      bootstrap.relabel(dataset, config, tmp_path, {})

@@ -119,11 +119,14 @@ def test_a_task_is_restored_without_its_data_set(finished, monkeypatch):
   monkeypatch.setattr(factories, 'load_data', lambda *_: pytest.fail('read'))
   restored = loading.restore(finished, 3)
   assert restored.step == 3
-  assert restored.task.info == {
+  info = dict(restored.task.info)
+  assert info.pop('fingerprints').keys() == {'train', 'test'}
+  assert info == {
     'num_classes': 10,
     'image_shape': [8, 8, 1],
     'mean': [0.3053],
     'std': [0.3759],
+    'classes': list('0123456789'),
   }
 
 

@@ -1,13 +1,12 @@
 """Plug-ins of a run that somebody else has made: announced, or refused."""
 
-import json
 import sys
 
 import pytest
 
 import sam_jax
 from sam_jax import analysis
-from sam_jax.runs import config_files, loading
+from sam_jax.runs import config_files, loading, workdir
 from tests import tiny
 
 _NAME = 'plugin_of_a_stranger'
@@ -20,9 +19,7 @@ def run(monkeypatch, tmp_path):
   monkeypatch.syspath_prepend(tmp_path)
   monkeypatch.delitem(sys.modules, _NAME, raising=False)
   directory = tmp_path / 'run'
-  directory.mkdir()
-  config = tiny.config(plugins=(_NAME,)).to_dict()
-  (directory / 'config.json').write_text(json.dumps(config))
+  workdir.write_config(directory, tiny.config(plugins=(_NAME,)))
   return directory
 
 

@@ -168,6 +168,23 @@ def test_two_classifiers_of_other_classes_are_refused():
     _fit(model, loaded, 10)
 
 
+def test_a_classifier_of_as_many_other_classes_is_new_if_it_is_clear():
+  def dense(shape):
+    return {'kernel': np.ones(shape), 'bias': np.ones(shape[-1:])}
+
+  own = {'params': {'a': dense((3, 5)), 'b': dense((5, 4))}}
+  loaded = jax.tree.map(np.zeros_like, own)
+  fitted = pretrained.fit(
+    own, loaded, source='S', num_classes=4, has_other_classes=True
+  )
+  assert fitted.new_head == 'params/b'
+  assert fitted.variables['params']['b']['kernel'].all()
+  assert not fitted.variables['params']['a']['kernel'].any()
+  own['params']['a'] = dense((3, 4))
+  with pytest.raises(ValueError, match='other classes.*2 have 4 outputs'):
+    pretrained.fit(own, own, source='S', num_classes=4, has_other_classes=True)
+
+
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_is_refused(value):
   loaded = legacy_files.variables(0)

@@ -107,3 +107,21 @@ def test_images_are_normalised_and_nothing_is_random_in_an_evaluation():
   batch = task.preprocess({'image': images, 'label': np.zeros(1, np.int32)})
   np.testing.assert_allclose(batch['image'], 2.0, rtol=1e-6)
   assert set(batch) == {'image', 'label'}
+
+
+def test_a_single_class_is_refused():
+  with pytest.raises(ValueError, match='1 class.*one folder level too many'):
+    tasks.ImageClassification(None, _INFO | {'num_classes': 1})
+
+
+@pytest.mark.parametrize('classes', [None, ['cat', 'dog', 'fish']])
+def test_predictions_have_the_names_of_classes_that_have_any(classes):
+  task = tasks.ImageClassification(None, _INFO | {'classes': classes})
+  outputs = np.array([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
+  columns = task.predictions(outputs, np.array([2, 0]))
+  assert columns['prediction'].tolist() == [1, 0]
+  if classes is None:
+    assert list(columns) == ['label', 'prediction', 'probability']
+  else:
+    assert columns['label_name'].tolist() == ['fish', 'cat']
+    assert columns['prediction_name'].tolist() == ['dog', 'cat']
