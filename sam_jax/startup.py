@@ -1,11 +1,14 @@
-"""What comes before the imports of a command, which take seconds."""
+"""What comes before the imports of a command, which take seconds.
 
-import pathlib
+Imports little itself: until it has run, Ctrl-C prints a traceback.
+"""
+
+import os
 import signal
 import sys
 
-_PACKAGE = pathlib.Path(__file__).resolve().parent
-_SCRIPTS = _PACKAGE.parent / 'scripts'
+_PACKAGE = os.path.dirname(os.path.realpath(__file__))
+_SCRIPTS = os.path.join(os.path.dirname(_PACKAGE), 'scripts')
 _PREFIX = 'sam-'  # of the console commands: sam-train is sam_jax.train
 
 
@@ -28,8 +31,8 @@ def is_command() -> bool:
   if sys.argv[0] == '-m':  # python -m, which is looking for the module
     arguments = sys.orig_argv[1:]
     return any(a.removeprefix('-m').startswith('sam_jax.') for a in arguments)
-  program = pathlib.Path(sys.argv[0])
-  if program.name.startswith(_PREFIX):
-    name = program.stem.removeprefix(_PREFIX).replace('-', '_')
-    return (_PACKAGE / f'{name}.py').exists()
-  return program.resolve().parent == _SCRIPTS
+  directory, program = os.path.split(os.path.realpath(sys.argv[0]))
+  if program.startswith(_PREFIX):
+    name = os.path.splitext(program)[0].removeprefix(_PREFIX).replace('-', '_')
+    return os.path.exists(os.path.join(_PACKAGE, f'{name}.py'))
+  return directory == _SCRIPTS

@@ -75,9 +75,6 @@ def batches(
   """
   import grain
 
-  start_workers: contextlib.AbstractContextManager[None] = (
-    _starting_workers() if workers else contextlib.nullcontext()
-  )
   pieces = _split(make)
   count = len(pieces)
   num_threads = min(_MAX_THREADS, os.cpu_count() or 1)
@@ -97,10 +94,10 @@ def batches(
       ),
       _end_with_parent,
     )
-  with start_workers:
-    iterator = iter(stream)
-    first = _next(iterator, count)
+  iterator = iter(stream)
   try:
+    with _starting_workers() if workers else contextlib.nullcontext():
+      first = _next(iterator, count)
     yield first
     while True:
       yield _next(iterator, count)

@@ -14,7 +14,6 @@ from tests.faults import file_operations
 
 _FIELDS = {
   **tiny.PLAIN,
-  'num_epochs': None,
   'num_steps': 4,
   'checkpoint.every_steps': 2,
   'log.tensorboard': False,
