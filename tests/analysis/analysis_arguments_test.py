@@ -120,7 +120,7 @@ def _measures(objective, params):
     (jnp.tanh, r"params\['n'\] is"),
     (np.complex64(1), r"params\['n'\] is complex64"),
   ],
-  ids=str,
+  ids=lambda x: x if isinstance(x, str) else type(x).__name__,
 )
 def test_parameters_that_cannot_be_differentiated_are_named(extra, message):
   params = {**_PARAMS, 'n': extra}
