@@ -128,8 +128,6 @@ def _configure_jax(deterministic: bool) -> None:
   if deterministic:
     flag = '--xla_gpu_deterministic_ops=true'
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'
-  # Flax and optax leave it to JAX to promote dtypes, whatever the environment.
-  jax.config.update('jax_numpy_dtype_promotion', 'standard')
   _cache_compilations()
 
 
