@@ -283,7 +283,7 @@ def test_the_table_is_readable_at_100_columns(capsys, name):
     ('WideResnet28x10 other', 'unrecognized arguments: other; --help lists'),
     ('WideResnet28x10 --set remat', "--set is 'remat'; it must be key=value"),
     ('WideResnet28x10 --set rmat=1', "takes no argument 'rmat'; accepted: "),
-    ('wide_resnet --set depth=a --set width=1', "'wide_resnet' cannot be"),
+    ('wide_resnet --set depth=a --set width=1', "depth is 'a'; it must be a"),
   ],
 )
 def test_what_is_wrong_is_one_line_and_status_2(capsys, arguments, message):
