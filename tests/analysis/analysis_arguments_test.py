@@ -135,6 +135,7 @@ def test_no_parameters_are_refused():
       measure()
 
 
+@pytest.mark.slow
 def test_a_frozen_leaf_stays_what_it_is():
   params = {**_PARAMS, 'frozen': None, 'scale': 2.0}
   objective = _objective(lambda p, b: p['scale'] * _loss(p, b))

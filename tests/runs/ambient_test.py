@@ -35,6 +35,7 @@ def _set_to_something_else():
       jax.config.update(name, value)
 
 
+@pytest.mark.slow
 def test_a_run_does_not_depend_on_what_jax_is_set_to_nor_does_its_resumption(
   monkeypatch, tmp_path
 ):
