@@ -15,6 +15,8 @@ from sam_jax.runs import files, seals
 
 _FILE = 'metrics.jsonl'
 _EVENTS = 'events.out.tfevents.'
+# The clock of a file system stands still for up to 10 ms.
+_TICK = 20_000_000  # nanoseconds
 
 
 class Rows(NamedTuple):
@@ -198,16 +200,30 @@ class _EventFile:
 
   def sync(self) -> None:
     """Returns when all is on disk."""
+    self._stamp()
     os.fsync(self._file.fileno())
 
   def close(self) -> None:
     """Closes the file."""
+    self._stamp()
     self._file.close()
+
+  def _stamp(self) -> None:
+    """Gives the file the time of its last point, which a next start looks at.
+
+    The clock of the disk may have been put back since the file was begun.
+    """
+    self._file.flush()
+    now = int(1e9 * self._now())
+    os.utime(self._file.fileno(), ns=(now, now))
+
+  def _now(self) -> float:
+    """Returns the time, which never goes back, in seconds."""
+    return self._clock + time.monotonic()
 
   def _add(self, **fields: Any) -> None:
     """Writes one record."""
-    now = self._clock + time.monotonic()
-    event = self._event_pb2.Event(wall_time=now, **fields)
+    event = self._event_pb2.Event(wall_time=self._now(), **fields)
     self._records.write(event.SerializeToString())
 
 
@@ -220,7 +236,7 @@ def _last_written(path: pathlib.Path) -> int:
   """Returns a time after all points of a file, in nanoseconds."""
   name = path.name.removeprefix(_EVENTS)
   named = int(name) if name.isdecimal() else 0
-  return max(named, path.stat().st_mtime_ns) + 1
+  return max(named, path.stat().st_mtime_ns) + _TICK
 
 
 def read(directory: pathlib.Path) -> list[dict[str, Any]]:

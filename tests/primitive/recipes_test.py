@@ -138,6 +138,7 @@ _CHECKS = {
 }
 
 
+@pytest.mark.slow
 def test_every_recipe_computes_what_the_page_says():
   sections = _sections()
   assert list(sections) == list(_CHECKS)
