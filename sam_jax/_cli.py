@@ -212,6 +212,8 @@ def _shorten(name: str) -> None:
   def hook(*args: Any) -> None:
     # The hook of sys gets three arguments, the other ones an object.
     error = args[1] if len(args) == 3 else args[0].exc_value
+    if error is None or isinstance(error, SystemExit):  # nobody's fault
+      return
     if not any(echo in str(error) for echo in _ECHOES):
       say(name, _causes.line(error))
 

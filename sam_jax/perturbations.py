@@ -301,7 +301,7 @@ def masked(
     A function `(grads, params) -> epsilon`; epsilon is zero for the others.
 
   Raises:
-    TypeError: `perturbation` is none, or, when called, the mask holds
+    TypeError: `perturbation` is no perturbation, or, when called, the mask has
       something else than bools.
     ValueError: when called, the mask is no tree like the parameters.
 

@@ -31,6 +31,8 @@ def is_command() -> bool:
   if sys.argv[0] == '-m':  # python -m, which is looking for the module
     arguments = sys.orig_argv[1:]
     return any(a.removeprefix('-m').startswith('sam_jax.') for a in arguments)
+  if sys.argv[0] in ('', '-c'):
+    return False
   directory, program = os.path.split(os.path.realpath(sys.argv[0]))
   if program.startswith(_PREFIX):
     name = os.path.splitext(program)[0].removeprefix(_PREFIX).replace('-', '_')

@@ -109,15 +109,17 @@ def _what_is_kept(workdir: pathlib.Path) -> str:
   """Returns from where the same command resumes a run that has failed.
 
   Args:
-    workdir: of the run, whose lock is still held.
+    workdir: of the run, which has begun.
   """
-  from sam_jax.runs import lock
+  from sam_jax.runs import checkpoints
 
-  if not (workdir / lock.FILE).exists():
+  try:
+    os.stat(workdir / 'config.json')
+    steps = checkpoints.found(workdir / 'checkpoints')
+  except FileNotFoundError:
     return f'the run directory {workdir} was removed while the run was going'
-  saved = workdir / 'checkpoints'
-  names = os.listdir(saved) if saved.exists() else []
-  steps = [int(name) for name in names if name.isdecimal()]
+  except OSError:  # the first cause counts
+    return 'its checkpoints cannot be looked at'
   if not steps:
     return 'no checkpoint was saved'
   return f'the same command resumes from the checkpoint of step {max(steps)}'

@@ -47,7 +47,10 @@ _DIRECTORY = flags.DEFINE_string(
   'directory', 'runs/soak', 'Where the runs of the trials and figures go.'
 )
 _COUNT = flags.DEFINE_integer(
-  'count', None, 'Attempts of each trial; its own number if not given.'
+  'count',
+  None,
+  'Attempts of each trial; its own number if not given.',
+  lower_bound=1,
 )
 _SEED = flags.DEFINE_integer('seed', 0, 'Of what is drawn.')
 _MINUTES = flags.DEFINE_float(
@@ -71,6 +74,7 @@ class Trial(NamedTuple):
 
 
 def main(argv: Sequence[str]) -> int:
+  """Makes the trials that are named, or all; returns the exit status."""
   names = argv[1:] or list(_TRIALS)
   for name in names:
     if name not in _TRIALS:
@@ -154,6 +158,7 @@ def _memory(
   files.write_json(directory / 'memory.json', {'samples': samples})
   if len(samples) < count:
     yield attempts.Attempt('ended', f'the run ended with status {status}')
+    return
   if (growth := _growth(samples)) > _MAX_GROWTH:
     yield attempts.Attempt('grew', f'memory grew by {growth:.1%}')
 

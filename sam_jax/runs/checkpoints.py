@@ -155,12 +155,8 @@ class Checkpoints:
     self._saving = self._pool.submit(self._commit, content)
 
   def found(self) -> list[int]:
-    """Returns all steps whose name is there, damaged or not, ascending."""
-    try:
-      names = [path.name for path in self._directory.iterdir()]
-    except (FileNotFoundError, NotADirectoryError):
-      return []
-    return sorted(int(n) for n in names if n.isdecimal() and str(int(n)) == n)
+    """Returns all steps whose name is there, see `found`."""
+    return found(self._directory)
 
   def steps(self) -> list[int]:
     """Returns the steps that can be restored, as it seems, ascending.
@@ -268,10 +264,13 @@ class Checkpoints:
         with contextlib.suppress(OSError):
           _delete(self._path(step).with_name(f'{step}{_PARTIAL}'))
       raise
+    dropped, self._steps = set(self._steps) - kept, sorted(kept)
     if parallel.is_first_process():
-      for old in set(self._steps) - kept:
-        _delete(self._path(old))
-    self._steps = sorted(kept)
+      for old in dropped:
+        # On a network disk that cannot be while somebody reads it. The new one
+        # is there, and the next start clears what is left.
+        with contextlib.suppress(OSError):
+          _delete(self._path(old))
 
   def _seal(self, content: dict[str, Any]) -> None:
     """Writes checkpoint.json, and gives the checkpoint its name."""
@@ -292,7 +291,7 @@ class Checkpoints:
 
   def _is_sealed(self, step: int) -> bool:
     """Returns whether a checkpoint seems to be one of this run."""
-    with contextlib.suppress(OSError, seals.Damaged):
+    with contextlib.suppress(FileNotFoundError, seals.Damaged):
       return bool(self._read(step))
     return False
 
@@ -315,6 +314,15 @@ class Checkpoints:
   def _path(self, step: int) -> pathlib.Path:
     """Returns the directory of a step."""
     return self._directory / str(step)
+
+
+def found(directory: pathlib.Path) -> list[int]:
+  """Returns all steps whose name is there, damaged or not, ascending."""
+  try:
+    names = [path.name for path in directory.iterdir()]
+  except (FileNotFoundError, NotADirectoryError):
+    return []
+  return sorted(int(n) for n in names if n.isdecimal() and str(int(n)) == n)
 
 
 def none_intact(

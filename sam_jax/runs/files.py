@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
+PARTIAL = '.partial'  # the end of the name of a file that is being written
 _URL = re.compile('[A-Za-z][A-Za-z0-9+.-]+:/')
 # Orbax looks for what it has written by a pattern, in which the first three
 # match other names, and TensorStore takes the last one for a slash.
@@ -25,7 +26,7 @@ def write_atomically(
     write: writes the content to a binary stream.
   """
   # Two processes may write the same file, and each has a partial one.
-  partial = path.with_name(f'{path.name}.{secrets.token_hex(4)}.partial')
+  partial = path.with_name(f'{path.name}.{secrets.token_hex(4)}{PARTIAL}')
   try:
     with partial.open('wb') as stream:
       write(stream)
@@ -57,7 +58,7 @@ def not_writable(
   Args:
     directory: that a user has chosen.
     error: of the attempt.
-    what: is kept in the directory: 'run' or 'sweep'.
+    what: is kept in the directory, such as 'run' or 'sweep'.
   """
   return ValueError(
     f'cannot write to the {what} directory {str(directory)!r}: '
@@ -123,11 +124,23 @@ def run_directory(text: str | pathlib.Path) -> pathlib.Path:
       f'checkpoints cannot be kept in {str(path)!r}: the name is not UTF-8; '
       'choose another directory, or a symbolic link to this one'
     )
-  if path.resolve() == pathlib.Path(path.anchor):
+  if _resolved(path).parent == _resolved(path):
     raise ValueError(
       f'{str(path)!r} is the root of the file system; name a directory in it'
     )
   return path
+
+
+def _resolved(path: pathlib.Path) -> pathlib.Path:
+  """Returns a path without symbolic links.
+
+  Raises:
+    ValueError: there are links that lead to each other.
+  """
+  try:
+    return path.resolve()
+  except (OSError, RuntimeError) as error:
+    raise ValueError(f'{str(path)!r} cannot be used: {error}') from error
 
 
 def _is_unicode(text: str) -> bool:

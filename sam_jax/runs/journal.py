@@ -258,7 +258,10 @@ class Journal:
     """Takes note of a score; returns whether it is the best so far."""
     state = self.state
     state.final_score = score
-    if state.best_score is not None and score >= state.best_score:
+    best = math.nan if state.best_score is None else state.best_score
+    # Anything is better than NaN, and NaN better than nothing.
+    is_first = state.best_score is None or math.isnan(best) > math.isnan(score)
+    if not (score < best or is_first):
       return False
     state.best_score, state.best_step = score, step
     return True

@@ -39,6 +39,8 @@ def is_held(directory: pathlib.Path) -> bool:
     lock.acquire(timeout=0)
   except filelock.Timeout:
     return True
+  except PermissionError:  # somebody else's, who alone may look
+    return True
   except OSError:  # the directory cannot be written to, by no process
     return False
   _release(lock, directory)
@@ -52,7 +54,7 @@ def hold(directory: pathlib.Path, what: str = 'run') -> Iterator[None]:
   Args:
     directory: is made if it does not exist, and removed again if nothing has
       been written to it.
-    what: is kept in the directory, for the message: 'run' or 'sweep'.
+    what: is kept in the directory, for the message, such as 'run' or 'sweep'.
 
   Raises:
     InUse: another process holds the lock. Nothing was touched.

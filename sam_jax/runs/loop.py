@@ -69,14 +69,14 @@ def train(begun: preparation.Begun) -> dict[str, Any]:
   Args:
     begun: the run, by `preparation.begin`, whose context is still open.
   """
-  config, experiment, workdir, state, result = begun
+  config, experiment, workdir, state, step, result = begun
   if result is not None:
     print(f'{workdir} is finished: {journal_lib.summary(result)}')
     return result
   with contextlib.ExitStack() as stack:
     saved = _open_checkpoints(config, experiment, workdir)
     stack.enter_context(contextlib.closing(saved))
-    state, remembered = _restore(saved, state)
+    state, remembered = _restore(saved, step, state)
     journal = journal_lib.Journal(config, experiment, workdir, remembered)
     stack.enter_context(contextlib.closing(journal))
     return _Loop(config, experiment, saved, journal).run(state)
@@ -99,13 +99,14 @@ def _open_checkpoints(
 
 
 def _restore(
-  saved: checkpoints_lib.Checkpoints, state: train_step.TrainState
+  saved: checkpoints_lib.Checkpoints,
+  step: int | None,
+  state: train_step.TrainState,
 ) -> tuple[train_step.TrainState, checkpoints_lib.JournalState]:
-  """Returns what the newest checkpoint holds, else `state` and a new journal.
+  """Returns what the checkpoint of a step holds; without one, `state`.
 
   With a checkpoint, the shapes of a state are enough.
   """
-  step = saved.latest_step()
   if step is None:
     return state, checkpoints_lib.JournalState()
   remembered, _ = saved.read_journal(step)

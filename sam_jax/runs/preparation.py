@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+import numpy as np
 
 from sam_jax import datasets
 from sam_jax.runs import (
@@ -55,6 +56,7 @@ class Begun(NamedTuple):
     experiment: its objects.
     workdir: run directory, absolute; holds config.json.
     state: before step 0, or only its shapes if there is a checkpoint.
+    step: of the checkpoint to resume from; None if there is none.
     result: what result.json holds if all steps are made, else None.
   """
 
@@ -62,6 +64,7 @@ class Begun(NamedTuple):
   experiment: build.Experiment
   workdir: pathlib.Path
   state: train_step.TrainState
+  step: int | None
   result: dict[str, Any] | None
 
 
@@ -120,8 +123,8 @@ def begin(
   """Takes a run directory, and makes all that precedes the first step.
 
   The directory is this process's until the context is left, and JAX's settings
-  are those of the run. Of several
-  processes that train together, the first one takes it for all of them.
+  are those of the run. Of several processes that train together, the first one
+  takes it for all of them.
 
   Args:
     config: see configs/default.py.
@@ -166,11 +169,12 @@ def _begin(
 ) -> Begun:
   """Returns a run with its first state, after writing what it starts with."""
   found = recovery.inspect(workdir, experiment.num_steps)
+  _check_agreement(found, workdir)
   _check_end(found, experiment, workdir)
   if found.result is not None and found.step is None:
     _check_unchanged(config, workdir)
     shapes = experiment.state_shapes()
-    return Begun(config, experiment, workdir, shapes, found.result)
+    return Begun(config, experiment, workdir, shapes, None, found.result)
   info = experiment.info or {}
   dataset = bootstrap.relabel(experiment.dataset, config, workdir, info)
   experiment = dataclasses.replace(experiment, dataset=dataset)
@@ -187,7 +191,26 @@ def _begin(
     if config.labels_from:
       bootstrap.write(dataset.train.labels, workdir)
   parallel.wait_for_all()  # the others read what the first has written
-  return Begun(config, experiment, workdir, state, None)
+  return Begun(config, experiment, workdir, state, found.step, None)
+
+
+def _check_agreement(found: recovery.Found, workdir: pathlib.Path) -> None:
+  """Refuses processes that would resume a run from different steps.
+
+  Raises:
+    ValueError: in all processes, if one has found other files than the first.
+  """
+  if jax.process_count() == 1:
+    return
+  step = -1 if found.step is None else found.step
+  mine = np.array([step, found.result is not None])
+  differs = bool((parallel.from_first_process(mine) != mine).any())
+  if parallel.any_process(differs):
+    which = 'this' if differs else 'another'
+    raise ValueError(
+      f'{which} process does not find the same checkpoints in {workdir} as the '
+      'first one; start again when all see the same files of the shared disk'
+    )
 
 
 def _check_unchanged(

@@ -27,7 +27,12 @@ import pathlib
 import sys
 from typing import Any, NamedTuple
 
-from sam_jax.runs import checkpoints, metrics_log, workdir as workdir_lib
+from sam_jax.runs import (
+  checkpoints,
+  files,
+  metrics_log,
+  workdir as workdir_lib,
+)
 
 _METRICS = 'metrics.jsonl'
 
@@ -115,6 +120,9 @@ def repair(workdir: pathlib.Path, found: Found) -> None:
   ]
   for line in [*lines, *found.notes]:
     print(f'warning: {line}', file=sys.stderr)
+  # What a kill left half-written; the lock is held, so nobody writes it now.
+  for partial in workdir.glob(f'*{files.PARTIAL}'):
+    partial.unlink(missing_ok=True)
   if found.skipped:
     with _open(workdir) as saved:
       for each in found.skipped:

@@ -5,6 +5,7 @@ a checksum of the content. The checksums (XXH3, at the rate of memory) find
 damage, not forgery.
 """
 
+import errno
 import io
 import json
 import os
@@ -18,6 +19,15 @@ import xxhash
 from sam_jax.runs import files
 
 _KEY = 'seal'
+# What the system says of a file that is not there, or whose disk is broken.
+_LASTING = {
+  errno.EIO,
+  errno.EISDIR,
+  errno.ELOOP,
+  errno.ENOENT,
+  errno.ENOTDIR,
+  errno.ENXIO,
+}
 _BUFFER_BYTES = 1 << 20
 
 # Of each file of a directory, by relative path: its size and checksum.
@@ -56,7 +66,7 @@ def write(
   content = json.loads(json.dumps(content))  # as it will be read
   seal = {
     'run_id': run_id,
-    'checksum': _checksum(path, content if of is None else of),
+    'checksum': _checksum(path, run_id, content if of is None else of),
   }
   files.write_json(path, {**content, _KEY: seal})
 
@@ -77,7 +87,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, Any], Any]:
   except (FileNotFoundError, NotADirectoryError):
     raise FileNotFoundError(f'{path} is missing') from None
   except OSError as error:
-    raise Damaged(f'{path} cannot be read: {error.strerror}') from error
+    raise _damage(path, error) from error
   except (ValueError, RecursionError) as error:
     raise Damaged(f'{path} is not JSON: {error}') from error
   if not isinstance(content, dict):
@@ -118,16 +128,16 @@ def check(
   """
   if not isinstance(seal, dict) or seal.keys() != {'run_id', 'checksum'}:
     raise Damaged(f'{path} is damaged: it has no seal of a run')
-  if seal['checksum'] != _checksum(path, of):
+  if seal['checksum'] != _checksum(path, seal['run_id'], of):
     raise Damaged(f'{path} is damaged: its checksum does not fit')
   if run_id is not None and seal['run_id'] != run_id:
     raise Damaged(f'{path} belongs to another run')
   return seal['run_id']
 
 
-def _checksum(path: pathlib.Path, of: Any) -> int:
+def _checksum(path: pathlib.Path, run_id: str, of: Any) -> int:
   """Returns the checksum in a seal; no file can stand in for another one."""
-  return checksum([path.name, of])
+  return checksum([path.name, run_id, of])
 
 
 def take_inventory(directory: pathlib.Path) -> Inventory:
@@ -164,9 +174,18 @@ def check_inventory(directory: pathlib.Path, expected: Inventory) -> None:
         if _checksum_of_file(stream) != expected_checksum:
           raise Damaged(f'{path} is damaged: its checksum does not fit')
   except OSError as error:
-    raise Damaged(
-      f'{error.filename or directory} cannot be read: {error.strerror}'
-    ) from error
+    raise _damage(error.filename or directory, error) from error
+
+
+def _damage(path: Any, error: OSError) -> OSError | Damaged:
+  """Returns the error for a file that cannot be read.
+
+  Only what will be so for ever is damage. What may pass, such as too many open
+  files, or a network disk that does not answer, says nothing of the file.
+  """
+  if error.errno not in _LASTING:
+    return error
+  return Damaged(f'{path} cannot be read: {error.strerror}')
 
 
 def _compare(

@@ -7,6 +7,7 @@ run would never get these 20 kB back.
 """
 
 import ast
+import contextlib
 import functools
 import importlib
 from typing import Any
@@ -25,10 +26,11 @@ def stop() -> None:
 
   @functools.wraps(_to_json)
   def to_json(self: Any, **options: Any) -> Any:
-    try:
-      return _to_json(self)
-    except (SyntaxError, ValueError):  # the text of another version
-      return original(self, **options)
+    if not options:  # Orbax gives none
+      # The text of another version may be another one.
+      with contextlib.suppress(SyntaxError, ValueError):
+        return _to_json(self)
+    return original(self, **options)
 
   tensorstore.experimental_collect_matching_metrics = _no_metrics
   spec.to_json = to_json

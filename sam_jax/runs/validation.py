@@ -30,8 +30,6 @@ _RANGES = (
   ('log.every_steps', 0, math.inf),
   ('max_skipped_steps', 1, math.inf),
 )
-
-
 _MOST_STEPS = 2**31 - 1  # the step counter is an int32
 _ON_NONFINITE = ('stop', 'skip')
 

@@ -89,9 +89,10 @@ def _open_config(workdir: pathlib.Path) -> tuple[dict[str, Any], str] | None:
     return content, seals.check(path, seal, _identity(content))
   except FileNotFoundError:
     return None
-  except seals.Damaged as error:
+  except (RecursionError, seals.Damaged) as error:
+    reason = error if isinstance(error, ValueError) else f'{path} is damaged'
     raise ValueError(
-      f'{error}; put it back from a copy, or use another workdir'
+      f'{reason}; put it back from a copy, or use another workdir'
     ) from error
 
 

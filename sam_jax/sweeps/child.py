@@ -82,8 +82,10 @@ class Child:
       return None
     try:
       return self._end(status)
-    except (OSError, ValueError) as error:  # files that cannot be read now
+    except OSError as error:  # a file that cannot be read now
       return End(None, str(error), is_failure=False)
+    except ValueError as error:  # a result that says nothing
+      return End(None, str(error), is_failure=True)
 
   def stop(self) -> None:
     """Asks the run to save a checkpoint and to end."""

@@ -199,9 +199,10 @@ class _Execution:
     if end.result is not None:
       self._finish(name, end.result)
     elif end.is_failure:
+      # First: the disk may be full, which says less than the reason.
+      self._fail(name, end.reason)
       failures.write(cell, self._directory, end.reason)
       self._remembered.add(name)
-      self._fail(name, end.reason)
     else:
       self._left[name] = end.reason
       self._line(f'not finished: {name}: {end.reason}')

@@ -30,7 +30,7 @@ def parse_field(text: str) -> tuple[str, Any]:
   with contextlib.suppress(*_NO_LITERAL):
     value = ast.literal_eval(value)
   is_path = name == 'data.directory' and isinstance(value, str)
-  if is_path and '://' not in value:  # tensorflow-datasets reads remote ones
+  if is_path:
     value = str(files.user_path(value))
   return name, value
 
