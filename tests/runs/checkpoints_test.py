@@ -266,6 +266,23 @@ def test_what_a_run_deletes_meanwhile_is_not_taken_for_damage(
   reader.close()
 
 
+def test_an_old_one_that_cannot_be_deleted_stops_nothing(
+  open_checkpoints, monkeypatch, tmp_path
+):
+  saved = open_checkpoints(max_to_keep=1)
+  _save(saved, 1)
+  with monkeypatch.context() as patch:
+
+    def fail(path):
+      raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+
+    patch.setattr(checkpoints.shutil, 'rmtree', fail)
+    _save(saved, 2)
+  assert saved.steps() == [2]
+  assert open_checkpoints(max_to_keep=1).steps() == [2]
+  assert _names(tmp_path / 'checkpoints') == ['2']
+
+
 def test_each_file_is_checked_to_its_end(open_checkpoints, monkeypatch):
   monkeypatch.setattr(checkpoints.seals, '_BUFFER_BYTES', 64)
   saved = open_checkpoints()

@@ -63,7 +63,8 @@ def test_what_is_no_path_here_is_one_line(text):
 
 
 @pytest.mark.parametrize(
-  'name', ['[a]', 'a*', 'a?', 'a\\b', 'a\udcff', '[a]/b', '/', '/..', 'gs://a']
+  'name',
+  ['[a]', 'a*', 'a?', 'a\\b', 'a\udcff', '[a]/b', '/', '//', '/..', 'gs://a'],
 )
 def test_a_directory_that_checkpoints_cannot_be_kept_in_is_one_line(name):
   with pytest.raises(ValueError, match='checkpoints|root|path') as raised:

@@ -134,6 +134,16 @@ def test_the_first_lowest_score_is_the_best(open_journal):
   )
 
 
+def test_a_score_that_is_no_number_is_better_than_none_alone(open_journal):
+  one, scores = open_journal(), [float('nan'), 0.5, float('nan'), 0.6]
+  found = [
+    one.add_epoch(step, {'test': {'loss': 1.0, 'error_rate': score}})
+    for step, score in enumerate(scores, 1)
+  ]
+  assert found == [True, True, False, False]
+  assert one.state.best_step == 2
+
+
 def test_an_epoch_without_an_evaluation_is_never_the_best(open_journal):
   one = open_journal()
   assert not one.add_epoch(5, {})

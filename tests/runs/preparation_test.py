@@ -53,6 +53,15 @@ def test_a_new_run_writes_its_config_and_starts_at_step_0(tmp_path):
   assert saved['batch_size'] == begun.config.batch_size
 
 
+def test_what_a_kill_left_half_written_is_cleared(tmp_path):
+  _begin(tiny.config(), tmp_path)
+  names = tiny.tree(tmp_path).keys()
+  for name in ('config.json.1a2b3c4d.partial', '.lock.owner.1a2b3c4d.partial'):
+    (tmp_path / name).write_text('{')
+  assert _begin(tiny.config(), tmp_path).result is None
+  assert tiny.tree(tmp_path).keys() == names
+
+
 def test_what_is_only_looked_at_writes_nothing(tmp_path, monkeypatch, capsys):
   """Without a directory, as a sweep looks at the cost of its runs."""
   monkeypatch.chdir(tmp_path)
