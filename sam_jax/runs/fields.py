@@ -99,6 +99,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     ValueError: the message names the field, its value and what it may be.
   """
   _check_values('', config, _ROOT)
+  known = sorted([*_ROOT, *CLOSED, *OPEN])
+  if unknown := [key for key in config if key not in known]:
+    raise lookup.unknown('field of a config', unknown[0], known)
   for name, kinds in CLOSED.items():
     section = _section(config, name)
     _check_values(f'{name}.', section, kinds)
