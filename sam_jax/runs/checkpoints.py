@@ -31,7 +31,6 @@ from sam_jax.training import parallel
 
 _FILE = 'checkpoint.json'
 _STATE = 'state'
-_PARTIAL = '.partial'
 _SET_ASIDE = '.damaged'
 
 
@@ -124,7 +123,7 @@ class Checkpoints:
     self._saving: concurrent.futures.Future[None] | None = None
     if not read_only and parallel.is_first_process():
       directory.mkdir(parents=True, exist_ok=True)
-      for partial in directory.glob(f'*{_PARTIAL}'):
+      for partial in directory.glob(f'*{files.PARTIAL}'):
         _delete(partial)
     self._steps = [step for step in self.found() if self._is_sealed(step)]
 
@@ -150,7 +149,7 @@ class Checkpoints:
     # Now: the journal goes on while the arrays are being written.
     content = {'step': journal.step, 'info': dict(info)}
     content['journal'] = dataclasses.asdict(journal)
-    partial = self._directory / f'{journal.step}{_PARTIAL}'
+    partial = self._directory / f'{journal.step}{files.PARTIAL}'
     self._arrays.save(partial / _STATE, state)
     self._saving = self._pool.submit(self._commit, content)
 
@@ -262,7 +261,7 @@ class Checkpoints:
     except BaseException:
       if parallel.is_first_process():  # perhaps the disk is full
         with contextlib.suppress(OSError):
-          _delete(self._path(step).with_name(f'{step}{_PARTIAL}'))
+          _delete(self._path(step).with_name(f'{step}{files.PARTIAL}'))
       raise
     dropped, self._steps = set(self._steps) - kept, sorted(kept)
     if parallel.is_first_process():
@@ -275,7 +274,7 @@ class Checkpoints:
   def _seal(self, content: dict[str, Any]) -> None:
     """Writes checkpoint.json, and gives the checkpoint its name."""
     final = self._path(content['step'])
-    partial = final.with_name(f'{final.name}{_PARTIAL}')
+    partial = final.with_name(f'{final.name}{files.PARTIAL}')
     content['files'] = seals.take_inventory(partial / _STATE)
     seals.write(partial / _FILE, content, self._run_id or '')
     if os.path.lexists(final):  # no checkpoint, or it would have been known
@@ -340,8 +339,8 @@ def _delete(path: pathlib.Path) -> None:
   """Deletes what a path names; a kill leaves nothing that has its name."""
   if path.is_dir() and not path.is_symlink():
     doomed = path
-    if not path.name.endswith(_PARTIAL):
-      doomed = path.with_name(f'{path.name}{_PARTIAL}')
+    if not path.name.endswith(files.PARTIAL):
+      doomed = path.with_name(f'{path.name}{files.PARTIAL}')
       path.rename(doomed)
     shutil.rmtree(doomed)
   else:

@@ -137,13 +137,9 @@ def check_processes(info: Info) -> None:
   Raises:
     ValueError: in all processes, if one has others than the first.
   """
-  if jax.process_count() == 1:
-    return
   content = json.dumps(info, sort_keys=True).encode()
   digest = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
-  differs = bool((parallel.from_first_process(digest) != digest).any())
-  if parallel.any_process(differs):
-    which = 'this' if differs else 'another'
+  if which := parallel.which_differs(digest):
     raise ValueError(
       f'{which} process has other data than the first one; give all processes '
       'that train together the same data'

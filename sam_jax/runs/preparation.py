@@ -200,13 +200,9 @@ def _check_agreement(found: recovery.Found, workdir: pathlib.Path) -> None:
   Raises:
     ValueError: in all processes, if one has found other files than the first.
   """
-  if jax.process_count() == 1:
-    return
   step = -1 if found.step is None else found.step
   mine = np.array([step, found.result is not None])
-  differs = bool((parallel.from_first_process(mine) != mine).any())
-  if parallel.any_process(differs):
-    which = 'this' if differs else 'another'
+  if which := parallel.which_differs(mine):
     raise ValueError(
       f'{which} process does not find the same checkpoints in {workdir} as the '
       'first one; start again when all see the same files of the shared disk'

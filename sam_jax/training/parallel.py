@@ -96,6 +96,23 @@ def from_first_process(array: np.ndarray) -> np.ndarray:
   return np.asarray(multihost_utils.broadcast_one_to_all(array))
 
 
+def which_differs(array: np.ndarray) -> str | None:
+  """Returns which process has another array than the first one.
+
+  Args:
+    array: of this process; all have to ask, with one of the same shape.
+
+  Returns:
+    'this' or 'another', None if all agree.
+  """
+  if jax.process_count() == 1:
+    return None
+  differs = bool((from_first_process(array) != array).any())
+  if not any_process(differs):
+    return None
+  return 'this' if differs else 'another'
+
+
 def _vary(values: types.PyTree) -> types.PyTree:
   """Casts to varying over all axes."""
   return jax.tree.map(lambda x: tree.vary(x, _AXES), values)
