@@ -125,8 +125,8 @@ def has_begun(workdir: pathlib.Path) -> bool:
   checkpoints = [
     path
     for path in (workdir / 'checkpoints').glob('[0-9]*')
-    if path.suffix
-    != files.PARTIAL  # a kill came before the first one was whole
+    # Else a kill came before the first one was whole.
+    if path.suffix != files.PARTIAL
   ]
   return has_logged or has_ended or bool(checkpoints)
 
