@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import jax
 
 from sam_jax import types
-from sam_jax.runs import files, seals, tensorstore_leak
+from sam_jax.runs import files, orbax_memory, seals
 from sam_jax.training import parallel
 
 _FILE = 'checkpoint.json'
@@ -110,7 +110,7 @@ class Checkpoints:
       keep_steps: steps that are never deleted.
       read_only: touch nothing, as beside a run that is still training.
     """
-    tensorstore_leak.stop()
+    orbax_memory.stop_leak()
     import orbax.checkpoint as ocp  # takes a second: not for every import
 
     self._directory = directory
@@ -118,7 +118,10 @@ class Checkpoints:
     self._max_to_keep = max_to_keep
     self._keep_best = keep_best
     self._keep_steps = frozenset(keep_steps)
-    self._arrays = ocp.StandardCheckpointer()
+    # Orbax would make its directory in the background, and what waits for that
+    # holds up the end of the program for five minutes if it cannot be made.
+    options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+    self._arrays = ocp.StandardCheckpointer(async_options=options)
     self._pool = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
     self._saving: concurrent.futures.Future[None] | None = None
     if not read_only and parallel.is_first_process():
@@ -264,6 +267,7 @@ class Checkpoints:
           _delete(self._path(step).with_name(f'{step}{files.PARTIAL}'))
       raise
     dropped, self._steps = set(self._steps) - kept, sorted(kept)
+    orbax_memory.give_back()
     if parallel.is_first_process():
       for old in dropped:
         # On a network disk that cannot be while somebody reads it. The new one

@@ -70,14 +70,23 @@ class MetricWriter:
       ValueError: they are not in metrics.jsonl.
     """
     self._path = directory / _FILE
-    self._directory = os.open(directory, os.O_RDONLY)
     self.rows = rows
-    if self._path.exists() or rows.number:
-      kept = find(directory, rows)
-      text = ''.join(json.dumps(row) + '\n' for row in kept)
-      files.write_text(self._path, text)
-    self._open()
-    self._events = _EventFile(directory, start_step) if tensorboard else None
+    with contextlib.ExitStack() as opened:  # closed again if one cannot be
+      self._directory = os.open(directory, os.O_RDONLY)
+      opened.callback(os.close, self._directory)
+      if self._path.exists() or rows.number:
+        kept = find(directory, rows)
+        text = ''.join(json.dumps(row) + '\n' for row in kept)
+        files.write_text(self._path, text)
+      self._lines = self._path.open(
+        'ab+'
+      )  # to append, and to read it all again
+      opened.callback(lambda: self._lines.close())
+      files.sync_directory(directory)
+      self._events = _EventFile(directory, start_step) if tensorboard else None
+      if self._events is not None:
+        opened.callback(self._events.close)
+      self._close = opened.pop_all().close
 
   def write(
     self, step: int, epoch: float, metrics: Mapping[str, float]
@@ -100,15 +109,7 @@ class MetricWriter:
 
   def close(self) -> None:
     """Closes the files."""
-    os.close(self._directory)
-    self._lines.close()
-    if self._events is not None:
-      self._events.close()
-
-  def _open(self) -> None:
-    """Opens metrics.jsonl to append to it, and to read what was written."""
-    self._lines = self._path.open('ab+')
-    files.sync_directory(self._path.parent)
+    self._close()
 
   def _check_directory(self) -> None:
     """Refuses to go on in a directory that has been removed.
@@ -139,7 +140,7 @@ class MetricWriter:
     content = self._lines.read()
     files.write_atomically(self._path, lambda stream: stream.write(content))
     self._lines.close()
-    self._open()
+    self._lines = self._path.open('ab+')
     print(
       f'warning: {self._path} was deleted or replaced while the run was going; '
       'it is written again, with all its rows',

@@ -56,7 +56,12 @@ def test_the_operations_of_a_run_are_seen(whole):
     assert wanted in text
 
 
-# Operations from the first to the last, as shares of all of them.
+# Operations from the first to the last, as shares of all of them. If one fails,
+# Orbax leaves coroutines behind of its own that nobody awaits.
+@pytest.mark.filterwarnings(
+  'ignore::pytest.PytestUnraisableExceptionWarning',
+  'ignore:coroutine .* was never awaited',
+)
 @pytest.mark.parametrize(
   ('share', 'error'),
   [

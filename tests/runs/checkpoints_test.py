@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -178,6 +179,16 @@ saved.wait()
 saved.save({'w': np.ones(20_000_000)}, checkpoints.JournalState(step=2), {})
 os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+def test_nothing_waits_for_a_directory_that_cannot_be_made(open_checkpoints):
+  saved = open_checkpoints()
+  (pathlib.Path(saved._directory) / '7.partial').touch()
+  with pytest.raises(NotADirectoryError):
+    _save(saved, 7)
+  # The program would not end before these have given up.
+  waiting = {'array_type_handler', 'write_metadata_after_commits'}
+  assert not waiting & {thread.name for thread in threading.enumerate()}
 
 
 @pytest.fixture

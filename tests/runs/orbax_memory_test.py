@@ -1,7 +1,7 @@
 import pytest
 import tensorstore
 
-from sam_jax.runs import tensorstore_leak
+from sam_jax.runs import orbax_memory
 
 _SPECS = (
   {'driver': 'file', 'path': "/some where/it's [a] "},
@@ -16,7 +16,7 @@ _SPECS = (
 
 @pytest.fixture(autouse=True)
 def _stopped():
-  tensorstore_leak.stop()
+  orbax_memory.stop_leak()
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def _stopped():
 def test_a_description_is_as_before_whatever_its_text(
   spec, prefix, monkeypatch
 ):
-  monkeypatch.setattr(tensorstore_leak, '_PREFIX', prefix)
+  monkeypatch.setattr(orbax_memory, '_PREFIX', prefix)
   assert tensorstore.KvStore.Spec(spec).to_json() == spec
 
 

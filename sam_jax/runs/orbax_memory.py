@@ -1,13 +1,18 @@
-"""A leak of TensorStore, stopped.
+"""What a checkpoint leaves in memory, stopped and given back.
 
 Whatever TensorStore (0.1.86, and those before) returns as JSON is never freed.
 Orbax asks for it several times per checkpoint: for a description of each array
 that it could have made itself, and for numbers of which it logs a rate. A long
 run would never get these 20 kB back.
+
+Orbax also starts threads for each checkpoint, between which the allocator of
+the C library divides the memory. What it keeps for them grew by 12 kB per
+checkpoint.
 """
 
 import ast
 import contextlib
+import ctypes
 import functools
 import importlib
 from typing import Any
@@ -15,7 +20,13 @@ from typing import Any
 _PREFIX, _SUFFIX = 'KvStore.Spec(', ')'
 
 
-def stop() -> None:
+def give_back() -> None:
+  """Gives memory that is free back to the system, where glibc can do so."""
+  with contextlib.suppress(OSError, AttributeError, TypeError):
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def stop_leak() -> None:
   """Has TensorStore return what Orbax asks for in another way."""
   # Of no type, because what it has is replaced. It comes with Orbax.
   tensorstore: Any = importlib.import_module('tensorstore')
