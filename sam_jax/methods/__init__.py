@@ -16,8 +16,16 @@ from sam_jax.methods._looksam import looksam
 from sam_jax.methods._random import random
 from sam_jax.methods._sam import sam
 from sam_jax.methods._sgd import sgd
-from sam_jax.methods.base import Method, Perturbed, either
-from sam_jax.methods.interface import Context, GroupResult, Problem, State
+from sam_jax.methods.axes import Axes
+from sam_jax.methods.base import Method, either
+from sam_jax.methods.interface import (
+  Context,
+  GroupResult,
+  Problem,
+  State,
+  momentum_of,
+)
+from sam_jax.methods.perturbed import Perturbed
 from sam_jax.methods.registry import (
   create,
   defaults,
@@ -27,6 +35,7 @@ from sam_jax.methods.registry import (
 )
 
 __all__ = [
+  'Axes',
   'Context',
   'GroupResult',
   'Method',
@@ -39,6 +48,7 @@ __all__ = [
   'either',
   'gsam',
   'looksam',
+  'momentum_of',
   'names',
   'options',
   'random',

@@ -1,16 +1,24 @@
 """Adaptive SAM: a ball that is stretched along large parameters."""
 
+from typing import Unpack
+
 from sam_jax import perturbations
-from sam_jax.methods import base, radius, registry
+from sam_jax.methods import base, parts, registry
+from sam_jax.methods.axes import Axes, create
 
 
-@registry.register('asam')
+@parts.METRICS.register('adaptive')
+def _adaptive(eta: float = 0.01, p: float = 2.0) -> parts.Metric:
+  """Returns the metric of `perturbations.asam`."""
+  return lambda rho: perturbations.asam(rho, eta, p)
+
+
+@registry.register('asam', fixes=['metric'])
 def asam(
   rho: float = 0.5,
   eta: float = 0.01,
   p: float = 2.0,
-  rho_schedule: str = 'constant',
-  rho_min: float | None = None,
+  **axes: Unpack[Axes],
 ) -> base.Method:
   r"""Returns Adaptive SAM.
 
@@ -27,8 +35,7 @@ def asam(
       CIFAR-10; it has 1.0 for CIFAR-100 and ImageNet.
     eta: added to the magnitudes, >= 0.
     p: norm of the ball, in [1, inf].
-    rho_schedule: see `radius.create`.
-    rho_min: see `radius.create`.
+    **axes: other choices on the axes, see `Axes`.
 
   Raises:
     ValueError: a value is out of range.
@@ -36,9 +43,4 @@ def asam(
   Source: Kwon et al. 2021, equation 6. Differs from the authors' code, which
   has T = 1 for biases and BatchNorm: here the rule is the same for all.
   """
-  radius_fn = radius.create(rho, rho_schedule, rho_min)
-  perturbations.asam(rho, eta, p)  # refuses what is out of range
-  return base.Perturbed(
-    lambda ctx: perturbations.asam(radius_fn(ctx), eta, p),
-    gradient_evaluations=1 if rho == 0 else 2,
-  )
+  return create(rho, axes, metric=_adaptive(eta, p))

@@ -2,19 +2,34 @@
 
 import functools
 import math
+from typing import Unpack
 
 import jax
 
-from sam_jax import perturbations, tree, types
-from sam_jax.methods import base, radius, registry
+from sam_jax import tree, types
+from sam_jax.methods import base, parts, registry
+from sam_jax.methods.axes import Unscheduled, create
 
 
-@registry.register('gsam')
+@parts.COMBINES.register('gsam')
+def _combine(alpha: float = 0.6) -> parts.Combine:
+  """Returns what subtracts alpha times the orthogonal part.
+
+  Raises:
+    ValueError: alpha is negative, infinite or NaN.
+  """
+  if not 0 <= alpha < math.inf:
+    raise ValueError(f'alpha is {alpha}; it must be a number >= 0')
+  return functools.partial(_subtract_orthogonal, alpha=float(alpha))
+
+
+@registry.register('gsam', fixes=['combine'])
 def gsam(
   rho: float = 0.6,
   alpha: float = 0.6,
   rho_schedule: str = 'learning_rate',
   rho_min: float | None = None,
+  **axes: Unpack[Unscheduled],
 ) -> base.Method:
   r"""Returns Surrogate Gap Guided Sharpness-Aware Minimization.
 
@@ -35,6 +50,7 @@ def gsam(
       rate, the actual one of the step, and so does the default.
     rho_min: see `radius.create`; the authors have 0.1 there, and the default
       is 0. It is refused with a constant radius.
+    **axes: other choices on the axes, see `Unscheduled`.
 
   Raises:
     ValueError: a value is out of range.
@@ -44,14 +60,8 @@ def gsam(
   there the smallest learning rate is subtracted before the radius is scaled,
   here it counts as 0; a zero gradient is NaN there.
   """
-  if not 0 <= alpha < math.inf:
-    raise ValueError(f'alpha is {alpha}; it must be a number >= 0')
-  radius_fn = radius.create(rho, rho_schedule, rho_min)
-  return base.Perturbed(
-    lambda ctx: perturbations.l2(radius_fn(ctx)),
-    gradient_evaluations=1 if rho == 0 else 2,
-    combine=functools.partial(_subtract_orthogonal, alpha=float(alpha)),
-  )
+  schedule = {'rho_schedule': rho_schedule, 'rho_min': rho_min}
+  return create(rho, {**axes, **schedule}, combine=_combine(alpha))
 
 
 def _subtract_orthogonal(

@@ -2,21 +2,25 @@
 
 import dataclasses
 import math
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 
-from sam_jax import leaves, perturbations, tree, types
-from sam_jax.methods import base, interface, radius, registry
+from sam_jax import leaves, tree, types
+from sam_jax.methods import base, interface, parts, registry
+from sam_jax.methods.axes import Choices, create
+from sam_jax.methods.perturbed import Perturbed
 
 
-@registry.register('looksam')
+@registry.register('looksam', fixes=['direction', 'combine', 'descent_share'])
 def looksam(
   rho: float = 0.1,
   every: int = 5,
   alpha: float = 0.7,
   rho_schedule: str = 'constant',
   rho_min: float | None = None,
+  **axes: Unpack[Choices],
 ) -> base.Method:
   r"""Returns LookSAM, SAM at little more than the cost of SGD.
 
@@ -44,6 +48,7 @@ def looksam(
     alpha: length of the part that is kept, in units of the gradient's, >= 0.
     rho_schedule: see `radius.create`.
     rho_min: see `radius.create`.
+    **axes: metric, mask and ascent_share, see `Choices`.
 
   Raises:
     ValueError: a value is out of range.
@@ -56,22 +61,23 @@ def looksam(
     raise ValueError(f'every is {every!r}; it must be a whole number >= 1')
   if not 0 <= alpha < math.inf:
     raise ValueError(f'alpha is {alpha}; it must be a number >= 0')
-  radius_fn = radius.create(rho, rho_schedule, rho_min)
-  if rho == 0:
-    return base.Method()
-  return _LookSam(
-    sam=base.Perturbed(lambda ctx: perturbations.l2(radius_fn(ctx))),
-    every=every,
-    alpha=alpha,
-    gradient_evaluations=1 + 1 / every,
-  )
+  schedule = {'rho_schedule': rho_schedule, 'rho_min': rho_min}
+  sam = create(rho, {**axes, **schedule})
+  if not isinstance(sam, Perturbed):  # rho is 0
+    return sam
+  if type(sam.mask) is not parts.Mask:
+    raise ValueError(
+      'looksam takes a mask that is fixed, as of names; choose another one'
+    )
+  more = sam.gradient_evaluations - 1
+  return _LookSam(sam, every, alpha, gradient_evaluations=1 + more / every)
 
 
 @dataclasses.dataclass(frozen=True)
 class _LookSam(base.Method):
   """See `looksam`."""
 
-  sam: base.Perturbed
+  sam: Perturbed
   every: int
   alpha: float
   gradient_evaluations: float

@@ -1,14 +1,32 @@
 """SAM along a random direction, a control."""
 
-from sam_jax import perturbations
-from sam_jax.methods import base, radius, registry
+from typing import Unpack
+
+from sam_jax import perturbations, types
+from sam_jax.methods import base, parts, registry
+from sam_jax.methods.axes import Axes, create
+from sam_jax.methods.interface import Context
 
 
-@registry.register('random')
+@parts.DIRECTIONS.register('random')
+class Random(parts.Direction):
+  """Along normal numbers, drawn anew by each group in every step.
+
+  The gradient at w is made all the same: of it are value and metrics.
+  """
+
+  def __call__(
+    self, memory: types.PyTree, grads: types.Grads | None, ctx: Context
+  ) -> types.PyTree:
+    """Returns the direction."""
+    del memory
+    return perturbations.random(1.0, ctx.get('key'))(grads, None)
+
+
+@registry.register('random', fixes=['direction'])
 def random(
   rho: float = 0.05,
-  rho_schedule: str = 'constant',
-  rho_min: float | None = None,
+  **axes: Unpack[Axes],
 ) -> base.Method:
   r"""Returns SAM along a random direction in place of the gradient's.
 
@@ -22,16 +40,11 @@ def random(
 
   Args:
     rho: radius of the perturbation, in units of the parameters.
-    rho_schedule: see `radius.create`.
-    rho_min: see `radius.create`.
+    **axes: other choices on the axes, see `Axes`.
 
   Raises:
     ValueError: a value is out of range.
 
   Source: Foret et al. 2020, appendix C.5, a control.
   """
-  radius_fn = radius.create(rho, rho_schedule, rho_min)
-  return base.Perturbed(
-    lambda ctx: perturbations.random(radius_fn(ctx), ctx.get('key')),
-    gradient_evaluations=1 if rho == 0 else 2,
-  )
+  return create(rho, axes, direction=Random())

@@ -1,7 +1,18 @@
 """Sharpness-Aware Minimization."""
 
-from sam_jax import arguments, perturbations
-from sam_jax.methods import base, radius, registry
+from typing import Unpack
+
+from sam_jax import perturbations
+from sam_jax.methods import base, parts, registry
+from sam_jax.methods.axes import Axes, create
+
+parts.METRICS.register('l2')(lambda: perturbations.l2)
+
+
+@parts.METRICS.register('lp')
+def _lp(p: float) -> parts.Metric:
+  """Returns the metric of a p-norm."""
+  return lambda rho: perturbations.lp(rho, p)
 
 
 @registry.register('sam')
@@ -10,8 +21,7 @@ def sam(
   p: float = 2.0,
   ascent_steps: int = 1,
   second_order: bool = False,
-  rho_schedule: str = 'constant',
-  rho_min: float | None = None,
+  **axes: Unpack[Axes],
 ) -> base.Method:
   r"""Returns Sharpness-Aware Minimization.
 
@@ -30,23 +40,23 @@ def sam(
       length rho / ascent_steps (appendix C.6); the paper's results have 1.
     second_order: whether to differentiate through the perturbation (appendix
       C.4), for about two gradients more; the paper's results do not.
-    rho_schedule: see `radius.create`.
-    rho_min: see `radius.create`.
+    **axes: any other choice on the axes, see `Axes`.
 
   Raises:
-    ValueError: a value is out of range, or there are several ascent steps with
-      second_order.
+    ValueError: a value is out of range, there are several ascent steps with
+      second_order, or p and a metric are both given.
 
   Source: Foret et al. 2020, algorithm 1.
   """
-  radius_fn = radius.create(rho, rho_schedule, rho_min)
-  perturbations.lp(rho, p)  # refuses a p that is none
-  arguments.ascent(ascent_steps, second_order)
-  # A Hessian-vector product differentiates a gradient: about two of them.
-  cost = 1 if rho == 0 else ascent_steps + 1 + 2 * second_order
-  return base.Perturbed(
-    lambda ctx: perturbations.lp(radius_fn(ctx), p),
-    gradient_evaluations=cost,
+  if p != 2 and axes.get('metric') is not None:
+    raise ValueError(
+      f'p is {p}, and metric is {axes["metric"]!r}, which is another; leave '
+      'one of them out'
+    )
+  return create(
+    rho,
+    axes,
+    metric=_lp(p),
     ascent_steps=ascent_steps,
     second_order=second_order,
   )

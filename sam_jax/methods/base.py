@@ -8,14 +8,13 @@ to the whole batch, such as a norm or a projection of the averaged gradient, is
 made in `finish`, and so is everything that is remembered from step to step.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from sam_jax import sam, tree, types
+from sam_jax import tree, types
 from sam_jax.methods import own_loop
 from sam_jax.methods.interface import Context, GroupResult, Problem, State
 
@@ -81,48 +80,6 @@ class Method:
     return own_loop.value_and_grad(self, fun, **options)
 
 
-@dataclasses.dataclass(frozen=True)
-class Perturbed(Method):
-  """A perturbation in every step, and nothing that is remembered.
-
-  Attributes:
-    perturbation_fn: `ctx -> perturbation` of a group.
-    gradient_evaluations: see `Method`.
-    ascent_steps: see `sam_jax.value_and_grad`.
-    second_order: see `sam_jax.value_and_grad`.
-    combine: see `sam_jax.value_and_grad`; of the gradients of a group.
-  """
-
-  perturbation_fn: Callable[[Context], types.Perturbation]
-  gradient_evaluations: float = 2.0
-  ascent_steps: int = 1
-  second_order: bool = False
-  combine: Callable[[types.Grads, types.Grads], types.Grads] = sam.descent
-
-  def gradient(
-    self, problem: Problem, state: State, params: types.Params, ctx: Context
-  ) -> GroupResult:
-    """Returns the gradient at the perturbed parameters."""
-    del state
-    return self.perturb(problem, params, ctx)[0]
-
-  def perturb(
-    self, problem: Problem, params: types.Params, ctx: Context
-  ) -> tuple[GroupResult, sam.SamInfo]:
-    """Returns the same, and what was found on the way."""
-    out, grads, info = sam.perturbed_gradient(
-      problem.descend,
-      problem.ascend,
-      self.perturbation_fn(ctx),
-      params,
-      ascent_steps=self.ascent_steps,
-      second_order=self.second_order,
-      combine=self.combine,
-    )
-    diagnostics = problem.diagnose(params, out, info)
-    return GroupResult(out, grads, (), jnp.float32(1), diagnostics), info
-
-
 def either(
   is_perturbed: jax.Array,
   perturbed: Callable[[], GroupResult],
@@ -133,7 +90,8 @@ def either(
   Args:
     is_perturbed: a bool scalar, the same for all groups of a step.
     perturbed: returns a result with stats and diagnostics.
-    unperturbed: returns one without; these are zeros then.
+    unperturbed: returns one without diagnostics, and perhaps without stats;
+      these are zeros then.
 
   Returns:
     The result of the branch that ran, in the structure of the first.
@@ -141,10 +99,11 @@ def either(
   shapes = jax.eval_shape(perturbed)
 
   def filled() -> GroupResult:
-    return unperturbed()._replace(
-      stats=jax.tree.map(tree.zeros, shapes.stats),
-      diagnostics=jax.tree.map(tree.zeros, shapes.diagnostics),
-    )
+    result = unperturbed()
+    if result.stats == ():
+      result = result._replace(stats=jax.tree.map(tree.zeros, shapes.stats))
+    diagnostics = jax.tree.map(tree.zeros, shapes.diagnostics)
+    return result._replace(diagnostics=diagnostics)
 
   # Within shard_map both have to vary over the same mesh axes.
   others = jax.eval_shape(filled)

@@ -1,6 +1,6 @@
 """What a method and those who call it hand to each other."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -20,15 +20,19 @@ class Context(NamedTuple):
     num_steps: length of the run.
     key: PRNG key of the step and, in `gradient`, of the group: the same
       wherever the group runs.
+    step_key: PRNG key of the step, the same for all groups.
     learning_rate: of the step, a scalar.
     peak_learning_rate: the largest one that the run was asked for.
+    momentum: the optimizer's, a tree like the parameters, see `momentum_of`.
   """
 
   step: jax.Array
   num_steps: int | None = None
   key: jax.Array | None = None
+  step_key: jax.Array | None = None
   learning_rate: types.Scalar | None = None
   peak_learning_rate: types.Scalar | None = None
+  momentum: types.PyTree | None = None
 
   def get(self, name: str) -> Any:
     """Returns a field that has to be there.
@@ -37,11 +41,26 @@ class Context(NamedTuple):
       ValueError: it is None; the message names it.
     """
     value = getattr(self, name)
-    if value is None:
+    if value is not None:
+      return value
+    if name == 'momentum':
       raise ValueError(
-        f'the method needs {name}; give {name}=... to its value_and_grad'
+        "the method needs the optimizer's momentum, and there is none; use an "
+        'optimizer that has one, such as sgd with momentum or adamw, and in a '
+        'loop of your own give momentum=methods.momentum_of(opt_state) to the '
+        'function that value_and_grad returns'
       )
-    return value
+    name = name.removeprefix('step_')
+    raise ValueError(
+      f'the method needs {name}; give {name}=... to its value_and_grad'
+    )
+
+
+_ITEMS = {
+  'example_losses': 'the loss of each example',
+  'first': 'a share of the examples',
+  'chosen': 'chosen examples',
+}
 
 
 class Problem(NamedTuple):
@@ -55,11 +74,34 @@ class Problem(NamedTuple):
       random branches.
     diagnose: `(params, out, info) -> scalars by name`, what is logged of a
       perturbation; `out` is that of the first pass.
+    example_losses: `params -> losses`, of those of the group's examples that
+      are on this device.
+    first: `share -> Problem`, that of the first examples alone.
+    chosen: `(scores, share) -> Problem`, that of the examples with the largest
+      scores, an array like the losses.
   """
 
   descend: types.GradientFn
   ascend: types.GradientFn
   diagnose: Callable[[types.Params, Any, sam.SamInfo], Diagnostics]
+  example_losses: Callable[[types.Params], jax.Array] | None = None
+  first: Callable[[float], 'Problem'] | None = None
+  chosen: Callable[[jax.Array, float], 'Problem'] | None = None
+
+  def get(self, name: str) -> Any:
+    """Returns an item that has to be there.
+
+    Raises:
+      ValueError: it is None; the message names it.
+    """
+    value = getattr(self, name)
+    if value is None:
+      raise ValueError(
+        f'the method needs {_ITEMS[name]}, which a loss that is a function of '
+        'the parameters does not offer; train with sam_jax.train, or choose a '
+        'method that needs the loss alone'
+      )
+    return value
 
 
 class GroupResult(NamedTuple):
@@ -106,3 +148,45 @@ class Halves(Protocol):
     self, state: State, result: GroupResult, ctx: Context
   ) -> tuple[types.Grads, State]:
     """Returns the gradient for the optimizer, and the state after the step."""
+
+
+def momentum_of(opt_state: Any) -> types.PyTree | None:
+  """Returns the momentum in the state of an optimizer of optax.
+
+  Args:
+    opt_state: of any chain, with the trace of SGD and RMSProp, or the first
+      moment of Adam, Lion and their family.
+
+  Returns:
+    A tree like the parameters; None if the optimizer has no momentum.
+
+  Raises:
+    ValueError: there are several.
+
+  Example:
+    >>> import jax.numpy as jnp, optax
+    >>> from sam_jax import methods
+    >>> optimizer = optax.sgd(0.1, momentum=0.9)
+    >>> methods.momentum_of(optimizer.init({'w': jnp.ones(2)}))['w'].tolist()
+    [0.0, 0.0]
+  """
+  found = list(_momenta(opt_state))
+  if len(found) > 1:
+    raise ValueError(
+      f'the optimizer has {len(found)} momenta, and the method needs one; use '
+      'an optimizer with one'
+    )
+  return found[0] if found else None
+
+
+def _momenta(state: Any) -> Iterator[types.PyTree]:
+  """Yields whatever has the name of a momentum in a nest of named tuples."""
+  for name in getattr(state, '_fields', ()):
+    if name in ('trace', 'mu'):
+      yield getattr(state, name)
+  if isinstance(state, tuple | list):
+    for part in state:
+      yield from _momenta(part)
+  elif isinstance(state, Mapping):
+    for part in state.values():
+      yield from _momenta(part)

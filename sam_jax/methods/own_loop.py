@@ -27,6 +27,7 @@ def value_and_grad(
   num_steps: int | None = None,
   learning_rate: Any = None,
   peak_learning_rate: types.Scalar | None = None,
+  takes_momentum: bool = False,
   **options: Any,
 ) -> Callable[..., Any]:
   """Returns a function for the value and the method's gradient of fun.
@@ -54,6 +55,8 @@ def value_and_grad(
       radius that is tied to it.
     peak_learning_rate: the largest one of the run; not needed if
       `learning_rate` is a number.
+    takes_momentum: whether the function that is returned takes the momentum of
+      the optimizer, by the keyword `momentum`; see `methods.momentum_of`.
     **options: given to `differentiate` too, such as `allow_int=True`.
 
   Returns:
@@ -95,12 +98,15 @@ def value_and_grad(
   def method_value_and_grad(
     state: interface.State, params: types.Params, /, *args: Any, **kwargs: Any
   ) -> tuple[Any, types.Grads, interface.State]:
+    step_key = None if key is None else jax.random.fold_in(key, state.step)
     ctx = interface.Context(
       state.step,
-      num_steps,
-      None if key is None else jax.random.fold_in(key, state.step),
-      learning_rate(state.step) if is_schedule else learning_rate,
-      peak_learning_rate,
+      num_steps=num_steps,
+      key=step_key,
+      step_key=step_key,
+      learning_rate=learning_rate(state.step) if is_schedule else learning_rate,
+      peak_learning_rate=peak_learning_rate,
+      momentum=kwargs.pop('momentum') if takes_momentum else None,
     )
     found: list[types.Grads] = []
 

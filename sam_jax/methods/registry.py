@@ -1,7 +1,9 @@
 """The names of the methods, and the fields that each of them takes."""
 
+import functools
 import inspect
-from collections.abc import Callable, Mapping
+import typing
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from sam_jax import lookup
@@ -11,15 +13,19 @@ _Factory = TypeVar('_Factory', bound=Callable[..., base.Method])
 _METHODS: dict[str, Callable[..., base.Method]] = {}
 
 
-def register(name: str) -> Callable[[_Factory], _Factory]:
+def register(
+  name: str, fixes: Collection[str] = ()
+) -> Callable[[_Factory], _Factory]:
   """Makes a method known to `create`; a decorator.
 
   Args:
     name: what a config calls it.
+    fixes: fields of its `**axes: Unpack[...]` that it does not take.
 
   Returns:
     A decorator for a factory that takes fields by keyword and returns a
-    `Method`. Every field has a default.
+    `Method`. Every field has a default. With `**axes: Unpack[axes.Axes]` it
+    takes all fields of that class.
 
   Raises:
     ValueError: the name is taken.
@@ -39,8 +45,17 @@ def register(name: str) -> Callable[[_Factory], _Factory]:
   def add(factory: _Factory) -> _Factory:
     if name in _METHODS:
       raise ValueError(f'method {name!r} is registered already; choose another')
-    _METHODS[name] = factory
-    return factory
+
+    @functools.wraps(factory)
+    def create_method(*args: Any, **fields: Any) -> base.Method:
+      for field in fixes:
+        if fields.get(field) is not None:
+          raise _refused(name, field, fields[field])
+      return factory(*args, **fields)
+
+    vars(create_method)['fixes'] = frozenset(fixes)
+    _METHODS[name] = create_method if fixes else factory
+    return typing.cast(_Factory, _METHODS[name])
 
   return add
 
@@ -56,10 +71,29 @@ def options(name: str) -> list[str] | None:
   Raises:
     ValueError: the name is unknown.
   """
-  parameters = _parameters(name).values()
-  if any(p.kind is p.VAR_KEYWORD for p in parameters):
+  shared = _shared(name)
+  if shared is None:
     return None
-  return [p.name for p in parameters]
+  own = [
+    p.name for p in _parameters(name).values() if p.kind is not p.VAR_KEYWORD
+  ]
+  fixed = getattr(_METHODS[name], 'fixes', ())
+  return [*own, *(field for field in shared if field not in fixed)]
+
+
+def _shared(name: str) -> dict[str, Any] | None:
+  """Returns the fields that a method shares with others, with their types.
+
+  They are those of its `**axes: Unpack[...]`; None if it takes any keyword.
+  """
+  for parameter in _parameters(name).values():
+    if parameter.kind is parameter.VAR_KEYWORD:
+      factory = inspect.unwrap(_METHODS[name])
+      kind = typing.get_type_hints(factory).get(parameter.name)
+      if typing.get_origin(kind) is not typing.Unpack:
+        return None
+      return typing.get_type_hints(typing.get_args(kind)[0])
+  return {}
 
 
 def defaults(name: str) -> dict[str, Any]:
@@ -98,7 +132,12 @@ def create(name: str, **fields: Any) -> base.Method:
   for field, value in given.items():
     if accepted is not None and field not in accepted:
       raise _refused(name, field, value)
-  lookup.check_types(f'method {name!r}', _METHODS[name], given)
+  what = f'method {name!r}'
+  lookup.check_types(what, _METHODS[name], given)
+  for field, kind in (_shared(name) or {}).items():
+    if field in given and not lookup.fits(given[field], kind):
+      mismatch = lookup.mismatch(field, given[field], kind)
+      raise ValueError(f'{what}: {mismatch}')
   return _METHODS[name](**given)
 
 

@@ -54,6 +54,19 @@ def mean(
   return jax.tree.map(lambda x: x / count, total)
 
 
+def each(
+  fn: Callable[[types.PyTree], types.PyTree], pieces: types.PyTree, loop: str
+) -> types.PyTree:
+  """Returns `fn(piece)` of each piece, along a leading axis; see `mean`."""
+  if loop == 'vmap':
+    return jax.vmap(fn)(pieces)
+  if loop == 'scan':
+    return jax.lax.map(fn, pieces)
+  count = jax.tree.leaves(pieces)[0].shape[0]
+  found = [fn(_piece(pieces, i)) for i in range(count)]
+  return jax.tree.map(lambda *x: jnp.stack(x), *found)
+
+
 def _piece(pieces: types.PyTree, index: int) -> types.PyTree:
   """Returns one piece."""
   return jax.tree.map(lambda x: x[index], pieces)

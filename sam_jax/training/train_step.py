@@ -7,6 +7,7 @@ over all groups; then come clipping and the optimizer.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -101,12 +102,15 @@ class StepFns:
     """Returns what the method may know of a step."""
     # The optimizer counts the updates that it makes, and so does the method.
     made = state.method_state.step if self.skips_nonfinite else state.step
+    key = self.stream(_METHOD, state.step)
     return methods.Context(
       step=state.step,
       num_steps=self.num_steps,
-      key=self.stream(_METHOD, state.step),
+      key=key,
+      step_key=key,
       learning_rate=self.learning_rate_fn(made),
       peak_learning_rate=self.peak_learning_rate,
+      momentum=methods.momentum_of(state.opt_state),
     )
 
 
@@ -262,16 +266,45 @@ def _group_gradient(
   """
   pieces = prepare(group, ctx.step, fns)
   params, batch_stats = fns.collectives.vary((state.params, state.batch_stats))
-  problem = methods.Problem(
-    descend=_group_fn(fns, batch_stats, ctx.step, pieces, is_ascent=False),
-    ascend=_group_fn(fns, batch_stats, ctx.step, pieces, is_ascent=True),
-    diagnose=functools.partial(
-      diagnostics.of_perturbation, mantissa_bits=fns.mantissa_bits
-    ),
-  )
+  problem = _problem(fns, batch_stats, ctx.step, pieces)
   index = group['position'][0] // fns.layout.m
   ctx = ctx._replace(key=jax.random.fold_in(ctx.get('key'), index))
   return fns.method.gradient(problem, state.method_state, params, ctx)
+
+
+def _problem(
+  fns: StepFns, batch_stats: types.PyTree, step: jax.Array, pieces: Batch
+) -> methods.Problem:
+  """Returns what the method may ask of a group's examples.
+
+  A share of them is that of each microbatch, rounded up: then every device has
+  as many, and which they are does not depend on the devices.
+  """
+  of = functools.partial(_problem, fns, batch_stats, step)
+
+  def rows(share: float) -> int:
+    return math.ceil(round(share * fns.layout.microbatch_size, 6))
+
+  def first(share: float) -> methods.Problem:
+    return of(jax.tree.map(lambda x: x[:, : rows(share)], pieces))
+
+  def chosen(scores: jax.Array, share: float) -> methods.Problem:
+    _, index = jax.lax.top_k(scores, rows(share))
+    pick = jax.vmap(lambda x, i: x[i])
+    return of(jax.tree.map(lambda x: pick(x, index), pieces))
+
+  return methods.Problem(
+    descend=_group_fn(fns, batch_stats, step, pieces, is_ascent=False),
+    ascend=_group_fn(fns, batch_stats, step, pieces, is_ascent=True),
+    diagnose=functools.partial(
+      diagnostics.of_perturbation, mantissa_bits=fns.mantissa_bits
+    ),
+    example_losses=functools.partial(
+      _example_losses, fns, batch_stats, step, pieces
+    ),
+    first=first,
+    chosen=chosen,
+  )
 
 
 def _group_fn(
@@ -307,17 +340,9 @@ def _loss(
   step: jax.Array,
   microbatch: Batch,
 ) -> tuple[jax.Array, diagnostics.Aux]:
-  """Returns the loss of a microbatch; its position keys the dropout masks."""
-  index = microbatch['position'][0] // fns.layout.microbatch_size
-  outputs, updated = fns.apply_fn(
-    {'params': params, 'batch_stats': batch_stats},
-    fns.task.inputs(microbatch),
-    train=True,
-    # Shake-Shake and ShakeDrop have other coefficients backward than forward,
-    # but not where a perturbation is made.
-    true_gradient=is_ascent,
-    mutable=['batch_stats'],
-    rngs={'dropout': jax.random.fold_in(fns.stream(_DROPOUT, step), index)},
+  """Returns the loss of a microbatch."""
+  outputs, updated = _apply(
+    fns, is_ascent, params, batch_stats, step, microbatch
   )
   loss = jnp.mean(fns.task.example_losses(outputs, microbatch))
   optimizer = fns.optimizer
@@ -330,3 +355,44 @@ def _loss(
   )
   metrics = {'loss': loss} | fns.task.train_metrics(outputs, microbatch)
   return loss + penalty, diagnostics.Aux(metrics, change)
+
+
+def _example_losses(
+  fns: StepFns,
+  batch_stats: types.PyTree,
+  step: jax.Array,
+  pieces: Batch,
+  params: types.Params,
+) -> jax.Array:
+  """Returns the loss of each example as it is trained, `[microbatches, b]`."""
+
+  def losses(piece: Batch) -> jax.Array:
+    outputs, _ = _apply(fns, False, params, batch_stats, step, piece)
+    return fns.task.example_losses(outputs, piece)
+
+  return microbatches.each(losses, pieces, fns.loop)
+
+
+def _apply(
+  fns: StepFns,
+  is_ascent: bool,
+  params: types.Params,
+  batch_stats: types.PyTree,
+  step: jax.Array,
+  microbatch: Batch,
+) -> tuple[Any, Mapping[str, types.PyTree]]:
+  """Returns what the model makes of a microbatch, and what it updates.
+
+  The microbatch's position keys the dropout masks.
+  """
+  index = microbatch['position'][0] // fns.layout.microbatch_size
+  return fns.apply_fn(
+    {'params': params, 'batch_stats': batch_stats},
+    fns.task.inputs(microbatch),
+    train=True,
+    # Shake-Shake and ShakeDrop have other coefficients backward than forward,
+    # but not where a perturbation is made.
+    true_gradient=is_ascent,
+    mutable=['batch_stats'],
+    rngs={'dropout': jax.random.fold_in(fns.stream(_DROPOUT, step), index)},
+  )

@@ -2,8 +2,6 @@
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,166 +10,25 @@ import pytest
 
 from sam_jax import methods, tree
 from tests import steps
-
-STEPS, RATE = 5, 0.1
-KEY = jax.random.key(3)
-
-
-class Moment(NamedTuple):
-  """What an oracle may know of a step, in float64.
-
-  `grad` is the gradient of the quadratic `w'Aw/2 + b'w` as a function of w, and
-  `hessian` is A. `decay` is the learning rate in units of the first one.
-  """
-
-  step: int
-  grad: Callable[[np.ndarray], np.ndarray]
-  hessian: np.ndarray
-  decay: float
-
-
-class Row(NamedTuple):
-  """A method with some fields, and what is known of it.
-
-  Attributes:
-    name: of the method.
-    fields: that are set.
-    oracle: `(w, memory, moment) -> (gradient, memory)` by the paper's formula
-      in NumPy, on a vector of all parameters; memory starts as None.
-    equal: fields with which the method is another one.
-    other: that one, with its fields.
-    period: steps after which the costs of the steps repeat.
-  """
-
-  name: str
-  fields: dict[str, Any]
-  oracle: Callable[..., tuple[np.ndarray, Any]]
-  equal: dict[str, Any] | None = None
-  other: tuple[str, dict[str, Any]] = ('sgd', {})
-  period: int = 1
-
-  def create(self, **changes):
-    return methods.create(self.name, **self.fields | changes)
-
-  def __str__(self):
-    return ','.join([self.name, *(f'{k}={v}' for k, v in self.fields.items())])
-
-
-def _sgd(w, memory, moment):
-  return moment.grad(w), memory
-
-
-def _sam(w, memory, moment, *, rho, direction=lambda g: g / np.linalg.norm(g)):
-  return moment.grad(w + rho * direction(moment.grad(w))), memory
-
-
-def _linear(w, memory, moment):
-  rho = 0.1 + (0.3 - 0.1) * (1 - moment.step / STEPS)
-  return _sam(w, memory, moment, rho=rho)
-
-
-def _cosine(w, memory, moment):
-  rho = 0.3 * (1 + math.cos(math.pi * moment.step / STEPS)) / 2
-  return _sam(w, memory, moment, rho=rho)
-
-
-def _three_steps(w, memory, moment):
-  moved = w
-  for _ in range(3):
-    g = moment.grad(moved)
-    moved = moved + 0.1 * g / np.linalg.norm(g)
-  return moment.grad(moved), memory
-
-
-def _second_order(w, memory, moment):
-  g = moment.grad(w)
-  length = np.linalg.norm(g)
-  unit = g / length
-  descent = moment.grad(w + 0.3 * unit)
-  across = descent - unit * (unit @ descent)
-  return descent + 0.3 / length * moment.hessian @ across, memory
-
-
-def _random(w, memory, moment):
-  key = jax.random.fold_in(KEY, moment.step)
-  parts = [
-    jax.random.normal(jax.random.fold_in(key, i), (n,))
-    for i, n in enumerate((2, 3))
-  ]
-  z = np.concatenate(parts).astype(np.float64)
-  return moment.grad(w + 0.3 * z / np.linalg.norm(z)), memory
-
-
-def _asam(w, memory, moment):
-  g, stretch = moment.grad(w), np.abs(w) + 0.01
-  epsilon = 0.3 * stretch**2 * g / np.linalg.norm(stretch * g)
-  return moment.grad(w + epsilon), memory
-
-
-def _gsam(w, memory, moment):
-  g = moment.grad(w)
-  rho = 0.1 + (0.3 - 0.1) * moment.decay
-  descent = moment.grad(w + rho * g / np.linalg.norm(g))
-  parallel = (g @ descent) / (descent @ descent) * descent
-  return descent - 0.4 * (g - parallel), memory
-
-
-def _looksam(w, memory, moment):
-  g = moment.grad(w)
-  if moment.step % 3 == 0:
-    descent = moment.grad(w + 0.3 * g / np.linalg.norm(g))
-    return descent, descent - (descent @ g) / (g @ g) * g
-  length = np.linalg.norm(g) / np.linalg.norm(memory)
-  return g + 0.7 * length * memory, memory
-
+from tests.methods import (
+  rows_combines,
+  rows_directions,
+  rows_losses,
+  rows_metrics,
+  rows_sam,
+  rows_times,
+)
+from tests.methods.table import KEY, MOMENTUM, RATE, STEPS, Moment, Row
 
 ROWS = [
-  Row('sgd', {}, _sgd),
-  Row('sam', {'rho': 0.3}, functools.partial(_sam, rho=0.3), {'rho': 0.0}),
-  Row(
-    'sam',
-    {'rho': 0.3, 'p': math.inf},
-    functools.partial(_sam, rho=0.3, direction=np.sign),
-    {'p': 2.0},
-    ('sam', {'rho': 0.3}),
-  ),
-  Row(
-    'sam',
-    {'rho': 0.3, 'ascent_steps': 3},
-    _three_steps,
-    {'ascent_steps': 1},
-    ('sam', {'rho': 0.3}),
-  ),
-  Row('sam', {'rho': 0.3, 'second_order': True}, _second_order, {'rho': 0.0}),
-  Row(
-    'sam',
-    {'rho': 0.3, 'rho_schedule': 'linear', 'rho_min': 0.1},
-    _linear,
-    {'rho_min': 0.3},
-    ('sam', {'rho': 0.3}),
-  ),
-  Row('sam', {'rho': 0.3, 'rho_schedule': 'cosine'}, _cosine),
-  Row('random', {'rho': 0.3}, _random, {'rho': 0.0}),
-  Row('asam', {'rho': 0.3}, _asam, {'rho': 0.0}),
-  Row(
-    'gsam',
-    {'rho': 0.3, 'rho_min': 0.1, 'alpha': 0.4},
-    _gsam,
-    {'rho_min': 0.3, 'alpha': 0.0},
-    ('sam', {'rho': 0.3}),
-  ),
-  Row(
-    'looksam',
-    {'rho': 0.3, 'every': 3, 'alpha': 0.7},
-    _looksam,
-    {'every': 1},
-    ('sam', {'rho': 0.3}),
-    period=3,
-  ),
-  # Nothing is left of g_v but rounding, which must not be stretched.
-  Row('looksam', {'rho': 1e-9, 'every': 2}, _sgd, {'rho': 0.0}, period=2),
+  *rows_sam.ROWS,
+  *rows_directions.ROWS,
+  *rows_times.ROWS,
+  *rows_combines.ROWS,
+  *rows_metrics.ROWS,
+  *rows_losses.ROWS,
 ]
-_LOOKSAM = ROWS[-2]
+_LOOKSAM = next(row for row in ROWS if row.name == 'looksam')
 _EVERY = pytest.mark.parametrize('row', ROWS, ids=str)
 _EACH_METHOD = pytest.mark.parametrize(
   'row', {row.name: row for row in reversed(ROWS)}.values(), ids=str
@@ -212,6 +69,7 @@ def _grad_fn(method, fun=_quadratic, **options):
     'num_steps': STEPS,
     'learning_rate': _rate,
     'peak_learning_rate': RATE,
+    'takes_momentum': True,
   }
   return jax.jit(method.value_and_grad(fun, **needed | options))
 
@@ -220,24 +78,28 @@ def _walk(method, dtype=jnp.float32, grad_fn=None):
   """Yields parameters, gradient and state of steps of gradient descent."""
   grad_fn = grad_fn or _grad_fn(method)
   params = _tree(START, dtype)
-  state = method.init(params)
+  state, velocity = method.init(params), jax.tree.map(jnp.zeros_like, params)
   for _ in range(STEPS):
-    _, grads, state = grad_fn(state, params)
+    _, grads, state = grad_fn(state, params, momentum=velocity)
     yield params, grads, state
-    params = jax.tree.map(lambda p, g: p - RATE * g, params, grads)
+    velocity = jax.tree.map(lambda v, g: MOMENTUM * v + g, velocity, grads)
+    params = jax.tree.map(lambda p, v: p - RATE * v, params, velocity)
 
 
 @_EVERY
 def test_on_a_quadratic_every_step_is_the_papers_formula(row):
-  w, memory = START, None
+  w, memory, velocity = START, None, np.zeros_like(START)
   for step, (params, grads, _) in enumerate(_walk(row.create())):
-    moment = Moment(step, lambda w: A @ w + SHIFT, A, _rate(step) / RATE)
+    moment = Moment(
+      step, lambda w: A @ w + SHIFT, A, _rate(step) / RATE, velocity
+    )
     np.testing.assert_allclose(_vector(params), w, rtol=1e-5, atol=1e-6)
     expected, memory = row.oracle(w, memory, moment)
     np.testing.assert_allclose(_vector(grads), expected, rtol=2e-5, atol=1e-5)
-    w = w - RATE * expected
+    velocity = MOMENTUM * velocity + expected
+    w = w - RATE * velocity
   plain = [_vector(params) for params, *_ in _walk(methods.sgd())]
-  if row.oracle is not _sgd:  # a test that SGD passes would be none
+  if row.oracle is not rows_sam.sgd:  # a test that SGD passes would be none
     assert np.abs(_vector(params) - plain[-1]).max() > 1e-2
 
 
@@ -282,7 +144,7 @@ def test_a_zero_gradient_stays_zero_and_nan_stays_nan(row):
   for scale, is_expected in ((0.0, lambda x: x == 0), (math.nan, np.isnan)):
     state = method.init(params)
     for _ in range(4):
-      _, grads, state = grad_fn(state, params, scale)
+      _, grads, state = grad_fn(state, params, scale, momentum=params)
       assert is_expected(_vector(grads)).all()
       if scale == 0:
         assert np.isfinite(_vector(state)).all()
@@ -302,7 +164,15 @@ def test_it_costs_what_it_says(row):
 
   def flops(method, step):
     # The step is a constant of the program: one branch is left of a `cond`.
-    ctx = methods.Context(np.int32(step), STEPS, KEY, RATE, RATE)
+    ctx = methods.Context(
+      np.int32(step),
+      num_steps=STEPS,
+      key=KEY,
+      step_key=KEY,
+      learning_rate=RATE,
+      peak_learning_rate=RATE,
+      momentum=params,
+    )
     state = method.init(params)
 
     def run(params, x):
@@ -412,7 +282,7 @@ def test_a_run_resumes_with_the_same_bits(row):
 
 
 def test_metrics_of_the_perturbation_are_those_of_the_steps_that_have_one():
-  sam = _stepper(Row('sam', {'rho': 0.3}, _sam), 1).run(*_problem())
+  sam = _stepper(Row('sam', {'rho': 0.3}, rows_sam.sam), 1).run(*_problem())
   looks = _alone(str(_LOOKSAM))
   perturbed = sam[0].metrics.keys() - looks[1].metrics.keys()
   assert {'perturbed_loss', 'sharpness', 'cosine', 'curvature'} <= perturbed
@@ -430,7 +300,7 @@ def test_the_norms_of_looksam_are_those_of_the_averaged_gradients():
   }
   variables, batches = _problem()
   first, second, *_ = _stepper(_LOOKSAM, 1, **options).run(variables, batches)
-  plain = _stepper(Row('sgd', {}, _sgd), 1, **options)
+  plain = _stepper(Row('sgd', {}, rows_sam.sgd), 1, **options)
   (sgd,) = plain.run(first.variables, batches[1:2])
   start = _vector(first.state.params)
   g = start - _vector(sgd.state.params)

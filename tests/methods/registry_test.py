@@ -16,7 +16,8 @@ def test_a_field_that_is_none_is_the_methods_default():
   [
     ('sgd', 'rho', 'asam, gsam, looksam, random, sam'),
     ('random', 'p', 'asam, sam'),
-    ('sam', 'every', 'looksam'),
+    ('sam', 'eta', 'asam'),
+    ('asam', 'metric', 'gsam, looksam, random, sam'),
   ],
 )
 def test_a_field_of_other_methods_is_refused_with_their_names(

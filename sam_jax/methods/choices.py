@@ -1,0 +1,95 @@
+"""Choices on an axis: objects in Python, texts in a config."""
+
+import ast
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sam_jax import lookup
+
+_Factory = TypeVar('_Factory', bound=Callable[..., Any])
+
+
+class Axis:
+  """What can be chosen on one of the axes of which a method is made.
+
+  Attributes:
+    name: of the axis, which is that of the field in a config.
+  """
+
+  def __init__(self, name: str) -> None:
+    """Makes an axis without choices."""
+    self.name = name
+    self._factories: dict[str, Callable[..., Any]] = {}
+
+  def register(self, name: str) -> Callable[[_Factory], _Factory]:
+    """Makes a choice known by a name; a decorator of what makes it.
+
+    Raises:
+      ValueError: the name is taken.
+    """
+
+    def add(factory: _Factory) -> _Factory:
+      if name in self._factories:
+        raise ValueError(
+          f'{self.name} {name!r} is registered already; choose another'
+        )
+      self._factories[name] = factory
+      return factory
+
+    return add
+
+  def names(self) -> list[str]:
+    """Returns the names that can be chosen, sorted."""
+    return sorted(self._factories)
+
+  def create(self, choice: Any) -> Any:
+    """Returns what was chosen.
+
+    Args:
+      choice: a name, a name with arguments such as 'ema(0.1)' or
+        'adaptive(eta=0)', or an object, which is returned as it is.
+
+    Raises:
+      ValueError: the text cannot be read, the name is unknown, or it takes no
+        such arguments.
+
+    Example:
+      >>> from sam_jax.methods import choices
+      >>> axis = choices.Axis('metric')
+      >>> @axis.register('scaled')
+      ... def scaled(factor: float = 2.0): return factor
+      >>> axis.create('scaled'), axis.create('scaled(factor=0.5)')
+      (2.0, 0.5)
+    """
+    if not isinstance(choice, str):
+      return choice
+    name, args, keywords = self._read(choice)
+    lookup.check(self.name, name, self.names())
+    factory = self._factories[name]
+    what = f'{self.name} {name!r}'
+    try:
+      given = inspect.signature(factory).bind(*args, **keywords).arguments
+    except TypeError as error:
+      taken = ', '.join(inspect.signature(factory).parameters)
+      raise ValueError(
+        f'{what}: {error}; it takes {taken or "no arguments"}'
+      ) from error
+    lookup.check_types(what, factory, given)
+    return factory(**given)
+
+  def _read(self, text: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """Returns the name and the arguments of a choice."""
+    try:
+      node = ast.parse(text.strip(), mode='eval').body
+      if isinstance(node, ast.Name):
+        return node.id, [], {}
+      assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+      keywords = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
+      return node.func.id, list(map(ast.literal_eval, node.args)), keywords
+    except (AssertionError, SyntaxError, ValueError) as error:
+      raise ValueError(
+        f'{self.name} is {lookup.shown(text)}; give one of '
+        f'{", ".join(self.names())}, with arguments in parentheses if it has '
+        "any, such as 'name(0.1)'"
+      ) from error

@@ -1,0 +1,3 @@
+"""Methods that make something else of the gradients."""
+
+ROWS = []

@@ -1,0 +1,3 @@
+"""Methods that choose another direction."""
+
+ROWS = []

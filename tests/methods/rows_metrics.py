@@ -1,0 +1,3 @@
+"""Methods that measure the radius otherwise."""
+
+ROWS = []

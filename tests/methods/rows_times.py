@@ -1,0 +1,3 @@
+"""Methods that choose steps, examples or parameters."""
+
+ROWS = []
