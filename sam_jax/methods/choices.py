@@ -93,6 +93,7 @@ class Axis:
       if isinstance(node, ast.Name):
         return node.id, [], {}
       assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+      assert all(k.arg for k in node.keywords)  # not **{...}
       keywords = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
       return node.func.id, list(map(ast.literal_eval, node.args)), keywords
     except (AssertionError, SyntaxError, ValueError) as error:
