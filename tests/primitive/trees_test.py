@@ -57,8 +57,8 @@ class Tree(NamedTuple):
 
 
 TREES = {
-  'everything': Tree(_EVERYTHING, {'allow_int': True}, use='two_steps'),
-  'narrow': Tree(_NARROW, use='two_steps'),
+  'everything': Tree(_EVERYTHING, {'allow_int': True}, use='one_step'),
+  'narrow': Tree(_NARROW, use='one_step'),
   '64 bits': Tree(_IN_64_BITS, is_x64=True),
   'a number': Tree(-3.0),
   'nothing': Tree({}),
@@ -70,6 +70,7 @@ USES = {
   'two_steps': {'ascent_steps': 2, 'with_info': True},
   'second_order': {'second_order': True},
 }
+ONE_STEP = {'one_step': {'with_info': True}}
 
 
 def _cells(tree):
@@ -207,7 +208,7 @@ def _every_use(tree):
   """All cells of a tree."""
   return {
     (name, use): sam_jax.value_and_grad(
-      _loss, ALL[name][0], **USES[use], **tree.options
+      _loss, ALL[name][0], **(USES | ONE_STEP)[use], **tree.options
     )(tree.params)
     for name, use in _cells(tree)
   }
