@@ -10,6 +10,7 @@ from sam_jax import lookup
 from sam_jax.methods import base
 
 _Factory = TypeVar('_Factory', bound=Callable[..., base.Method])
+_MAX_LISTED = 8  # names in a message
 _METHODS: dict[str, Callable[..., base.Method]] = {}
 
 
@@ -159,5 +160,13 @@ def _refused(name: str, field: str, value: Any) -> ValueError:
     return lookup.unknown('field of a method', field, known)
   return ValueError(
     f'method {name!r} takes no {field}, and {field} is {lookup.shown(value)}; '
-    f'set it to None, or choose a method that takes it: {", ".join(takers)}'
+    f'set it to None, or choose a method that takes it: {_listed(takers)}'
   )
+
+
+def _listed(names: list[str]) -> str:
+  """Returns names for a message, not all if they are many."""
+  more = len(names) - _MAX_LISTED
+  if more < 2:
+    return ', '.join(names)
+  return f'{", ".join(names[:_MAX_LISTED])} and {more} others'

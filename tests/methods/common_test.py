@@ -48,7 +48,7 @@ START = np.array([1.0, -2.0, 0.5, 3.0, -1.5])
 
 def _tree(vector, dtype=jnp.float32):
   w = jnp.asarray(vector, dtype)
-  return {'a': w[:2], 'b': {'c': w[2:]}}
+  return {'a': w[:2], 'b': {'c': w[2:, None]}}
 
 
 def _dtype(x):
@@ -61,7 +61,7 @@ def _vector(tree):
 
 
 def _quadratic(params, scale=1.0):
-  w = jnp.concatenate([params['a'], params['b']['c']])
+  w = jnp.concatenate([params['a'], params['b']['c'][:, 0]])
   hessian, shift = jnp.asarray(A, w.dtype), jnp.asarray(SHIFT, w.dtype)
   return scale * (0.5 * w @ hessian @ w + shift @ w)
 
