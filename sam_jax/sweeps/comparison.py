@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from sam_jax import datasets
+from sam_jax import datasets, methods
 from sam_jax.runs import build, config_files, factories, files
 from sam_jax.sweeps import (
   cells as cells_lib,
@@ -172,12 +172,12 @@ class Comparison:
 
 def _tried(candidates: Sequence[Candidate]) -> str:
   """Returns which values of a method's fields are tried, for people."""
-  values: dict[str, dict[Any, None]] = {}
+  values: dict[str, dict[str, None]] = {}
   for candidate in candidates:
     for name, value in candidate.fields.items():
-      values.setdefault(name, {})[value] = None
+      values.setdefault(name, {})[str(value)] = None
   varied = [
-    f'{name} of {", ".join(map(str, tried))}'
+    f'{name} of {", ".join(tried)}'
     for name, tried in values.items()
     if len(tried) > 1
   ]
@@ -187,7 +187,7 @@ def _tried(candidates: Sequence[Candidate]) -> str:
 def create(
   config_file: str,
   given: cells_lib.Fields,
-  methods: str,
+  listed: str,
   *,
   budget: int | None,
   rho_factors: Sequence[float],
@@ -200,7 +200,7 @@ def create(
     config_file: its path, with an argument if any. Its section `method` counts
       for nothing.
     given: fields of the config to set for all runs.
-    methods: see `method_list.parse`.
+    listed: the methods, see `method_list.parse`.
     budget: gradient evaluations of each run; None is what SAM takes for the
       length of the config.
     rho_factors: see `method_list.Entry.candidates`.
@@ -219,7 +219,7 @@ def create(
   # The directory of the runs does not matter here.
   config = cells_lib.config(base, pathlib.Path())
   config_files.load_plugins(config)
-  entries = {entry.label: entry for entry in method_list.parse(methods)}
+  entries = {entry.label: entry for entry in method_list.parse(listed)}
   steps_per_epoch = _steps_per_epoch(config)
   if budget is None:
     budget = _DEFAULT_COST * (
@@ -282,9 +282,7 @@ def _candidate(
     if value is not None and field != 'name' and field not in fields
   }
   ours = {f'method.{field}': value for field, value in fields.items()}
-  cell = base | unset | {'method.name': name} | ours
-  method = factories.create_method(cells_lib.config(cell, pathlib.Path()))
-  cost = method.gradient_evaluations
+  cost = methods.create(name, **fields).gradient_evaluations
   num_steps = math.floor(budget / cost + _TOLERANCE)
   # The name of a run loses its first fields if it is too long.
   first = {'num_steps': num_steps, 'data.split': 'test'}
