@@ -284,9 +284,10 @@ def _candidate(
   ours = {f'method.{field}': value for field, value in fields.items()}
   cost = methods.create(name, **fields).gradient_evaluations
   num_steps = math.floor(budget / cost + _TOLERANCE)
-  # The name of a run loses its first fields if it is too long.
+  # The name of a run loses its first fields if it is too long: the method is
+  # the last to go.
   first = {'num_steps': num_steps, 'data.split': 'test'}
-  cell = base | unset | first | {'method.name': name} | ours
+  cell = base | unset | first | ours | {'method.name': name}
   return Candidate(fields, cell, cost, num_steps)
 
 

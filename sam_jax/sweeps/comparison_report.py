@@ -189,8 +189,9 @@ class Report:
           f'warning: {len(setting.runs)} of {self._comparison.seeds} runs of '
           f'{label} are finished'
         )
-      for name in settings_lib.mixed(setting):
-        yield f'warning: the runs of {label} differ in {name}'
+    runs = [run for setting in self._found.values() for run in setting.runs]
+    for name in settings_lib.mixed(settings_lib.Setting({}, tuple(runs), {})):
+      yield f'warning: the runs differ in {name}'
 
   def _remark_on_intervals(self) -> Iterator[str]:
     """Yields what the intervals mean, if there are any."""
@@ -216,9 +217,10 @@ class Report:
     pictures.draw_curves(
       path,
       lines,
-      'the same number of gradients for each method',
+      f'{self._comparison.budget:,} gradients for each method',
       cost='gradient_evaluations',
       styles=styles,
+      is_log=True,
     )
 
   def _line(self, label: str, setting: settings_lib.Setting) -> str:

@@ -2,7 +2,7 @@
 
 It follows from the name alone: it stays when methods are added, and a plug-in
 has one too. Two names may have colours that look alike; where a picture has
-both, the marks tell them apart.
+both, the marks on the curves tell them apart.
 """
 
 import colorsys
@@ -14,6 +14,9 @@ _MARKS = 'osD^vP*Xp<>h'
 _LINES = ('-', '--', ':', '-.')
 _VALUES = (0.55, 0.75, 0.9)  # of brightness; all can be seen on white
 _NUM_HUES = 24
+# Of 3,000 salts, the one by which the best known methods differ most: in CIELAB
+# by 52 and more. Another one changes all colours.
+_SALT = 2854
 _SPACING = 0.15  # between the marks of a curve, in units of the panel
 
 
@@ -46,4 +49,4 @@ def styles(names: Sequence[str]) -> list[dict[str, Any]]:
 
 def _digest(name: str) -> bytes:
   """Returns three numbers that follow from a name, in [0, 256)."""
-  return hashlib.sha256(name.encode()).digest()[:3]
+  return hashlib.sha256(f'{_SALT} {name}'.encode()).digest()[:3]

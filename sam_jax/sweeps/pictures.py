@@ -71,6 +71,7 @@ def draw_curves(
   *,
   cost: str = '',
   styles: Mapping[str, dict[str, Any]] | None = None,
+  is_log: bool = False,
 ) -> None:
   """Draws the score along training of a few settings in one panel.
 
@@ -80,6 +81,7 @@ def draw_curves(
     title: of the picture.
     cost: number of result.json against which to draw, in place of the epochs.
     styles: of the lines, by what they are called; None takes the usual colours.
+    is_log: whether the axis of the score is logarithmic.
   """
   matplotlib.use('agg')
   styles = {
@@ -92,7 +94,12 @@ def draw_curves(
     _plot_curve(axes, setting, styles[name], cost)
   axes.set_xlabel(_COSTS.get(cost, 'epoch'), fontsize=8)
   axes.set_ylabel(_axis(list(lines.values())), fontsize=8)
-  axes.grid(alpha=0.3)
+  if is_log:
+    axes.set_yscale('log')
+    axes.yaxis.set_major_formatter('{x:g}')
+    axes.yaxis.set_minor_formatter('{x:g}')
+    axes.tick_params(axis='y', which='both', labelsize=7)
+  axes.grid(alpha=0.3, which='both')
   _save(figure, path, styles)
 
 
