@@ -101,10 +101,12 @@ def _table(tmp_path):
 
 
 def test_values_are_chosen_and_then_methods_are_compared(compare, tmp_path):
-  done, started = compare('--config.learning_rate=0.2')
+  given = ('--config.learning_rate=0.2', '--config.model.features=(3,3)')
+  done, started = compare(*given)
   assert done.status == 0, done.out + done.err
   assert started == [*_TUNING, *_TESTS]
   assert {cell['learning_rate'] for cell in _Pool.started} == {0.2}
+  assert {cell['model.features'] for cell in _Pool.started} == {(3, 3)}
   assert {cell['num_steps'] for cell in _Pool.started} == {10, 20}
   assert 'split: 4 runs, at most 80 gradient evaluations' in done.out
   sgd, sam = _table(tmp_path)
@@ -114,11 +116,9 @@ def test_values_are_chosen_and_then_methods_are_compared(compare, tmp_path):
   picture = tmp_path / 'runs' / 'comparison.png'
   assert plt.imread(picture).std() > 0.01 and str(picture) in done.out
   # The same command makes nothing again, and more methods only theirs.
-  again, started = compare('--config.learning_rate=0.2')
+  again, started = compare(*given)
   assert (again.status, started) == (0, [])
-  more, started = compare(
-    '--config.learning_rate=0.2', methods=f'{_LISTED},random(rho=0.1)'
-  )
+  more, started = compare(*given, methods=f'{_LISTED},random(rho=0.1)')
   assert more.status == 0
   assert started == [('test', 'random', 0.1, seed) for seed in (0, 1)]
   assert len(_table(tmp_path)) == 3

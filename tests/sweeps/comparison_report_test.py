@@ -206,6 +206,6 @@ def test_a_method_has_one_colour_whatever_it_is_compared_with():
   one, other = method_styles.styles(names), method_styles.styles(['x', 'sam'])
   assert one[1]['color'] == other[1]['color'] == one[3]['color']
   # It is also that of last year.
-  assert colors.to_hex(one[1]['color']) == '#e617b2'
+  assert colors.to_hex(one[1]['color']) == '#4be617'
   assert one[1]['linestyle'] != one[3]['linestyle']
   assert len({style['color'] for style in one}) == 3
