@@ -32,8 +32,7 @@ _OURS = {
   'data.split': 'methods are tuned on validation and compared on test',
 }
 _LENGTHS = ('num_epochs', 'num_steps')
-# Without a budget, SAM is run for the length of the config.
-_DEFAULT_COST = 2
+_SAMS_COST = 2
 _TOLERANCE = 1e-9  # of a quotient that rounding may bring below a whole number
 
 
@@ -51,11 +50,6 @@ class Candidate(NamedTuple):
   cell: cells_lib.Fields
   cost: float
   num_steps: int
-
-  @property
-  def gradients(self) -> float:
-    """The gradient evaluations of a run."""
-    return self.cost * self.num_steps
 
 
 class Tried(NamedTuple):
@@ -157,7 +151,7 @@ class Comparison:
     )
     for label, candidates in self.candidates.items():
       steps = dict.fromkeys(f'{c.num_steps:,}' for c in candidates)
-      yield (f'  {label}: {" or ".join(steps)} steps; {_tried(candidates)}')
+      yield f'  {label}: {" or ".join(steps)} steps; {_tried(candidates)}'
     tuning = len(self.tuning_cells())
     testing = len(self.candidates) * self.seeds
     for what, count in (
@@ -221,12 +215,7 @@ def create(
   config_files.load_plugins(config)
   entries = {entry.label: entry for entry in method_list.parse(listed)}
   steps_per_epoch = _steps_per_epoch(config)
-  if budget is None:
-    budget = _DEFAULT_COST * (
-      config.num_epochs * steps_per_epoch
-      if config.num_steps is None
-      else config.num_steps
-    )
+  budget = budget or _default_budget(config, steps_per_epoch)
   without_length = {k: v for k, v in base.items() if k not in _LENGTHS}
   candidates = {
     label: [
@@ -250,6 +239,16 @@ def _check_given(given: cells_lib.Fields, budget: int | None) -> None:
       instead = '--gradients is the length; leave one of the two out'
     if instead is not None:
       raise ValueError(f'--config.{name} is not allowed: {instead}')
+
+
+def _default_budget(
+  config: ml_collections.ConfigDict, steps_per_epoch: int
+) -> int:
+  """Returns the gradient evaluations of SAM for the length of the config."""
+  steps = config.num_steps
+  if steps is None:
+    steps = config.num_epochs * steps_per_epoch
+  return _SAMS_COST * steps
 
 
 def _steps_per_epoch(config: ml_collections.ConfigDict) -> int:
