@@ -6,7 +6,7 @@ same seed, which start from the same parameters and see the same batches.
 
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sam_jax.sweeps import (
   comparison as comparison_lib,
@@ -18,8 +18,6 @@ from sam_jax.sweeps import (
   statistics,
   tables,
 )
-
-Settings = Mapping[str, settings_lib.Setting]
 
 
 def difference(
@@ -48,6 +46,13 @@ def verdict(found: statistics.Estimate) -> str:
   return 'better' if found.mean < 0 else 'worse'
 
 
+class _Tested(NamedTuple):
+  """What was chosen of a method, and its runs on the test split."""
+
+  best: comparison_lib.Candidate
+  setting: settings_lib.Setting
+
+
 class Report:
   """The tables, the remarks and the picture of a comparison."""
 
@@ -68,13 +73,13 @@ class Report:
     """
     self._comparison, self._tried = comparison, tried
     self._reference = reference
-    self._found: dict[str, settings_lib.Setting] = {}
+    self._found: dict[str, _Tested] = {}
     for label, (_, best) in tried.items():
       if best is None:
         continue
       setting = comparison_lib.finished(comparison.test_cells(best), directory)
       if setting is not None:
-        self._found[label] = setting
+        self._found[label] = _Tested(best, setting)
 
   def write(self, directory: pathlib.Path) -> Iterator[str]:
     """Writes `comparison.*` and `tuning.*`; yields what there is to print."""
@@ -91,11 +96,12 @@ class Report:
 
   def rows(self) -> list[tables.Row]:
     """Returns the rows of the table of the test split."""
-    return [self._row(label, setting) for label, setting in self._found.items()]
+    return [self._row(label, tested) for label, tested in self._found.items()]
 
-  def _row(self, label: str, setting: settings_lib.Setting) -> tables.Row:
+  def _row(self, label: str, tested: _Tested) -> tables.Row:
     """Returns the columns of a method."""
-    best, score = self._best(label), setting.score
+    best, setting = tested
+    score = setting.score
     row = {
       'method': label,
       'chosen': self._chosen(label, best) or '-',
@@ -110,18 +116,11 @@ class Report:
     other = self._found.get(self._reference)
     if other is None or label == self._reference:
       return row
-    found = difference(setting, other)
+    found = difference(setting, other.setting)
     if found is not None:
       row[f'minus {self._reference}'] = tables.interval(found, score, '+')
       row[f'than {self._reference}'] = verdict(found)
     return row
-
-  def _best(self, label: str) -> comparison_lib.Candidate:
-    """Returns what was chosen of a method, of which something was."""
-    best = self._tried[label].best
-    if best is None:
-      raise ValueError(f'nothing of {label} was chosen')
-    return best
 
   def _chosen(self, label: str, candidate: comparison_lib.Candidate) -> str:
     """Returns the fields of a candidate that its label does not say."""
@@ -183,13 +182,14 @@ class Report:
 
   def _remarks_on_runs(self) -> Iterator[str]:
     """Yields what a reader must know of the runs on the test split."""
-    for label, setting in self._found.items():
+    for label, (_, setting) in self._found.items():
       if len(setting.runs) < self._comparison.seeds:
         yield (
           f'warning: {len(setting.runs)} of {self._comparison.seeds} runs of '
           f'{label} are finished'
         )
-    runs = [run for setting in self._found.values() for run in setting.runs]
+    tested = self._found.values()
+    runs = [run for _, setting in tested for run in setting.runs]
     for name in settings_lib.mixed(settings_lib.Setting({}, tuple(runs), {})):
       yield f'warning: the runs differ in {name}'
 
@@ -209,11 +209,11 @@ class Report:
     names = [self._comparison.entries[label].name for label in self._found]
     lines: dict[str, settings_lib.Setting] = {}
     styles: dict[str, dict[str, Any]] = {}
-    for (label, setting), style in zip(
+    for (label, tested), style in zip(
       self._found.items(), method_styles.styles(names), strict=True
     ):
-      line = self._line(label, setting)
-      lines[line], styles[line] = setting, style
+      line = self._line(label, tested)
+      lines[line], styles[line] = tested.setting, style
     pictures.draw_curves(
       path,
       lines,
@@ -223,12 +223,12 @@ class Report:
       is_log=True,
     )
 
-  def _line(self, label: str, setting: settings_lib.Setting) -> str:
+  def _line(self, label: str, tested: _Tested) -> str:
     """Returns what the line of a method is called."""
-    parts = [label, self._chosen(label, self._best(label))]
+    best, setting = tested
     score = setting.score
     final = tables.interval(setting.estimate(results.FINAL), score)
-    named = ', '.join(filter(None, parts))
+    named = ', '.join(filter(None, [label, self._chosen(label, best)]))
     return pictures.plain(f'{named}: {final} {score.unit}'.rstrip())
 
 
