@@ -13,9 +13,9 @@ has a rho, and it is not given, the values are multiples of the method's default
 (--rho_factors). Besides rho, one field of a method can have several values. The
 section `method` of the config counts for nothing.
 
-1. Each value is run on the validation split, with --tuning_seeds seeds. A
-   method without a choice is not. Methods with as many values have the same
-   budget for it; all budgets are printed first, and --dry_run ends there.
+1. Each value is run on the validation split, with --tuning_seeds seeds, for
+   the whole budget of a run. A method with nothing to choose has no run there.
+   All budgets are printed first; with --dry_run nothing follows.
 2. The value of the lowest mean score is run on the test split, with --seeds
    seeds. The test split chooses nothing.
 

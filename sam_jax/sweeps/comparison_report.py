@@ -46,6 +46,17 @@ def verdict(found: statistics.Estimate) -> str:
   return 'better' if found.mean < 0 else 'worse'
 
 
+def _equals(tried: comparison_lib.Tried) -> list[comparison_lib.Candidate]:
+  """Returns the candidates of the lowest mean score, the chosen one first."""
+  means = [
+    (candidate, setting.estimate(results.FINAL).mean)
+    for candidate, setting in tried.settings
+    if setting is not None
+  ]
+  lowest = min((mean for _, mean in means), default=0.0)
+  return [candidate for candidate, mean in means if mean == lowest]
+
+
 class _Tested(NamedTuple):
   """What was chosen of a method, and its runs on the test split."""
 
@@ -167,12 +178,19 @@ class Report:
   def _remarks_on_choice(
     self, label: str, best: comparison_lib.Candidate
   ) -> Iterator[str]:
-    """Yields a line if a rho was chosen that has no neighbour on a side."""
-    candidates = self._comparison.candidates[label]
-    rhos = [c.fields.get(method_list.RHO, 0.0) for c in candidates]
-    if len(set(rhos)) == 1:
+    """Yields what weakens a choice: equals, or a rho at the end of the grid."""
+    equal = _equals(self._tried[label])
+    if len(equal) > 1:
+      others = '; '.join(self._chosen(label, c) for c in equal if c is not best)
+      yield f'{label}: as good on the validation split as the chosen: {others}'
+    rhos = [
+      c.fields.get(method_list.RHO, 0.0)
+      for c in self._comparison.candidates[label]
+    ]
+    of_equal = {c.fields.get(method_list.RHO, 0.0) for c in equal}
+    if len(set(rhos)) == 1 or len(of_equal) != 1:
       return
-    rho: float = best.fields[method_list.RHO]
+    [rho] = of_equal
     for end, word in ((max(rhos), 'largest'), (min(rhos), 'smallest')):
       if rho == end:
         yield (

@@ -31,6 +31,7 @@ _PROBLEM = ('task', 'data', 'model', 'augmentation')
 # What is chosen before a method is compared with others.
 _CHOSEN = ('method.rho', 'm', 'microbatch_size', 'mixing.alpha')
 _MAX_COLUMNS = 4
+_FEW = 8  # curves whose bands can be told apart in one panel
 # Fields against which the score is drawn, if they vary.
 _AXES = {'method.rho': 'rho', 'm': 'm'}
 _COSTS = {'gradient_evaluations': 'gradients', 'wall_seconds': 'seconds'}
@@ -90,8 +91,11 @@ def draw_curves(
   }
   figure, [axes] = _grid(1)
   figure.suptitle(plain(title), fontsize=9)
+  is_few = len(lines) <= _FEW
+  if not is_few:  # two columns of the legend, whose rows need room
+    figure.set_size_inches(10, 5 + 0.1 * len(lines))
   for name, setting in lines.items():
-    _plot_curve(axes, setting, styles[name], cost)
+    _plot_curve(axes, setting, styles[name], cost, has_band=is_few)
   axes.set_xlabel(_COSTS.get(cost, 'epoch'), fontsize=8)
   axes.set_ylabel(_axis(list(lines.values())), fontsize=8)
   if is_log:
@@ -193,7 +197,11 @@ def _draw_curves(path: pathlib.Path, settings: Settings, title: str) -> None:
 
 
 def _plot_curve(
-  axes: Any, setting: settings_lib.Setting, style: Any, cost: str = ''
+  axes: Any,
+  setting: settings_lib.Setting,
+  style: Any,
+  cost: str = '',
+  has_band: bool = True,
 ) -> None:
   """Draws the score along training: the mean, and its interval as a band."""
   score = setting.score
@@ -208,6 +216,8 @@ def _plot_curve(
   # Marks would hide a curve, unless the style says where they go.
   marks = {} if 'markevery' in style else {'marker': ''}
   axes.plot(places, score.scale * mean, **(style | marks))
+  if not has_band:
+    return
   axes.fill_between(
     places,
     score.scale * low,
