@@ -74,7 +74,7 @@ def parse(given: str) -> list[Entry]:
 
   Example:
     >>> from sam_jax.sweeps import method_list
-    >>> [entry.values for entry in method_list.parse('sam,sam(p=1|2)')]
+    >>> [entry.values for entry in method_list.parse('sgd,sam(p=1|2)')]
     [{}, {'p': (1, 2)}]
   """
   try:
