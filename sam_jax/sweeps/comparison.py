@@ -10,13 +10,11 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import ml_collections
-
-from sam_jax import datasets, methods
-from sam_jax.runs import build, config_files, factories, files
+from sam_jax.runs import config_files, files
 from sam_jax.sweeps import (
+  candidates as candidates_lib,
   cells as cells_lib,
   execution,
   failures,
@@ -32,24 +30,6 @@ _OURS = {
   'data.split': 'methods are tuned on validation and compared on test',
 }
 _LENGTHS = ('num_epochs', 'num_steps')
-_SAMS_COST = 2
-_TOLERANCE = 1e-9  # of a quotient that rounding may bring below a whole number
-
-
-class Candidate(NamedTuple):
-  """A way to run a method.
-
-  Attributes:
-    fields: of the method.
-    cell: fields of its runs, without split and seed.
-    cost: gradient evaluations of a step.
-    num_steps: that the budget pays for.
-  """
-
-  fields: Mapping[str, Any]
-  cell: cells_lib.Fields
-  cost: float
-  num_steps: int
 
 
 class Tried(NamedTuple):
@@ -62,8 +42,10 @@ class Tried(NamedTuple):
       there is none.
   """
 
-  settings: Sequence[tuple[Candidate, settings_lib.Setting | None]]
-  best: Candidate | None
+  settings: Sequence[
+    tuple[candidates_lib.Candidate, settings_lib.Setting | None]
+  ]
+  best: candidates_lib.Candidate | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +61,7 @@ class Comparison:
   """
 
   entries: Mapping[str, method_list.Entry]
-  candidates: Mapping[str, Sequence[Candidate]]
+  candidates: Mapping[str, Sequence[candidates_lib.Candidate]]
   budget: int
   tuning_seeds: int
   seeds: int
@@ -94,11 +76,15 @@ class Comparison:
       for cell in self.validation_cells(candidate)
     )
 
-  def validation_cells(self, candidate: Candidate) -> list[cells_lib.Fields]:
+  def validation_cells(
+    self, candidate: candidates_lib.Candidate
+  ) -> list[cells_lib.Fields]:
     """Returns the runs of a candidate on the validation split."""
     return _replicas(candidate, 'validation', self.tuning_seeds)
 
-  def test_cells(self, candidate: Candidate) -> list[cells_lib.Fields]:
+  def test_cells(
+    self, candidate: candidates_lib.Candidate
+  ) -> list[cells_lib.Fields]:
     """Returns the runs of a candidate on the test split."""
     return _replicas(candidate, 'test', self.seeds)
 
@@ -114,7 +100,9 @@ class Comparison:
     }
 
   def _choose(
-    self, candidates: Sequence[Candidate], directory: pathlib.Path
+    self,
+    candidates: Sequence[candidates_lib.Candidate],
+    directory: pathlib.Path,
   ) -> Tried:
     """Returns the same of one method."""
     if len(candidates) == 1:
@@ -164,7 +152,7 @@ class Comparison:
       )
 
 
-def _tried(candidates: Sequence[Candidate]) -> str:
+def _tried(candidates: Sequence[candidates_lib.Candidate]) -> str:
   """Returns which values of a method's fields are tried, for people."""
   values: dict[str, dict[str, None]] = {}
   for candidate in candidates:
@@ -214,18 +202,21 @@ def create(
   config = cells_lib.config(base, pathlib.Path())
   config_files.load_plugins(config)
   entries = {entry.label: entry for entry in method_list.parse(listed)}
-  steps_per_epoch = _steps_per_epoch(config)
-  budget = budget or _default_budget(config, steps_per_epoch)
+  steps_per_epoch = candidates_lib.steps_per_epoch(config)
+  if budget is None:
+    budget = candidates_lib.default_budget(config, steps_per_epoch)
   without_length = {k: v for k, v in base.items() if k not in _LENGTHS}
   candidates = {
-    label: [
-      _candidate(config, without_length, entry.name, fields, budget)
-      for fields in entry.candidates(rho_factors)
-    ]
+    label: candidates_lib.create(
+      config,
+      without_length,
+      entry,
+      rho_factors=rho_factors,
+      budget=budget,
+      steps_per_epoch=steps_per_epoch,
+    )
     for label, entry in entries.items()
   }
-  for label, members in candidates.items():
-    _check_length(label, members, budget, steps_per_epoch)
   return Comparison(entries, candidates, budget, tuning_seeds, seeds)
 
 
@@ -241,73 +232,8 @@ def _check_given(given: cells_lib.Fields, budget: int | None) -> None:
       raise ValueError(f'--config.{name} is not allowed: {instead}')
 
 
-def _default_budget(
-  config: ml_collections.ConfigDict, steps_per_epoch: int
-) -> int:
-  """Returns the gradient evaluations of SAM for the length of the config."""
-  steps = config.num_steps
-  if steps is None:
-    steps = config.num_epochs * steps_per_epoch
-  return _SAMS_COST * steps
-
-
-def _steps_per_epoch(config: ml_collections.ConfigDict) -> int:
-  """Returns the steps of an epoch of a run on the test split.
-
-  No device is taken: they are for the runs.
-  """
-  config = build.resolve(config, num_devices=1)
-  changes: dict[str, Any] = {'split': 'test'}
-  if config.data.get('directory') is not None:  # that of the file, perhaps
-    changes['directory'] = str(files.user_path(config.data.directory))
-  dataset = factories.load_data(config, **changes)
-  task = factories.create_task(config, dataset.info)
-  count = task.count(dataset.train)
-  return datasets.steps_per_epoch(count, config.batch_size)
-
-
-def _candidate(
-  config: ml_collections.ConfigDict,
-  base: cells_lib.Fields,
-  name: str,
-  fields: Mapping[str, Any],
-  budget: int,
-) -> Candidate:
-  """Returns a way to run a method; what the method refuses is found here."""
-  # What the config sets is meant for its own method.
-  unset = {
-    f'method.{field}': None
-    for field, value in config.method.items()
-    if value is not None and field != 'name' and field not in fields
-  }
-  ours = {f'method.{field}': value for field, value in fields.items()}
-  cost = methods.create(name, **fields).gradient_evaluations
-  num_steps = math.floor(budget / cost + _TOLERANCE)
-  # The name of a run loses its first fields if it is too long: the method is
-  # the last to go.
-  first = {'num_steps': num_steps, 'data.split': 'test'}
-  cell = base | unset | first | ours | {'method.name': name}
-  return Candidate(fields, cell, cost, num_steps)
-
-
-def _check_length(
-  label: str,
-  candidates: Sequence[Candidate],
-  budget: int,
-  steps_per_epoch: int,
-) -> None:
-  """Refuses runs that do not see all examples once."""
-  costliest = max(candidates, key=lambda candidate: candidate.cost)
-  if costliest.num_steps < steps_per_epoch:
-    raise ValueError(
-      f'--gradients={budget} pays for {costliest.num_steps} steps of {label}, '
-      f'and an epoch has {steps_per_epoch}; give at least '
-      f'{math.ceil(costliest.cost * steps_per_epoch)}'
-    )
-
-
 def _replicas(
-  candidate: Candidate, split: str, seeds: int
+  candidate: candidates_lib.Candidate, split: str, seeds: int
 ) -> list[cells_lib.Fields]:
   """Returns the runs of a candidate on a split."""
   return cells_lib.product(

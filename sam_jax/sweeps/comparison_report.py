@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sam_jax.sweeps import (
+  candidates as candidates_lib,
   comparison as comparison_lib,
   method_list,
   method_styles,
@@ -46,7 +47,7 @@ def verdict(found: statistics.Estimate) -> str:
   return 'better' if found.mean < 0 else 'worse'
 
 
-def _equals(tried: comparison_lib.Tried) -> list[comparison_lib.Candidate]:
+def _equals(tried: comparison_lib.Tried) -> list[candidates_lib.Candidate]:
   """Returns the candidates of the lowest mean score, the chosen one first."""
   means = [
     (candidate, setting.estimate(results.FINAL).mean)
@@ -60,7 +61,7 @@ def _equals(tried: comparison_lib.Tried) -> list[comparison_lib.Candidate]:
 class _Tested(NamedTuple):
   """What was chosen of a method, and its runs on the test split."""
 
-  best: comparison_lib.Candidate
+  best: candidates_lib.Candidate
   setting: settings_lib.Setting
 
 
@@ -133,7 +134,7 @@ class Report:
       row[f'than {self._reference}'] = verdict(found)
     return row
 
-  def _chosen(self, label: str, candidate: comparison_lib.Candidate) -> str:
+  def _chosen(self, label: str, candidate: candidates_lib.Candidate) -> str:
     """Returns the fields of a candidate that its label does not say."""
     values = self._comparison.entries[label].values
     return method_list.text(
@@ -176,7 +177,7 @@ class Report:
     yield from self._remark_on_intervals()
 
   def _remarks_on_choice(
-    self, label: str, best: comparison_lib.Candidate
+    self, label: str, best: candidates_lib.Candidate
   ) -> Iterator[str]:
     """Yields what weakens a choice: equals, or a rho at the end of the grid."""
     equal = _equals(self._tried[label])
