@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sam_jax import tree, types
+from sam_jax import convolutions, tree, types
 from sam_jax.methods import own_loop
 from sam_jax.methods.interface import Context, GroupResult, Problem, State
 
@@ -112,7 +112,9 @@ def either(
     return jax.tree.map(_vary_like_both, result, shapes, others)
 
   return jax.lax.cond(
-    is_perturbed, lambda: alike(perturbed()), lambda: alike(filled())
+    is_perturbed,
+    convolutions.canonical(lambda: alike(perturbed())),
+    convolutions.canonical(lambda: alike(filled())),
   )
 
 
