@@ -11,11 +11,13 @@ config, or in a training loop of one's own:
 """
 
 from sam_jax.methods._asam import asam
+from sam_jax.methods._friendly_sam import friendly_sam
 from sam_jax.methods._gsam import gsam
 from sam_jax.methods._looksam import looksam
 from sam_jax.methods._random import random
 from sam_jax.methods._sam import sam
 from sam_jax.methods._sgd import sgd
+from sam_jax.methods._vasso import vasso
 from sam_jax.methods.axes import Axes
 from sam_jax.methods.base import Method, either
 from sam_jax.methods.interface import (
@@ -46,6 +48,7 @@ __all__ = [
   'create',
   'defaults',
   'either',
+  'friendly_sam',
   'gsam',
   'looksam',
   'momentum_of',
@@ -55,4 +58,5 @@ __all__ = [
   'register',
   'sam',
   'sgd',
+  'vasso',
 ]
