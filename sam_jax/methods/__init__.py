@@ -11,11 +11,16 @@ config, or in a training loop of one's own:
 """
 
 from sam_jax.methods._asam import asam
+from sam_jax.methods._async_sam import async_sam
+from sam_jax.methods._eigen_sam import eigen_sam
 from sam_jax.methods._friendly_sam import friendly_sam
 from sam_jax.methods._gsam import gsam
 from sam_jax.methods._looksam import looksam
+from sam_jax.methods._msam import msam
 from sam_jax.methods._random import random
+from sam_jax.methods._s2sam import s2sam
 from sam_jax.methods._sam import sam
+from sam_jax.methods._sampa import sampa
 from sam_jax.methods._sgd import sgd
 from sam_jax.methods._vasso import vasso
 from sam_jax.methods.axes import Axes
@@ -45,18 +50,23 @@ __all__ = [
   'Problem',
   'State',
   'asam',
+  'async_sam',
   'create',
   'defaults',
+  'eigen_sam',
   'either',
   'friendly_sam',
   'gsam',
   'looksam',
   'momentum_of',
+  'msam',
   'names',
   'options',
   'random',
   'register',
+  's2sam',
   'sam',
+  'sampa',
   'sgd',
   'vasso',
 ]
