@@ -131,7 +131,8 @@ def _product(
     return leaves.differentiable(problem.ascend(whole.replaced(moved))[1])
 
   along = jax.tree.map(
-    lambda p, v: tree.vary_like(v.astype(p.dtype), p),
+    # A vector is like a gradient, and so conjugate to a way.
+    lambda p, v: tree.vary_like(jnp.conj(v).astype(p.dtype), p),
     trained,
     _like(vector, grads),
   )
@@ -144,7 +145,10 @@ def _as_long_as(rho: types.Scalar) -> types.Perturbation:
 
   def perturb(along: types.Grads, params: types.Params) -> types.PyTree:
     del params
-    return jax.tree.map(lambda x: tree.scale(jnp.asarray(rho), x), along)
+    # Uphill is the conjugate of JAX's gradient.
+    return jax.tree.map(
+      lambda x: tree.scale(jnp.asarray(rho), jnp.conj(x)), along
+    )
 
   return perturb
 

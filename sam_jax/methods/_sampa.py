@@ -132,7 +132,8 @@ class _SamPa(base.Method):
       h = jax.tree.map(
         lambda x, v: x + self.momentum * tree.wide(v), h, ctx.get('momentum')
       )
-    return jax.tree.map(lambda x: tree.times(-rate, x), h)
+    # Downhill is along the conjugate of JAX's gradient.
+    return jax.tree.map(lambda x: tree.times(-rate, jnp.conj(x)), h)
 
   def _mean(self, ahead: Any, at_y: Any) -> jax.Array:
     """Returns the weighted mean of two gradients of a parameter."""
