@@ -97,7 +97,8 @@ def async_sam(
   Raises:
     ValueError: a value is out of range.
 
-  Source: Jo et al. 2025 (arXiv 2503.11147). Differs from the authors' code,
-  where another processor makes the perturbation at the same time.
+  Source: Jo et al. 2025 (arXiv 2503.11147). Differs from the paper, where
+  another processor makes the gradient of the perturbation at the same time, of
+  as many examples as it has time for.
   """
   return create(rho, axes, direction=Delayed(delay))

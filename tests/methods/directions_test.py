@@ -178,10 +178,12 @@ def test_the_first_gradient_counts_whole_whenever_it_comes(name):
   """Steps that were skipped are counted, and leave no average."""
   method, w = methods.create(name, rho=0.3), jnp.float32(W)
   state = method.init(w)._replace(step=jnp.int32(3))
-  _, _, state = method.value_and_grad(_loss)(state, w)
+  _, grads, state = method.value_and_grad(_loss)(state, w)
   np.testing.assert_allclose(
     state.memory['direction']['average'], A @ W, rtol=1e-6
   )
+  unit = A @ W / np.linalg.norm(A @ W)
+  np.testing.assert_allclose(grads, A @ (W + 0.3 * unit), rtol=1e-5)
 
 
 def test_friendly_sam_sees_nothing_where_the_gradient_does_not_change():
