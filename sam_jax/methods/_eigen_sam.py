@@ -103,7 +103,7 @@ class Eigen(parts.Direction):
 
     return {
       'vector': jax.tree.map(iterate, memory['vector'], stats),
-      'iterations': memory['iterations'] + is_due,
+      'iterations': memory['iterations'] + is_due.astype(jnp.int32),
     }
 
   def _is_due(self, ctx: Context) -> jax.Array:

@@ -68,9 +68,9 @@ def s2sam(rho: float = 0.05, **axes: Unpack[Axes]) -> base.Method:
 
   Source: Ji et al. 2024 (NeurIPS), whose abstract has the idea; the formula is
   that of a public copy of their code. Differs from it in the first step, which
-  is a step of SAM there, with two gradients. Not the same as ascent on the previous batch
-  (Andriushchenko and Flammarion 2022, `sam_use_prev_batch` in their code): that
-  evaluates the batch of the step before at the present w, for a second gradient
-  in each step. It is not here, since no step has two batches.
+  is a step of SAM there, with two gradients. Not the same as ascent on the
+  previous batch (Andriushchenko and Flammarion 2022, `sam_use_prev_batch` in
+  their code): that evaluates the batch of the step before at the present w, for
+  a second gradient in each step. It is not here, since no step has two batches.
   """
   return create(rho, axes, direction=Previous())

@@ -14,10 +14,10 @@ def test_a_field_that_is_none_is_the_methods_default():
 @pytest.mark.parametrize(
   'name, field, takers',
   [
-    ('sgd', 'rho', 'asam, gsam, looksam, random, sam'),
+    ('sgd', 'rho', r'(\w+, )*asam, .*\bsam\b(, \w+)*'),
     ('random', 'p', 'asam, sam'),
     ('sam', 'eta', 'asam'),
-    ('asam', 'metric', 'gsam, looksam, random, sam'),
+    ('asam', 'metric', r'(\w+, )*gsam, .*\bsam\b(, \w+)*'),
   ],
 )
 def test_a_field_of_other_methods_is_refused_with_their_names(
