@@ -28,6 +28,32 @@ def is_float(x: Any) -> bool:
   return jnp.issubdtype(dtype, jnp.inexact)
 
 
+def wide_zeros(params: types.Params) -> types.PyTree:
+  """Returns what a tree of gradients is remembered in, before there is one.
+
+  Args:
+    params: tree of parameters.
+
+  Returns:
+    A tree like it of zeros in at least float32; None for what is no float.
+  """
+  return jax.tree.map(
+    lambda p: tree.wide(jnp.zeros_like(p)) if is_float(p) else None, params
+  )
+
+
+def kept(memory: types.PyTree, values: types.PyTree) -> types.PyTree:
+  """Returns values in the dtypes of a memory, and the old ones for None.
+
+  Args:
+    memory: as `wide_zeros` returned it.
+    values: a tree like the gradient.
+  """
+  return jax.tree.map(
+    lambda m, x: m if x is None else x.astype(m.dtype), memory, values
+  )
+
+
 def differentiable(grads: types.Grads) -> types.Grads:
   """Returns a gradient with None for float0: no derivative, no perturbation."""
   return jax.tree.map(lambda g: None if tree.is_float0(g) else g, grads)

@@ -11,18 +11,25 @@ config, or in a training loop of one's own:
 """
 
 from sam_jax.methods._asam import asam
+from sam_jax.methods._async_sam import async_sam
+from sam_jax.methods._eigen_sam import eigen_sam
 from sam_jax.methods._fisher_sam import fisher_sam
+from sam_jax.methods._friendly_sam import friendly_sam
 from sam_jax.methods._gcsam import gcsam
 from sam_jax.methods._gsam import gsam
 from sam_jax.methods._layerwise import layerwise_sam
 from sam_jax.methods._le_sam import le_sam
 from sam_jax.methods._looksam import looksam
 from sam_jax.methods._monge_sam import monge_sam
+from sam_jax.methods._msam import msam
 from sam_jax.methods._random import random
+from sam_jax.methods._s2sam import s2sam
 from sam_jax.methods._sam import sam
+from sam_jax.methods._sampa import sampa
 from sam_jax.methods._samson import samson
 from sam_jax.methods._sgd import sgd
 from sam_jax.methods._unified import unified_sam, usam
+from sam_jax.methods._vasso import vasso
 from sam_jax.methods._zsharp import zsharp
 from sam_jax.methods.axes import Axes
 from sam_jax.methods.base import Method, either
@@ -34,24 +41,9 @@ from sam_jax.methods.interface import (
   momentum_of,
 )
 from sam_jax.methods.perturbed import Perturbed
-from sam_jax.methods.registry import (
-  create,
-  defaults,
-  names,
-  options,
-  register,
-)
+from sam_jax.methods.registry import create, defaults, names, options, register
 
 __all__ = [
-  'zsharp',
-  'usam',
-  'unified_sam',
-  'samson',
-  'monge_sam',
-  'le_sam',
-  'layerwise_sam',
-  'gcsam',
-  'fisher_sam',
   'Axes',
   'Context',
   'GroupResult',
@@ -60,16 +52,32 @@ __all__ = [
   'Problem',
   'State',
   'asam',
+  'async_sam',
   'create',
   'defaults',
+  'eigen_sam',
   'either',
+  'fisher_sam',
+  'friendly_sam',
+  'gcsam',
   'gsam',
+  'layerwise_sam',
+  'le_sam',
   'looksam',
   'momentum_of',
+  'monge_sam',
+  'msam',
   'names',
   'options',
   'random',
   'register',
+  's2sam',
   'sam',
+  'sampa',
+  'samson',
   'sgd',
+  'unified_sam',
+  'usam',
+  'vasso',
+  'zsharp',
 ]

@@ -115,9 +115,12 @@ def create(
     descent += 2 / 3
   perturbed = descent + ascent * direction.needs_gradient
   share = 1.0 if when is None else when.share
+  made = [p for p in (direction, mask, when) if isinstance(p, parts.Part)]
+  own_cost = sum(part.cost for part in made)
   return Perturbed(
     perturbation_fn,
-    gradient_evaluations=share * perturbed + (1 - share),
+    gradient_evaluations=share * perturbed + (1 - share) + own_cost,
+    needs=tuple(name for part in made for name in part.needs),
     direction=direction,
     mask=mask if isinstance(mask, parts.Mask) else parts.Mask(),
     when=when,

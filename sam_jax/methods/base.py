@@ -27,9 +27,12 @@ class Method:
   Attributes:
     gradient_evaluations: what a step costs: examples that go through a forward
       and a backward pass, in units of the batch size. A mean, if steps differ.
+    needs: fields of the context that not every run of `sam_jax.train` has, and
+      without which the method cannot run; checked before the first step.
   """
 
   gradient_evaluations: float = 1.0
+  needs: tuple[str, ...] = ()
 
   def init(self, params: types.Params) -> State:
     """Returns the state before the first step."""

@@ -45,10 +45,11 @@ class Context(NamedTuple):
       return value
     if name == 'momentum':
       raise ValueError(
-        "the method needs the optimizer's momentum, and there is none; use an "
-        'optimizer that has one, such as sgd with momentum or adamw, and in a '
-        'loop of your own give momentum=methods.momentum_of(opt_state) to the '
-        'function that value_and_grad returns'
+        "the method needs the optimizer's momentum, a mean or sum of "
+        'gradients, and there is none; use sgd with momentum, or one like '
+        'adamw, and in a loop of your own give '
+        'momentum=methods.momentum_of(opt_state) to the function that '
+        'value_and_grad returns'
       )
     name = name.removeprefix('step_')
     raise ValueError(
@@ -154,11 +155,13 @@ def momentum_of(opt_state: Any) -> types.PyTree | None:
   """Returns the momentum in the state of an optimizer of optax.
 
   Args:
-    opt_state: of any chain, with the trace of SGD and RMSProp, or the first
-      moment of Adam, Lion and their family.
+    opt_state: of any chain, with the trace of SGD, or the first moment of Adam,
+      Lion and their family.
 
   Returns:
-    A tree like the parameters; None if the optimizer has no momentum.
+    A tree like the parameters; None if the optimizer has no momentum. One of
+    steps does not count, which points downhill and holds the learning rate, as
+    that of RMSProp and LARS: a trace at the end of its chain.
 
   Raises:
     ValueError: there are several.
@@ -181,12 +184,16 @@ def momentum_of(opt_state: Any) -> types.PyTree | None:
 
 def _momenta(state: Any) -> Iterator[types.PyTree]:
   """Yields whatever has the name of a momentum in a nest of named tuples."""
-  for name in getattr(state, '_fields', ()):
+  fields = getattr(state, '_fields', ())
+  for name in fields:
     if name in ('trace', 'mu'):
       yield getattr(state, name)
   if isinstance(state, tuple | list):
+    is_chain = not fields and len(state) > 1
     for part in state:
-      yield from _momenta(part)
+      is_of_steps = is_chain and part is state[-1] and hasattr(part, 'trace')
+      if not is_of_steps:
+        yield from _momenta(part)
   elif isinstance(state, Mapping):
     for part in state.values():
       yield from _momenta(part)

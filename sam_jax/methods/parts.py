@@ -38,7 +38,16 @@ class Combine(Protocol):
 
 
 class Part:
-  """A choice that may remember something; by default nothing."""
+  """A choice that may remember something; by default nothing.
+
+  Attributes:
+    cost: gradients that its `stats` take in a step, as `gradient_evaluations`
+      of a method counts them.
+    needs: see `base.Method`.
+  """
+
+  cost: float = 0.0
+  needs: tuple[str, ...] = ()
 
   def memory(self, params: types.Params) -> types.PyTree:
     """Returns what is remembered before the first step; `()` is nothing."""

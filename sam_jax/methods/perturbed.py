@@ -19,6 +19,7 @@ class Perturbed(base.Method):
   Attributes:
     perturbation_fn: `ctx -> perturbation` of a group, applied to the direction.
     gradient_evaluations: see `Method`.
+    needs: see `Method`.
     direction: along what is perturbed.
     mask: what is left of the perturbation.
     when: in which steps it is made; None is all.
@@ -33,6 +34,7 @@ class Perturbed(base.Method):
 
   perturbation_fn: Callable[[Context], types.Perturbation]
   gradient_evaluations: float = 2.0
+  needs: tuple[str, ...] = ()
   direction: parts.Direction = dataclasses.field(default_factory=parts.Gradient)
   mask: parts.Mask = dataclasses.field(default_factory=parts.Mask)
   when: parts.When | None = None
@@ -122,8 +124,9 @@ class Perturbed(base.Method):
     """Returns the mean gradient, and what the parts remember of the step."""
     if memory == ():
       return result.grads, memory
+    stats = self._by_part(result.stats)
     return result.grads, {
-      name: part.remember(memory[name], result.stats[name], result.grads, ctx)
+      name: part.remember(memory[name], stats[name], result.grads, ctx)
       for name, part in self._parts().items()
     }
 
@@ -133,7 +136,7 @@ class Perturbed(base.Method):
     return named if self.when is None else {**named, 'when': self.when}
 
   def _by_part(self, memory: types.PyTree) -> dict[str, types.PyTree]:
-    """Returns a memory by axis."""
+    """Returns a memory, or stats, by axis."""
     return {name: () for name in self._parts()} if memory == () else memory
 
   def _stats(

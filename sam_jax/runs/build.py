@@ -192,6 +192,7 @@ def build(
     schedule=_schedule(config, num_steps, steps_per_epoch),
     num_steps=num_steps,
   )
+  train_step.check_needs(variables, fns)
   # What does not fit is found here, not in the step.
   with factories.refusing(config, 'task', 'augmentation', 'mixing'):
     shared.made(

@@ -139,6 +139,25 @@ def init_state(
   return dataclasses.replace(state, ema=average)
 
 
+def check_needs(variables: Mapping[str, types.PyTree], fns: StepFns) -> None:
+  """Refuses an optimizer without something that the method needs of it.
+
+  Args:
+    variables: as in `init_state`, or their shapes.
+    fns: the optimizer and the method.
+
+  Raises:
+    ValueError: the message names what is missing.
+  """
+
+  def needed(variables: Mapping[str, types.PyTree]) -> list[Any]:
+    ctx = fns.context(init_state(variables, fns))
+    return [ctx.get(name) for name in fns.method.needs]
+
+  if fns.method.needs:
+    jax.eval_shape(needed, variables)
+
+
 def eval_variables(state: TrainState, fns: StepFns) -> types.PyTree:
   """Returns what the model is evaluated with: params and batch_stats.
 

@@ -260,11 +260,12 @@ def test_a_method_takes_every_kind_of_leaf(name):
     'num_steps': 3,
     'learning_rate': 0.1,
     'allow_int': True,
+    'takes_momentum': True,
   }
   plain = jax.grad(_of_kinds, allow_int=True)(KINDS)
   with jax.numpy_dtype_promotion('strict'):
     grad_fn = method.value_and_grad(_of_kinds, **given)
-    step = jax.jit(lambda state: grad_fn(state, KINDS))
+    step = jax.jit(lambda state: grad_fn(state, KINDS, momentum=KINDS))
     state = method.init(KINDS)
     for _ in range(2):
       _, grads, state = step(state)

@@ -14,11 +14,11 @@ def test_a_field_that_is_none_is_the_methods_default():
 @pytest.mark.parametrize(
   'name, field, takers',
   [
-    ('sgd', 'second_order', 'sam'),
-    ('random', 'ascent_steps', 'sam'),
+    ('sgd', 'second_order', r'sam\b.*'),
+    ('random', 'ascent_steps', r'sam\b.*'),
     ('sam', 'stretched', 'asam'),
-    ('asam', 'metric', 'gsam, .*sam'),
-    ('sgd', 'rho', r'asam, .* and \d+ others'),
+    ('asam', 'metric', r'\w+, .*'),
+    ('sgd', 'rho', r'\w+, .* and \d+ others'),
   ],
 )
 def test_a_field_of_other_methods_is_refused_with_their_names(
