@@ -16,6 +16,7 @@ from sam_jax.methods._looksam import looksam
 from sam_jax.methods._random import random
 from sam_jax.methods._sam import sam
 from sam_jax.methods._sgd import sgd
+from sam_jax.methods._wsam import wsam
 from sam_jax.methods.axes import Axes
 from sam_jax.methods.base import Method, either
 from sam_jax.methods.interface import (
@@ -55,4 +56,5 @@ __all__ = [
   'register',
   'sam',
   'sgd',
+  'wsam',
 ]

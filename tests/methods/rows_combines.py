@@ -93,4 +93,5 @@ ROWS = [
     _gsam_gap,
     {'alpha': 0.0},
   ),
+  Row('wsam', {'rho': RHO, 'gamma': 0.9}, _wsam, {'gamma': 0.5}, SAM),
 ]
