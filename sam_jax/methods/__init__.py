@@ -16,6 +16,7 @@ from sam_jax.methods._looksam import looksam
 from sam_jax.methods._random import random
 from sam_jax.methods._sam import sam
 from sam_jax.methods._sgd import sgd
+from sam_jax.methods._stable_sam import stable_sam
 from sam_jax.methods._wsam import wsam
 from sam_jax.methods.axes import Axes
 from sam_jax.methods.base import Method, either
@@ -56,5 +57,6 @@ __all__ = [
   'register',
   'sam',
   'sgd',
+  'stable_sam',
   'wsam',
 ]

@@ -94,4 +94,5 @@ ROWS = [
     {'alpha': 0.0},
   ),
   Row('wsam', {'rho': RHO, 'gamma': 0.9}, _wsam, {'gamma': 0.5}, SAM),
+  Row('stable_sam', {'rho': RHO}, _stable, {'rho': 0.0}),
 ]
