@@ -14,6 +14,7 @@ from sam_jax.methods._asam import asam
 from sam_jax.methods._gsam import gsam
 from sam_jax.methods._looksam import looksam
 from sam_jax.methods._random import random
+from sam_jax.methods._sagm import sagm
 from sam_jax.methods._sam import sam
 from sam_jax.methods._sgd import sgd
 from sam_jax.methods._stable_sam import stable_sam
@@ -55,6 +56,7 @@ __all__ = [
   'options',
   'random',
   'register',
+  'sagm',
   'sam',
   'sgd',
   'stable_sam',

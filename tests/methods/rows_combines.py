@@ -95,4 +95,11 @@ ROWS = [
   ),
   Row('wsam', {'rho': RHO, 'gamma': 0.9}, _wsam, {'gamma': 0.5}, SAM),
   Row('stable_sam', {'rho': RHO}, _stable, {'rho': 0.0}),
+  Row(
+    'sagm',
+    {'rho': RHO, 'alpha': 0.05},
+    _sagm,
+    {'alpha': 0.0},
+    ('wsam', {'rho': RHO, 'gamma': 1 / 3}),
+  ),
 ]
