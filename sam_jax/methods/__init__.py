@@ -11,6 +11,7 @@ config, or in a training loop of one's own:
 """
 
 from sam_jax.methods._asam import asam
+from sam_jax.methods._cr_sam import cr_sam
 from sam_jax.methods._gsam import gsam
 from sam_jax.methods._looksam import looksam
 from sam_jax.methods._random import random
@@ -46,6 +47,7 @@ __all__ = [
   'Problem',
   'State',
   'asam',
+  'cr_sam',
   'create',
   'defaults',
   'either',

@@ -102,4 +102,11 @@ ROWS = [
     {'alpha': 0.0},
     ('wsam', {'rho': RHO, 'gamma': 1 / 3}),
   ),
+  Row(
+    'cr_sam',
+    {'rho': RHO, 'gamma': 0.3, 'beta': 0.2},
+    _cr_sam,
+    {'gamma': 0.0, 'beta': 0.0},
+    SAM,
+  ),
 ]
