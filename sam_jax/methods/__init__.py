@@ -20,6 +20,7 @@ from sam_jax.methods._sam import sam
 from sam_jax.methods._sgd import sgd
 from sam_jax.methods._stable_sam import stable_sam
 from sam_jax.methods._wsam import wsam
+from sam_jax.methods._xsam import xsam
 from sam_jax.methods.axes import Axes
 from sam_jax.methods.base import Method, either
 from sam_jax.methods.interface import (
@@ -63,4 +64,5 @@ __all__ = [
   'sgd',
   'stable_sam',
   'wsam',
+  'xsam',
 ]

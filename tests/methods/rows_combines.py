@@ -109,4 +109,19 @@ ROWS = [
     {'gamma': 0.0, 'beta': 0.0},
     SAM,
   ),
+  Row(
+    'xsam',
+    _XSAM,
+    functools.partial(_xsam, steps=1),
+    {'rho': 0.0},
+    period=3,
+    uncounted=_UNCOUNTED,
+  ),
+  Row(
+    'xsam',
+    _XSAM | {'ascent_steps': 2},
+    functools.partial(_xsam, steps=2),
+    period=3,
+    uncounted=_UNCOUNTED,
+  ),
 ]
