@@ -17,6 +17,7 @@ from sam_jax.methods._looksam import looksam
 from sam_jax.methods._random import random
 from sam_jax.methods._sagm import sagm
 from sam_jax.methods._sam import sam
+from sam_jax.methods._sam_sps import sam_sps
 from sam_jax.methods._sgd import sgd
 from sam_jax.methods._stable_sam import stable_sam
 from sam_jax.methods._wsam import wsam
@@ -61,6 +62,7 @@ __all__ = [
   'register',
   'sagm',
   'sam',
+  'sam_sps',
   'sgd',
   'stable_sam',
   'wsam',

@@ -124,4 +124,17 @@ ROWS = [
     period=3,
     uncounted=_UNCOUNTED,
   ),
+  Row(
+    'sam_sps',
+    {'rho': RHO} | _SPS,
+    _sam_sps,
+    {'largest': 1.0, 'lower_bound': -1e6},
+    SAM,
+  ),
+  Row(
+    'sam_sps',
+    {'rho': 0.0} | _SPS,
+    functools.partial(_sam_sps, rho=0.0),
+    {'largest': 1.0, 'lower_bound': -1e6},
+  ),
 ]
