@@ -4,6 +4,7 @@ import math
 from typing import Unpack
 
 import jax
+import jax.numpy as jnp
 
 from sam_jax import perturbations, tree, types
 from sam_jax.methods import _wsam, base, parts, registry
@@ -32,8 +33,9 @@ def _metric(alpha: float = 0.001) -> parts.Metric:
       return climb
 
     def perturb(grads: types.Grads, params: types.Params) -> types.PyTree:
+      # Uphill is along the conjugate of JAX's gradient.
       return jax.tree.map(
-        lambda e, g: tree.add(e, -alpha * tree.wide(g)),
+        lambda e, g: tree.add(e, -alpha * jnp.conj(tree.wide(g))),
         climb(grads, params),
         grads,
       )

@@ -99,7 +99,9 @@ class _SamSps(base.Method):
     """Returns SAM's gradient; stats is what the linearised loss is at w."""
     if isinstance(self.method, Perturbed):
       result, info = self.method.perturb(problem, params, ctx)
-      slope = tree.vdot(info.descent_grads, info.epsilon)
+      # JAX's gradient is the conjugate of the way uphill.
+      uphill = jax.tree.map(jnp.conj, info.descent_grads)
+      slope = tree.vdot(uphill, info.epsilon)
       return result._replace(stats=info.perturbed_value - slope)
     result = self.method.gradient(problem, state, params, ctx)
     return result._replace(stats=result.out[0])

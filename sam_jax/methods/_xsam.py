@@ -144,8 +144,11 @@ class _Plane(NamedTuple):
 
 
 def _plane(epsilon: types.PyTree, grads: types.Grads) -> _Plane:
-  """Returns the plane of a perturbation and of a gradient."""
-  along, ahead = _unit(epsilon), _unit(grads)
+  """Returns the plane of a perturbation and of a gradient.
+
+  It is one of gradients, which JAX has conjugate to the way uphill.
+  """
+  along, ahead = _unit(jax.tree.map(jnp.conj, epsilon)), _unit(grads)
   cosine = tree.vdot(ahead, along)
   across = jax.tree.map(lambda v, a: v - tree.times(cosine, a), ahead, along)
   angle = jnp.arctan2(tree.norm(across), cosine)
@@ -199,7 +202,8 @@ class _XSam(Perturbed):
     whole = leaves.Parameters(params)
 
     def loss(alpha: jax.Array) -> jax.Array:
-      moved = whole.moved(plane.point(alpha, self.rho_max))
+      point = jax.tree.map(jnp.conj, plane.point(alpha, self.rho_max))
+      moved = whole.moved(point)
       (value, _), _ = problem.descend(moved)  # its gradient is not computed
       return value.astype(jnp.float32)
 
