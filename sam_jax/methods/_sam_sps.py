@@ -52,8 +52,8 @@ def sam_sps(
       negative. With label smoothing the smallest loss is above 0.
     rho_schedule: see `radius.create`.
     rho_min: see `radius.create`.
-    **axes: metric, mask and ascent_share, see `Choices`. With an unnormalised
-      metric it is USAM-SPS.
+    **axes: metric, mask and ascent_share, see `Choices`. With
+      `metric='unnormalised'` it is USAM-SPS.
 
   Raises:
     ValueError: a value is out of range.
