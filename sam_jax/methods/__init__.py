@@ -12,16 +12,24 @@ config, or in a training loop of one's own:
 
 from sam_jax.methods._asam import asam
 from sam_jax.methods._cr_sam import cr_sam
+from sam_jax.methods._fisher_sam import fisher_sam
+from sam_jax.methods._gcsam import gcsam
 from sam_jax.methods._gsam import gsam
+from sam_jax.methods._layerwise import layerwise_sam
+from sam_jax.methods._le_sam import le_sam
 from sam_jax.methods._looksam import looksam
+from sam_jax.methods._monge_sam import monge_sam
 from sam_jax.methods._random import random
 from sam_jax.methods._sagm import sagm
 from sam_jax.methods._sam import sam
 from sam_jax.methods._sam_sps import sam_sps
+from sam_jax.methods._samson import samson
 from sam_jax.methods._sgd import sgd
 from sam_jax.methods._stable_sam import stable_sam
+from sam_jax.methods._unified import unified_sam, usam
 from sam_jax.methods._wsam import wsam
 from sam_jax.methods._xsam import xsam
+from sam_jax.methods._zsharp import zsharp
 from sam_jax.methods.axes import Axes
 from sam_jax.methods.base import Method, either
 from sam_jax.methods.interface import (
@@ -41,6 +49,15 @@ from sam_jax.methods.registry import (
 )
 
 __all__ = [
+  'zsharp',
+  'usam',
+  'unified_sam',
+  'samson',
+  'monge_sam',
+  'le_sam',
+  'layerwise_sam',
+  'gcsam',
+  'fisher_sam',
   'Axes',
   'Context',
   'GroupResult',
