@@ -12,7 +12,9 @@ from sam_jax.methods.axes import Axes, create
 from sam_jax.methods.perturbed import Perturbed
 
 
-@registry.register('cr_sam', fixes=['combine', 'ascent_share', 'descent_share'])
+@registry.register(
+  'cr_sam', fixes=['combine', 'ascent_share', 'descent_share', 'loss_share']
+)
 def cr_sam(
   rho: float = 0.1,
   gamma: float = 0.1,

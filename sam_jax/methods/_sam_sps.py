@@ -71,13 +71,18 @@ def sam_sps(
     raise ValueError(f'lower_bound is {lower_bound}; it must be a number')
   schedule = {'rho_schedule': rho_schedule, 'rho_min': rho_min}
   method = create(rho, {**axes, **schedule})
-  if isinstance(method, Perturbed) and type(method.mask) is not parts.Mask:
+  if isinstance(method, Perturbed) and _remembers(method.mask):
     raise ValueError(
-      'sam_sps takes a mask that is fixed, as of names; choose another one'
+      'sam_sps takes a mask that remembers nothing; choose another one'
     )
   return _SamSps(
     method, float(largest), float(lower_bound), method.gradient_evaluations
   )
+
+
+def _remembers(mask: parts.Mask) -> bool:
+  """Whether a mask has a state, for which there is no place."""
+  return type(mask).remember is not parts.Part.remember
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from sam_jax.methods.perturbed import Perturbed
 _ALPHAS = np.linspace(0, 2, 21, dtype=np.float32)
 
 
-@registry.register('xsam', fixes=['combine', 'descent_share'])
+@registry.register('xsam', fixes=['combine', 'descent_share', 'loss_share'])
 def xsam(
   rho: float = 0.15,
   rho_max: float = 0.3,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sam_jax import methods
+from sam_jax.methods import parts
 from tests import steps
 
 _W = jnp.array([1.0, -2.0, 0.5])
@@ -181,6 +182,15 @@ def test_complex_numbers_are_pairs_and_integers_are_left_alone(name, fields):
 # --- Values that are not allowed ---------------------------------------------
 
 
+class _Remembering(parts.Mask):
+  def remember(self, memory, stats, grads, ctx):
+    return memory
+
+
+class _Blind(parts.Direction):
+  needs_gradient = False
+
+
 @pytest.mark.parametrize(
   'name, fields, message',
   [
@@ -197,6 +207,8 @@ def test_complex_numbers_are_pairs_and_integers_are_left_alone(name, fields):
     ('sagm', {'metric': 'l2'}, "method 'sagm' takes no metric"),
     ('xsam', {'combine': 'stable'}, "method 'xsam' takes no combine"),
     ('sam_sps', {'every': 2}, "method 'sam_sps' takes no every"),
+    ('sam_sps', {'mask': _Remembering()}, 'a mask that remembers nothing'),
+    ('cr_sam', {'direction': _Blind()}, 'cr_sam needs the gradient at the'),
   ],
 )
 def test_wrong_values_are_refused_by_name(name, fields, message):
