@@ -12,6 +12,7 @@ config, or in a training loop of one's own:
 
 from sam_jax.methods._asam import asam
 from sam_jax.methods._async_sam import async_sam
+from sam_jax.methods._cr_sam import cr_sam
 from sam_jax.methods._eigen_sam import eigen_sam
 from sam_jax.methods._fisher_sam import fisher_sam
 from sam_jax.methods._friendly_sam import friendly_sam
@@ -24,12 +25,17 @@ from sam_jax.methods._monge_sam import monge_sam
 from sam_jax.methods._msam import msam
 from sam_jax.methods._random import random
 from sam_jax.methods._s2sam import s2sam
+from sam_jax.methods._sagm import sagm
 from sam_jax.methods._sam import sam
+from sam_jax.methods._sam_sps import sam_sps
 from sam_jax.methods._sampa import sampa
 from sam_jax.methods._samson import samson
 from sam_jax.methods._sgd import sgd
+from sam_jax.methods._stable_sam import stable_sam
 from sam_jax.methods._unified import unified_sam, usam
 from sam_jax.methods._vasso import vasso
+from sam_jax.methods._wsam import wsam
+from sam_jax.methods._xsam import xsam
 from sam_jax.methods._zsharp import zsharp
 from sam_jax.methods.axes import Axes
 from sam_jax.methods.base import Method, either
@@ -53,6 +59,7 @@ __all__ = [
   'State',
   'asam',
   'async_sam',
+  'cr_sam',
   'create',
   'defaults',
   'eigen_sam',
@@ -72,12 +79,17 @@ __all__ = [
   'random',
   'register',
   's2sam',
+  'sagm',
   'sam',
+  'sam_sps',
   'sampa',
   'samson',
   'sgd',
+  'stable_sam',
   'unified_sam',
   'usam',
   'vasso',
+  'wsam',
+  'xsam',
   'zsharp',
 ]

@@ -12,21 +12,23 @@ from sam_jax.methods.axes import Unscheduled, create
 
 
 @parts.COMBINES.register('gsam')
-def _combine(alpha: float = 0.6) -> parts.Combine:
-  """Returns what subtracts alpha times the orthogonal part.
+def _combine(alpha: float = 0.6, minimize_fp: bool = True) -> parts.Combine:
+  """Returns what takes away, or adds, alpha times the orthogonal part.
 
   Raises:
     ValueError: alpha is negative, infinite or NaN.
   """
   if not 0 <= alpha < math.inf:
     raise ValueError(f'alpha is {alpha}; it must be a number >= 0')
-  return functools.partial(_subtract_orthogonal, alpha=float(alpha))
+  combine = _subtract_orthogonal if minimize_fp else _add_orthogonal
+  return functools.partial(combine, alpha=float(alpha))
 
 
 @registry.register('gsam', fixes=['combine'])
 def gsam(
   rho: float = 0.6,
   alpha: float = 0.6,
+  minimize_fp: bool = True,
   rho_schedule: str = 'learning_rate',
   rho_min: float | None = None,
   **axes: Unpack[Unscheduled],
@@ -40,12 +42,24 @@ def gsam(
 
   What is subtracted is the part of g that is orthogonal to g_p: to follow it
   backwards lowers the surrogate gap L(w + epsilon) - L(w) and, to first order,
-  leaves the perturbed loss. Two gradients in a step. With alpha = 0 and a
-  constant rho it is SAM.
+  leaves the perturbed loss. The second form, with minimize_fp = False, lowers
+  the loss itself and the gap,
+
+  .. math::
+    \tilde g = g + \alpha \left(g_p -
+      \frac{\langle g_p, g\rangle}{\|g\|^2}\, g\right)
+
+  Two gradients in a step. With alpha = 0 and a constant rho the first form is
+  SAM, and the second one is SGD whatever rho is. Use the first form; the second
+  one is for comparisons with the authors' code. Both gradients are of the loss
+  that is trained: weight decay with `place='descent'` takes part in the
+  perturbation too.
 
   Args:
     rho: the largest radius; the authors have 0.6 for ViT-B/32 on ImageNet.
     alpha: share of the orthogonal part, >= 0; the authors have 0.6 there.
+    minimize_fp: whether the perturbed loss is what is lowered besides the gap,
+      as in the paper, or the loss.
     rho_schedule: see `radius.create`. The authors' radius follows the learning
       rate, the actual one of the step, and so does the default.
     rho_min: see `radius.create`; the authors have 0.1 there, and the default
@@ -55,13 +69,14 @@ def gsam(
   Raises:
     ValueError: a value is out of range.
 
-  Source: Zhuang et al. 2022, algorithm 1. As in the authors' code each group
-  has a radius, a perturbation and a decomposition of its own. Differs from it:
-  there the smallest learning rate is subtracted before the radius is scaled,
-  here it counts as 0; a zero gradient is NaN there.
+  Source: Zhuang et al. 2022, algorithm 1; the second form is that of the
+  option `minimize_fp=False` in the authors' code (big_vision). As there, each
+  group has a radius, a perturbation and a decomposition of its own. Differs
+  from that code: there the smallest learning rate is subtracted before the
+  radius is scaled, here it counts as 0; a zero gradient is NaN there.
   """
   schedule = {'rho_schedule': rho_schedule, 'rho_min': rho_min}
-  return create(rho, {**axes, **schedule}, combine=_combine(alpha))
+  return create(rho, {**axes, **schedule}, combine=_combine(alpha, minimize_fp))
 
 
 def _subtract_orthogonal(
@@ -77,3 +92,18 @@ def _subtract_orthogonal(
     return tree.add(d, -alpha * orthogonal)
 
   return jax.tree.map(subtract, ascent_grads, descent_grads)
+
+
+def _add_orthogonal(
+  ascent_grads: types.Grads, descent_grads: types.Grads, alpha: float
+) -> types.Grads:
+  """Returns the ascent gradient and alpha times what is orthogonal to it."""
+  if alpha == 0:
+    return ascent_grads
+  share = tree.projection(descent_grads, ascent_grads)
+
+  def add(g: jax.Array, d: jax.Array) -> jax.Array:
+    orthogonal = tree.wide(d) - tree.times(share, tree.wide(g))
+    return tree.add(g, alpha * orthogonal)
+
+  return jax.tree.map(add, ascent_grads, descent_grads)

@@ -25,7 +25,9 @@ class Perturbed(base.Method):
     when: in which steps it is made; None is all.
     ascent_steps: see `sam_jax.value_and_grad`.
     second_order: see `sam_jax.value_and_grad`.
-    combine: see `sam_jax.value_and_grad`; of the gradients of a group.
+    combine: see `sam_jax.value_and_grad`; of the gradients of a group. Any but
+      that of SAM makes something of both, which then are those of one function:
+      the perturbation is made from the loss that is trained.
     ascent_share: of the group's examples that make the perturbation. What is
       measured before it is a mean over these alone.
     descent_share: of the group's examples whose gradient is taken at the
@@ -92,6 +94,8 @@ class Perturbed(base.Method):
       first: what `ascend` returns at `params`, if it is known.
     """
     memory = self._by_part(()) if memory is None else memory
+    if self.combine is not sam.descent:
+      problem = problem._replace(ascend=problem.descend)
     perturbation = self.perturbation_fn(ctx)
 
     def perturb(grads: types.Grads, trained: types.Params) -> types.PyTree:

@@ -56,6 +56,7 @@ class JournalState:
     skipped_in_a_row: how many of the last steps these are.
     settings: what the fields that may be changed within a run were, by name,
       and `step`, from which on; once for each change.
+    said: names of the warnings that the run has been given, see `misuse`.
   """
 
   step: int = 0
@@ -73,6 +74,7 @@ class JournalState:
   skipped_steps: int = 0
   skipped_in_a_row: int = 0
   settings: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  said: list[str] = dataclasses.field(default_factory=list)
 
 
 class Skipped(NamedTuple):

@@ -19,14 +19,12 @@ from sam_jax.runs import (
   build,
   checkpoints,
   metrics_log,
+  misuse,
   progress_line,
   provenance,
   workdir as workdir_lib,
 )
 from sam_jax.training import diagnostics, parallel
-
-# Below, rounding adds more to the perturbation than is left of it: sqrt(1/2).
-_POOR_COSINE = 0.7
 
 
 class StepValues(NamedTuple):
@@ -91,7 +89,6 @@ class Journal:
     self._workdir = workdir
     self._started = self._epoch_started = time.monotonic()
     self._logged_step = state.step
-    self._has_warned = False
     self._writer = _open_writer(config, workdir, state)
     self._line = progress_line.ProgressLine(
       task=experiment.task,
@@ -101,6 +98,7 @@ class Journal:
       seconds=config.log.progress_seconds,
       quiet=not parallel.is_first_process(),
     )
+    self._watch = misuse.Watch(config, state.said, self._line.line)
     # Now: by the end of the run the checkout may be another one.
     this_start = provenance.describe()
     if state.starts[-1:] != [this_start]:
@@ -116,6 +114,7 @@ class Journal:
       f'{experiment.num_steps} steps of which {self.state.step} are made'
     )
     self._line.line(experiment.layout.describe())
+    self._watch.start()
 
   def add_step(self, step: int, values: StepValues) -> None:
     """Takes note of a step."""
@@ -125,7 +124,7 @@ class Journal:
     state.metric_count += 1
     _add(state.perturbed_sums, values.perturbed, values.share)
     state.perturbed_weight += values.share
-    self._warn_of_rounding(values.perturbed)
+    self._watch.step(values.perturbed)
     self._line.step(step, values.all)
     every = self._config.log.every_steps
     if every and step % every == 0:
@@ -144,6 +143,7 @@ class Journal:
         f'step {step}: {what} not finite; the step is skipped, {in_a_row} in a '
         f'row (at most {limit})'
       )
+    self._watch.failed(values.step, values.perturbed)
     return in_a_row
 
   def add_epoch(
@@ -265,19 +265,6 @@ class Journal:
       return False
     state.best_score, state.best_step = score, step
     return True
-
-  def _warn_of_rounding(self, values: Mapping[str, float]) -> None:
-    """Says once per start that precision leaves little of the perturbation."""
-    cosine = values.get('effective_perturbation_cosine', 1.0)
-    if self._has_warned or cosine >= _POOR_COSINE:
-      return
-    self._has_warned = True
-    ratio = values['effective_perturbation_ratio']
-    self._line.line(
-      'warning: rounding changes the perturbation: multiplications see one '
-      f'{ratio:.2f} times as long, at a cosine of {cosine:.2f}; use '
-      'compute_dtype=float32 and matmul_precision=float32, or a larger rho'
-    )
 
   def _count_time(self) -> None:
     """Adds the time since it was last counted."""

@@ -23,6 +23,7 @@ from sam_jax.runs import (
   evaluation,
   interrupts,
   journal as journal_lib,
+  misuse,
   preparation,
   provenance,
   workdir as workdir_lib,
@@ -229,7 +230,9 @@ class _Loop:
       if self._journal.add_skipped(step, values) > limit:
         raise self._failed(step, f'not finite, like the {limit} steps before')
     elif values.broken:
-      raise self._failed(step, f'{values.broken} not finite')
+      why = misuse.too_large(values.step, values.perturbed)
+      why = f'{values.broken} not finite' + (f', as {why}' if why else '')
+      raise self._failed(step, why)
     else:
       self._journal.add_step(step, values)
 

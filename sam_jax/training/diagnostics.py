@@ -101,7 +101,8 @@ def of_perturbation(
     Scalars by name: the metrics of the perturbed pass, `perturbed_loss` and so
     on; sharpness = perturbed_loss - loss; cosine between the gradients at w and
     at w + epsilon; gradient_norm_ratio, the norm of the latter over that of the
-    former; curvature, see `_curvature`; and where parameters are rounded those
+    former; perturbation_norm, the length of epsilon; curvature, see
+    `_curvature`; and where parameters are rounded those
     of `precision.effective_perturbation`.
 
   Differs from the official release, which logs loss and error of the perturbed
@@ -114,6 +115,7 @@ def of_perturbation(
     'cosine': tree.cosine(info.ascent_grads, info.descent_grads),
     'gradient_norm_ratio': tree.norm(info.descent_grads)
     * tree.inverse_norm(info.ascent_grads),
+    'perturbation_norm': tree.norm(info.epsilon),
     'curvature': _curvature(info),
   }
   if mantissa_bits < precision.FLOAT32_BITS:

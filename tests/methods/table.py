@@ -39,6 +39,8 @@ class Row(NamedTuple):
     equal: fields with which the method is another one.
     other: that one, with its fields.
     period: steps after which the costs of the steps repeat.
+    uncounted: gradients in a step that the compiler does not count, because it
+      counts the body of a loop once.
   """
 
   name: str
@@ -47,6 +49,7 @@ class Row(NamedTuple):
   equal: dict[str, Any] | None = None
   other: tuple[str, dict[str, Any]] = ('sgd', {})
   period: int = 1
+  uncounted: float = 0.0
 
   def create(self, **changes):
     return methods.create(self.name, **self.fields | changes)

@@ -223,15 +223,23 @@ def test_a_result_rebuilds_the_score_and_reads_in_one_line(
   assert result['gradient_evaluations'] == 2 * 10  # two passes per step
 
 
-_EFFECTIVE = ('effective_perturbation_ratio', 'effective_perturbation_cosine')
-
-
-def test_a_rounded_perturbation_is_warned_of_once(open_journal, capsys):
+def test_what_a_run_has_been_told_is_not_told_again(open_journal, capsys):
+  """Neither later in the run nor when it is resumed."""
+  cosines = (0.95, 0.5, 0.4)
   one = open_journal()
-  for cosine in (0.95, 0.5, 0.4):
-    one.add_step(
-      1, _step(1.0, **dict(zip(_EFFECTIVE, (1.6, cosine), strict=True)))
-    )
+  for cosine in cosines:
+    one.add_step(1, _rounded(cosine))
+  content = json.loads(json.dumps(vars(one.state)))
+  open_journal(checkpoints.JournalState(**content)).add_step(2, _rounded(0.3))
   printed = capsys.readouterr().out
   assert printed.count('rounding changes the perturbation') == 1
   assert 'one 1.60 times as long, at a cosine of 0.50; use comp' in printed
+
+
+def _rounded(cosine):
+  return _step(
+    1.0,
+    perturbation_norm=0.1,
+    effective_perturbation_ratio=1.6,
+    effective_perturbation_cosine=cosine,
+  )

@@ -224,6 +224,7 @@ def test_every_step_and_every_epoch_is_logged_once(whole):
     'train/sharpness',
     'train/cosine',
     'train/gradient_norm_ratio',
+    'train/perturbation_norm',
     'train/curvature',
     'train/gradient_norm',
     'train/clipped_gradient_norm',

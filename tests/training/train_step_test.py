@@ -101,6 +101,7 @@ class _Numpy:
       'sharpness': perturbed_loss - loss,
       'cosine': cosine,
       'gradient_norm_ratio': np.linalg.norm(grads) / np.linalg.norm(ascent),
+      'perturbation_norm': self.rho,
       'curvature': (grads - ascent) @ epsilon / (epsilon @ epsilon or 1.0),
     }
 
@@ -263,6 +264,7 @@ def test_sgd_omits_what_needs_a_perturbation():
     'sharpness',
     'cosine',
     'gradient_norm_ratio',
+    'perturbation_norm',
     'curvature',
   }
   assert set(sam) - set(sgd) == perturbed
