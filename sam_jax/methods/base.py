@@ -31,6 +31,14 @@ class Method:
 
   gradient_evaluations: float = 1.0
 
+  @property
+  def measures_all(self) -> bool:
+    """Whether value and metrics of a step are means over all examples.
+
+    If not, training logs over how many they are taken.
+    """
+    return True
+
   def init(self, params: types.Params) -> State:
     """Returns the state before the first step."""
     return State(jnp.int32(0), self.memory(params))
@@ -88,7 +96,8 @@ def either(
   """Runs one of two branches, and only that one.
 
   Args:
-    is_perturbed: a bool scalar, the same for all groups of a step.
+    is_perturbed: a bool scalar, the same on all devices that share the group;
+      groups may differ.
     perturbed: returns a result with stats and diagnostics.
     unperturbed: returns one without diagnostics, and perhaps without stats;
       these are zeros then.
