@@ -10,12 +10,23 @@ config, or in a training loop of one's own:
     loss, grads, state = grad_fn(state, params, batch)
 """
 
+from sam_jax.methods._ae_sam import ae_sam
 from sam_jax.methods._asam import asam
+from sam_jax.methods._esam import esam
+from sam_jax.methods._fisher_mask_sam import fisher_mask_sam
 from sam_jax.methods._gsam import gsam
+from sam_jax.methods._k_sam import k_sam
+from sam_jax.methods._late_sam import late_sam
 from sam_jax.methods._looksam import looksam
+from sam_jax.methods._quarter_sam import quarter_sam
 from sam_jax.methods._random import random
 from sam_jax.methods._sam import sam
+from sam_jax.methods._sam_k import sam_k
+from sam_jax.methods._sam_on import sam_on
 from sam_jax.methods._sgd import sgd
+from sam_jax.methods._ss_sam import ss_sam
+from sam_jax.methods._ssam_d import ssam_d
+from sam_jax.methods._ssam_f import ssam_f
 from sam_jax.methods.axes import Axes
 from sam_jax.methods.base import Method, either
 from sam_jax.methods.interface import (
@@ -42,17 +53,28 @@ __all__ = [
   'Perturbed',
   'Problem',
   'State',
+  'ae_sam',
   'asam',
   'create',
   'defaults',
   'either',
+  'esam',
+  'fisher_mask_sam',
   'gsam',
+  'k_sam',
+  'late_sam',
   'looksam',
   'momentum_of',
   'names',
   'options',
+  'quarter_sam',
   'random',
   'register',
   'sam',
+  'sam_k',
+  'sam_on',
   'sgd',
+  'ss_sam',
+  'ssam_d',
+  'ssam_f',
 ]
