@@ -144,12 +144,12 @@ def get_config() -> ml_collections.ConfigDict:
   config.mixing.probability = 1.0
 
   # --- Method ----------------------------------------------------------------
-  # How the gradient is obtained: 'sgd', 'sam', 'asam', 'gsam', 'looksam', or any
-  # other of `python -c "import sam_jax; print(sam_jax.methods.names())"`. A
-  # field that is None has the default of its method; one that the method does
-  # not take is refused, and the error names the methods that take it. The files
-  # of sam_jax/methods say what the fields mean and where the defaults are from;
-  # those of a method that are not listed here can be set all the same.
+  # How the gradient is obtained: 'sgd', 'sam', 'asam', ..., a file of
+  # sam_jax/methods each, which says what the fields mean and where the defaults
+  # are from; docs/methods has a page for each. A field that is None has the
+  # default of its method. One that the method does not take is refused, and the
+  # error names methods that take it. Fields that are not listed here can be set
+  # all the same.
   config.method = ml_collections.ConfigDict()
   config.method.name = 'sam'
   # All that perturb: radius of the perturbation, in units of the parameters; 0
@@ -167,9 +167,9 @@ def get_config() -> ml_collections.ConfigDict:
   # How the radius is measured: 'l2', 'lp(3)', 'adaptive(eta=0.01)', ...
   config.method.metric = placeholder(str)
   # Which parameters are perturbed: 'none' leaves none out; 'normalisation',
-  # 'kernels' and 'matching("regex")' choose by name; 'bernoulli(0.6)' chooses
-  # by chance;
-  # 'fisher(0.5)', 'squared_gradient(0.1)' and 'dynamic(0.5)' by gradients.
+  # 'kernels' and 'matching("regex")' choose by name, 'bernoulli(0.6)' by
+  # chance, 'fisher(0.5)', 'squared_gradient(0.1)' and 'dynamic(0.5)' by
+  # gradients.
   config.method.mask = placeholder(str)
   # What is made of the gradients at w and at w + epsilon: 'sam', 'gsam(0.6)',
   # ...

@@ -14,19 +14,27 @@ from sam_jax.methods._ae_sam import ae_sam
 from sam_jax.methods._asam import asam
 from sam_jax.methods._esam import esam
 from sam_jax.methods._fisher_mask_sam import fisher_mask_sam
+from sam_jax.methods._fisher_sam import fisher_sam
+from sam_jax.methods._gcsam import gcsam
 from sam_jax.methods._gsam import gsam
 from sam_jax.methods._k_sam import k_sam
 from sam_jax.methods._late_sam import late_sam
+from sam_jax.methods._layerwise import layerwise_sam
+from sam_jax.methods._le_sam import le_sam
 from sam_jax.methods._looksam import looksam
+from sam_jax.methods._monge_sam import monge_sam
 from sam_jax.methods._quarter_sam import quarter_sam
 from sam_jax.methods._random import random
 from sam_jax.methods._sam import sam
 from sam_jax.methods._sam_k import sam_k
 from sam_jax.methods._sam_on import sam_on
+from sam_jax.methods._samson import samson
 from sam_jax.methods._sgd import sgd
 from sam_jax.methods._ss_sam import ss_sam
 from sam_jax.methods._ssam_d import ssam_d
 from sam_jax.methods._ssam_f import ssam_f
+from sam_jax.methods._unified import unified_sam, usam
+from sam_jax.methods._zsharp import zsharp
 from sam_jax.methods.axes import Axes
 from sam_jax.methods.base import Method, either
 from sam_jax.methods.interface import (
@@ -46,6 +54,15 @@ from sam_jax.methods.registry import (
 )
 
 __all__ = [
+  'zsharp',
+  'usam',
+  'unified_sam',
+  'samson',
+  'monge_sam',
+  'le_sam',
+  'layerwise_sam',
+  'gcsam',
+  'fisher_sam',
   'Axes',
   'Context',
   'GroupResult',

@@ -10,13 +10,29 @@ from sam_jax import leaves, perturbations, tree, types
 from sam_jax.methods import parts
 from sam_jax.methods.interface import Context
 
-parts.MASKS.register('kernels')(lambda: perturbations.masks.kernels)
-parts.MASKS.register('normalisation')(lambda: perturbations.masks.normalisation)
-parts.MASKS.register('weights')(lambda: perturbations.masks.weights)
+_Chooses = Callable[[types.Params], types.PyTree]
+
+
+@parts.MASKS.register('kernels')
+def _kernels() -> _Chooses:
+  """Returns the mask of kernels and embeddings."""
+  return perturbations.masks.kernels
+
+
+@parts.MASKS.register('normalisation')
+def _normalisation() -> _Chooses:
+  """Returns the mask of scale and bias of normalisation layers, as SAM-ON."""
+  return perturbations.masks.normalisation
+
+
+@parts.MASKS.register('weights')
+def _weights() -> _Chooses:
+  """Returns the mask of whatever is no bias."""
+  return perturbations.masks.weights
 
 
 @parts.MASKS.register('matching')
-def _matching(pattern: str) -> Callable[[types.Params], types.PyTree]:
+def _matching(pattern: str) -> _Chooses:
   """Returns the mask of the names that match a regular expression."""
   return perturbations.masks.matching(pattern)
 

@@ -138,7 +138,10 @@ class Mask(Part):
     return epsilon
 
 
-MASKS.register('none')(Mask)
+@MASKS.register('none')
+def _all() -> Mask:
+  """Returns the mask of all parameters."""
+  return Mask()
 
 
 class Fixed(Mask):
@@ -184,4 +187,7 @@ class When(Part):
     raise NotImplementedError
 
 
-COMBINES.register('sam')(lambda: sam.descent)
+@COMBINES.register('sam')
+def _descent() -> Combine:
+  """Returns what takes the gradient at w + epsilon, as in SAM."""
+  return sam.descent

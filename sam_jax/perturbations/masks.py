@@ -15,8 +15,10 @@ import jax
 from sam_jax import types
 
 # 'LayerNorm_0', 'batch_normalization_1', 'rms_norm', 'bn1', 'ln_f', 'gn'; in
-# 'bnb' and 'lngate' the letters stand for something else.
-_NORMALISATION = r'(?i:norm)|^(?i:bn|ln|gn)(?![a-zA-Z])'
+# 'NormalDense_0' and 'lngate' the letters stand for something else.
+_NORMALISATION = re.compile(
+  r'norm(?!al(?!i))|^(bn|ln|gn)(?![a-z])', re.IGNORECASE
+)
 _OF_NORMALISATION = ('scale', 'bias', 'weight')
 _KERNELS = ('kernel', 'embedding', 'weight')
 
@@ -64,8 +66,7 @@ def normalisation(params: types.Params) -> types.PyTree:
 
   def is_chosen(name: str) -> bool:
     module, _, leaf = name.rpartition('/')
-    is_normalisation = re.search(_NORMALISATION, module.rpartition('/')[2])
-    return leaf in _OF_NORMALISATION and is_normalisation is not None
+    return leaf in _OF_NORMALISATION and _is_normalisation(module)
 
   return _named(
     is_chosen, 'is the scale or the bias of a normalisation layer', params
@@ -84,8 +85,7 @@ def kernels(params: types.Params) -> types.PyTree:
 
   def is_chosen(name: str) -> bool:
     module, _, leaf = name.rpartition('/')
-    is_normalisation = re.search(_NORMALISATION, module.rpartition('/')[2])
-    return leaf in _KERNELS and is_normalisation is None
+    return leaf in _KERNELS and not _is_normalisation(module)
 
   return _named(is_chosen, f'ends in one of {_KERNELS}', params)
 
@@ -105,6 +105,11 @@ def weights(params: types.Params) -> types.PyTree:
     f'ends in one of {names}',
     params,
   )
+
+
+def _is_normalisation(module: str) -> bool:
+  """Whether the last part of a path is the name of a normalisation layer."""
+  return _NORMALISATION.search(module.rpartition('/')[2]) is not None
 
 
 def _named(

@@ -21,6 +21,14 @@ MAKE = {
   'l1': lambda axis: sam_jax.lp(RHO, 1, axis),
   'l1.5': lambda axis: sam_jax.lp(RHO, 1.5, axis),
   'asam': lambda axis: sam_jax.asam(RHO, axis_name=axis),
+  'layerwise': lambda axis: perturbations.layerwise(RHO, axis_name=axis),
+  'samson': lambda axis: perturbations.samson(RHO, np.inf, axis),
+  'unified': lambda axis: perturbations.unified(RHO, 0.5, axis),
+  'unnormalised': lambda axis: perturbations.unnormalised(RHO, axis),
+  'fisher': lambda axis: perturbations.fisher(RHO, axis_name=axis),
+  'monge': lambda axis: perturbations.monge(RHO, axis),
+  'loss_equated': lambda axis: perturbations.loss_equated(RHO, 1.0, axis),
+  'zsharp': lambda axis: perturbations.zsharp(RHO, 0.6, axis),
   'masked': lambda axis: sam_jax.masked(
     sam_jax.l2(RHO, axis), {'in': True, 'shift': False, 'out': True, 'b': True}
   ),
@@ -33,6 +41,14 @@ CELLS = [
   ('l1.5', SECOND_ORDER),
   ('asam', SECOND_ORDER),
   ('masked', TWO_STEPS),
+  ('layerwise', SECOND_ORDER),
+  ('samson', SECOND_ORDER),
+  ('unified', {}),
+  ('unnormalised', {}),
+  ('fisher', SECOND_ORDER),
+  ('monge', {}),
+  ('loss_equated', {}),
+  ('zsharp', {}),
 ]
 
 
@@ -101,6 +117,15 @@ def test_without_an_axis_slices_are_refused(name):
     _mapped(grad_fn, (P(), SPECS)).trace(*_arguments())
   plain = sam_jax.value_and_grad(_sliced_loss, sam_jax.l2(0))
   _mapped(plain, (P(), SPECS)).trace(*_arguments())  # nothing to normalise
+
+
+def test_a_mean_over_the_inputs_of_a_slice_is_refused():
+  perturbation = perturbations.centralised(sam_jax.l2(RHO, 'model'))
+  grad_fn = sam_jax.value_and_grad(_sliced_loss, perturbation)
+  with pytest.raises(
+    ValueError, match=r"split over the mesh axes \('model',\)"
+  ):
+    _mapped(grad_fn, (P(), SPECS)).trace(*_arguments())
 
 
 def test_a_perturbation_of_ones_own_says_that_it_needs_no_other_axis():
@@ -179,7 +204,13 @@ def test_devices_that_gather_their_slices_share_the_norm_of_the_sum():
 def test_arrays_that_are_cut_along_explicit_axes_get_the_same():
   """Where no `shard_map` is needed, and random numbers have to be cut too."""
   draw = perturbations.random(RHO, jax.random.key(0))
-  made = {'asam': sam_jax.asam(RHO), 'random': draw}
+  made = {
+    'asam': sam_jax.asam(RHO),
+    'random': draw,
+    'samson': perturbations.samson(RHO),
+    'zsharp': perturbations.zsharp(RHO, 0.6),
+    'centralised': perturbations.centralised(perturbations.fisher(RHO)),
+  }
 
   def run(params, x, loss):
     return {

@@ -15,11 +15,7 @@ import numpy as np
 import pytest
 
 import sam_jax
-from sam_jax import perturbations
-
-RHO, ETA, KEY = 0.5, 0.01, 3
-SMALL, LAM, QUANTILE = 0.05, 0.25, 0.75
-
+from tests.primitive import formulas
 
 _EVERYTHING = {
   'array': jnp.array([3.0, -4.0]),
@@ -52,164 +48,35 @@ _IN_64_BITS = (np.array([3.0, -4.0]), np.ones(2, np.float32), 2.0, 1 + 2j)
 
 
 class Tree(NamedTuple):
-  """Parameters, and how to differentiate with respect to them."""
+  """Parameters, how to differentiate by them, and one use for the family."""
 
   params: Any
   options: dict[str, Any] = {}
   is_x64: bool = False
+  use: str = 'second_order'
 
 
 TREES = {
-  'everything': Tree(_EVERYTHING, {'allow_int': True}),
-  'narrow': Tree(_NARROW),
+  'everything': Tree(_EVERYTHING, {'allow_int': True}, use='one_step'),
+  'narrow': Tree(_NARROW, use='one_step'),
   '64 bits': Tree(_IN_64_BITS, is_x64=True),
   'a number': Tree(-3.0),
   'nothing': Tree({}),
   'an empty leaf': Tree((3, None, jnp.zeros(0)), {'allow_int': True}),
 }
 
-# --- The oracle: z are the parameters, g the way uphill, both complex128.
-
-
-def _l2(g, z, leaves):
-  return RHO * g / np.sqrt(np.sum(np.abs(g) ** 2))
-
-
-def _power(g, z, leaves, p=1.5):
-  q = p / (p - 1)
-  size = np.abs(g)
-  return RHO * g / size * size ** (q - 1) / np.sum(size**q) ** (1 / p)
-
-
-def _sign(g, z, leaves):
-  return RHO * g / np.abs(g)
-
-
-def _largest(g, z, leaves):
-  is_largest = np.abs(g) > (1 - 1e-9) * np.abs(g).max()
-  return RHO * g / np.abs(g) * is_largest / is_largest.sum()
-
-
-def _stretched(ball, stretch=lambda z, leaves: np.abs(z) + ETA):
-  def perturb(g, z, leaves):
-    t = stretch(z, leaves)
-    return t * ball(t * g, z, leaves)
-
-  return perturb
-
-
-def _of_each_tensor(fn):
-  """A function of tensors, as one of all tensors in one vector."""
-
-  def apply(flat, leaves):
-    parts = [fn(x) if x.size else x for x in _split(flat, leaves)]
-    return np.concatenate([*parts, np.zeros(0)])
-
-  return apply
-
-
-def _times_norm(z):
-  return np.full(z.size, np.sqrt(np.sum(np.abs(z) ** 2)))
-
-
-def _over_largest(z):
-  return np.abs(z) / np.abs(z).max()
-
-
-def _outstanding(g):
-  """Those above the quantile of |z|, and ties; of a deviation of 0, all."""
-  away = np.abs(g - g.mean())
-  quantile = np.quantile(away, QUANTILE, method='higher')
-  return g * (away >= quantile * (1 - 1e-9))
-
-
-def _where_not_first(stretch):
-  """T = 1 for the first tensor."""
-
-  def apply(z, leaves):
-    rest = np.arange(z.size) >= np.size(leaves[0])
-    return np.where(rest, stretch(z), 1)
-
-  return apply
-
-
-def _unified(g, z, leaves):
-  return SMALL * (1 - LAM + LAM / np.sqrt(np.sum(np.abs(g) ** 2))) * g
-
-
-def _fisher(g, z, leaves):
-  inverse = 1 / (1 + 2 * np.abs(g) ** 2)
-  length = np.sqrt(np.sum((np.conj(g) * inverse * g).real))
-  return RHO * inverse * g / length
-
-
-def _monge(g, z, leaves):
-  squared = np.sum(np.abs(g) ** 2)
-  return RHO * g / np.sqrt(squared) / np.sqrt(1 + squared)
-
-
-def _loss_equated(g, z, leaves):
-  length = np.sqrt(np.sum(np.abs(g) ** 2))
-  return min(3 / length, RHO) * g / length
-
-
-def _all_but_the_first(params):
-  leaves, structure = jax.tree.flatten(params)
-  return jax.tree.unflatten(structure, [i > 0 for i in range(len(leaves))])
-
-
-def _centred(g, z, leaves):
-  centred = []
-  for x, leaf in zip(_split(g, leaves), leaves, strict=True):
-    x = x.reshape(np.shape(leaf))
-    axes = tuple(range(x.ndim - 1))
-    centred.append((x - x.mean(axes)).ravel() if x.ndim > 1 and x.size else x)
-  c = np.concatenate([x.ravel() for x in centred])
-  return _l2(c, z, leaves) if c.any() else c
-
-
-# Name -> what is tested, the oracle; random and masked ones have their own.
-PERTURBATIONS = {
-  'l2': (sam_jax.l2(RHO), _l2),
-  'l1': (sam_jax.lp(RHO, 1), _largest),
-  'l1.5': (sam_jax.lp(RHO, 1.5), _power),
-  'linf': (sam_jax.lp(RHO, np.inf), _sign),
-  'asam': (sam_jax.asam(RHO, ETA), _stretched(_l2)),
-  'random': (perturbations.random(RHO, jax.random.key(KEY)), None),
-  'masked': (sam_jax.masked(sam_jax.l2(RHO), _all_but_the_first), None),
-  'none': (sam_jax.l2(0), lambda g, z, leaves: 0 * g),
-  'asam, not the first': (
-    sam_jax.asam(RHO, ETA, stretched=_all_but_the_first),
-    _stretched(_l2, _where_not_first(lambda z: np.abs(z) + ETA)),
-  ),
-  'layerwise': (
-    perturbations.layerwise(RHO),
-    _stretched(_l2, _of_each_tensor(_times_norm)),
-  ),
-  'samson': (
-    perturbations.samson(RHO, np.inf),
-    _stretched(_l2, _of_each_tensor(_over_largest)),
-  ),
-  'unified': (perturbations.unified(SMALL, LAM), _unified),
-  'unnormalised': (
-    perturbations.unnormalised(SMALL),
-    lambda g, z, leaves: SMALL * g,
-  ),
-  'fisher': (perturbations.fisher(RHO, 2), _fisher),
-  'monge': (perturbations.monge(RHO), _monge),
-  'loss_equated': (perturbations.loss_equated(3, RHO), _loss_equated),
-  'zsharp': (
-    perturbations.zsharp(RHO, QUANTILE),
-    lambda g, z, leaves: _l2(
-      _of_each_tensor(_outstanding)(g, leaves), z, leaves
-    ),
-  ),
-  'centralised': (perturbations.centralised(sam_jax.l2(RHO)), _centred),
-}
+ALL = formulas.PERTURBATIONS | formulas.FAMILY
 USES = {
   'two_steps': {'ascent_steps': 2, 'with_info': True},
   'second_order': {'second_order': True},
 }
+ONE_STEP = {'one_step': {'with_info': True}}
+
+
+def _cells(tree):
+  """What is tried of a tree: balls in all ways, the family in one."""
+  cells = [(name, use) for name in formulas.PERTURBATIONS for use in USES]
+  return cells + [(name, tree.use) for name in formulas.FAMILY]
 
 
 def _is_moved(leaf):
@@ -240,11 +107,6 @@ def _flat(leaves):
   return np.concatenate([*flat, np.zeros(0)])
 
 
-def _split(flat, leaves):
-  sizes = [np.size(x) for x in leaves]
-  return np.split(flat, np.cumsum(sizes))[: len(leaves)]
-
-
 def _precision(leaf):
   return float(jnp.finfo(jnp.asarray(leaf).dtype).eps)
 
@@ -261,7 +123,9 @@ class Oracle:
   def pack(self, z):
     """The real vector that the loss has."""
     parts = []
-    for leaf, x in zip(self.leaves, _split(z, self.leaves), strict=True):
+    for leaf, x in zip(
+      self.leaves, formulas.split(z, self.leaves), strict=True
+    ):
       parts += [x.real, x.imag] if jnp.iscomplexobj(leaf) else [x.real]
     return np.concatenate([*parts, np.zeros(0)])
 
@@ -284,17 +148,17 @@ class Oracle:
 
   def epsilon(self, name, g, z):
     if name == 'random':
-      return _l2(self.drawn(), z, self.leaves)
+      return formulas.l2(self.drawn(), z, self.leaves)
     if name == 'masked':
       first = np.size(self.leaves[0]) if self.leaves else 0
       rest = np.arange(g.size) >= first
-      return _l2(g * rest, z, self.leaves) if rest.any() else 0 * g
-    return PERTURBATIONS[name][1](g, z, self.leaves) if g.size else g
+      return formulas.l2(g * rest, z, self.leaves) if rest.any() else 0 * g
+    return ALL[name][1](g, z, self.leaves) if g.size else g
 
   def drawn(self):
     drawn = []
     for i, leaf in enumerate(self.leaves):
-      key = jax.random.fold_in(jax.random.key(KEY), i)
+      key = jax.random.fold_in(jax.random.key(formulas.KEY), i)
       leaf = jnp.asarray(leaf)
       dtype = jnp.float64 if jnp.finfo(leaf.dtype).bits == 64 else jnp.float32
       draw = lambda *shape, k=key, d=dtype: jax.random.normal(k, shape, d)
@@ -320,7 +184,7 @@ class Oracle:
 
   def assert_close(self, actual, expected):
     """Within a few roundings of the leaf, and of the coarsest one a little."""
-    expected = _split(expected, self.leaves)
+    expected = formulas.split(expected, self.leaves)
     largest = max((np.abs(x).max(initial=0) for x in expected), default=0)
     coarsest = max((_precision(x) for x in self.leaves), default=0)
     for leaf, a, b in zip(self.leaves, actual, expected, strict=True):
@@ -341,13 +205,12 @@ class Oracle:
 
 
 def _every_use(tree):
-  """All perturbations in all ways."""
+  """All cells of a tree."""
   return {
     (name, use): sam_jax.value_and_grad(
-      _loss, perturbation, **options, **tree.options
+      _loss, ALL[name][0], **(USES | ONE_STEP)[use], **tree.options
     )(tree.params)
-    for name, (perturbation, _) in PERTURBATIONS.items()
-    for use, options in USES.items()
+    for name, use in _cells(tree)
   }
 
 
@@ -388,9 +251,10 @@ def _results(name):
     return jax.jit(_traced(tree, kinds))(), Oracle(tree.params), kinds
 
 
-@pytest.mark.parametrize('use', USES)
-@pytest.mark.parametrize('perturbation', PERTURBATIONS)
-@pytest.mark.parametrize('name', TREES)
+@pytest.mark.parametrize(
+  ('name', 'perturbation', 'use'),
+  [(name, *cell) for name, tree in TREES.items() for cell in _cells(tree)],
+)
 def test_each_gradient_is_that_of_the_formulas(name, perturbation, use):
   results, oracle, kinds = _results(name)
   assert kinds[perturbation, use] == kinds['jax']
@@ -401,7 +265,7 @@ def test_each_gradient_is_that_of_the_formulas(name, perturbation, use):
   oracle.assert_close(jax.tree.leaves(grads), uphill.conj())
   if info:
     added = _flat(jax.tree.leaves(info[0].epsilon))
-    moved = _split(oracle.z + added, oracle.leaves)
+    moved = formulas.split(oracle.z + added, oracle.leaves)
     oracle.assert_close(moved, oracle.z + epsilon)
 
 
@@ -409,4 +273,4 @@ def test_a_dtype_without_signs_is_refused():
   params = {'w': jnp.ones(2), 'scales': jnp.ones(2, jnp.float8_e8m0fnu)}
   fun = lambda p: jnp.sum(p['w']) * jnp.sum(p['scales'].astype(jnp.float32))
   with pytest.raises(ValueError, match='dtype float8_e8m0fnu'):
-    sam_jax.grad(fun, sam_jax.l2(RHO))(params)
+    sam_jax.grad(fun, sam_jax.l2(formulas.RHO))(params)
