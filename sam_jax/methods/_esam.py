@@ -49,7 +49,7 @@ class Bernoulli(parts.Mask):
     if tree.is_cut(epsilon):
       is_live = jax.sharding.reshard(is_live, jax.typeof(epsilon).sharding)
     longer = tree.scale(jnp.float32(1 / self._probability), epsilon)
-    return jnp.where(is_live, longer, 0 * longer)
+    return jnp.where(is_live, longer, jnp.zeros_like(longer))
 
 
 @registry.register('esam', fixes=['mask'])

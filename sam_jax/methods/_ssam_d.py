@@ -88,7 +88,8 @@ class Dynamic(masks.Remembered):
     mask = jnp.where(jnp.all(mask), masks.largest(start, live), mask)
     progress = jnp.minimum(ctx.step / ctx.get('num_steps'), 1)
     rate = self._drop_rate * (1 + jnp.cos(math.pi * progress)) / 2
-    count = jnp.minimum(jnp.floor(live * rate), mask.size - live)
+    count = jnp.floor(live * rate).astype(jnp.int32)
+    count = jnp.minimum(count, mask.size - live)
     drop, grow = (
       _drawn(mask.size, ctx, number)
       if name == 'random'

@@ -71,7 +71,9 @@ class Remembered(parts.Mask):
     """Returns the perturbation of those that are in the mask."""
     del ctx
     return jax.tree.map(
-      lambda is_live, e: None if e is None else jnp.where(is_live, e, 0 * e),
+      lambda is_live, e: (
+        None if e is None else jnp.where(is_live, e, jnp.zeros_like(e))
+      ),
       memory,
       epsilon,
     )

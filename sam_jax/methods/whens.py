@@ -1,5 +1,6 @@
 """In which steps a method perturbs: by their number, or by chance."""
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -57,7 +58,8 @@ class Late(parts.When):
     """Returns whether that share of the steps is made."""
     del memory, grads
     # Rounded: 0.7 of 10 steps is 7 of them.
-    return ctx.step >= round(self._start * ctx.get('num_steps'), 6)
+    first = math.ceil(round(self._start * ctx.get('num_steps'), 6))
+    return ctx.step >= first
 
 
 class Randomly(parts.When):
