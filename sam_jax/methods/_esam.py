@@ -69,10 +69,10 @@ def esam(
   where B+ is the share gamma of the examples whose losses rise most from w to
   w + epsilon. A gradient of all examples, a forward pass of all, and a gradient
   of B+: 1 + 1/3 + gamma in a step. With beta = 1 and descent_share = 1 it is
-  SAM (and the forward pass is left out), with rho = 0 it is SGD. It saves about
-  a tenth of SAM with the defaults: the second forward pass is most of what the
-  smaller gradient saves, unless the share is small. In a loop of one's own,
-  `value_and_grad` needs a `key`, and has no examples: leave descent_share at 1.
+  SAM (and the forward pass is left out), with rho = 0 it is SGD. With the
+  defaults it saves a twelfth of SAM's cost: the second forward pass takes most
+  of what the smaller gradient saves. In a loop of one's own, `value_and_grad`
+  needs a `key`, and has no examples: leave descent_share at 1.
 
   Training logs over how many examples the metrics of a step are means, as
   `metric_examples` and `perturbed_metric_examples`; those of the perturbed pass

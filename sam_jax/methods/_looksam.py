@@ -55,7 +55,9 @@ def looksam(
 
   Source: Liu et al. 2022, algorithm 1. Public re-implementations take the norms
   tensor by tensor, which is another method. Differs from the paper: a g_v that
-  is no longer than rounding makes it counts as zero, and is not stretched.
+  is no longer than rounding makes it counts as zero, and is not stretched. The
+  paper's Look-LayerSAM is left out: sources disagree whether its perturbation
+  of a tensor is as long as rho, or as rho times the tensor.
   """
   if not isinstance(every, int) or every < 1:
     raise ValueError(f'every is {every!r}; it must be a whole number >= 1')

@@ -114,17 +114,25 @@ def either(
     diagnostics = jax.tree.map(tree.zeros, shapes.diagnostics)
     return result._replace(diagnostics=diagnostics)
 
-  # Within shard_map both have to vary over the same mesh axes.
+  # Within shard_map both have to vary over the same mesh axes, and over those
+  # over which the choice does, which JAX does not add by itself.
   others = jax.eval_shape(filled)
 
   def alike(result: GroupResult) -> GroupResult:
-    return jax.tree.map(_vary_like_both, result, shapes, others)
+    return jax.tree.map(
+      lambda x, *like: _vary_like_all(x, *like, is_perturbed),
+      result,
+      shapes,
+      others,
+    )
 
   return jax.lax.cond(
     is_perturbed, lambda: alike(perturbed()), lambda: alike(filled())
   )
 
 
-def _vary_like_both(x: jax.Array, a: Any, b: Any) -> jax.Array:
-  """Returns x as an array that may differ over the mesh axes of a and b."""
-  return tree.vary_like(tree.vary_like(x, a), b)
+def _vary_like_all(x: jax.Array, *others: Any) -> jax.Array:
+  """Returns x as an array that may differ over the mesh axes of others."""
+  for other in others:
+    x = tree.vary_like(x, other)
+  return x
