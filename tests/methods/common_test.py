@@ -42,6 +42,7 @@ ROWS = [
   *rows_losses.ROWS,
 ]
 _LOOKSAM = next(row for row in ROWS if row.name == 'looksam')
+_AE_SAM = next(row for row in ROWS if row.name == 'ae_sam')
 _EVERY = pytest.mark.parametrize('row', ROWS, ids=str)
 # A training step takes seconds to compile: those of the others are slow.
 _QUICK = ('sgd', 'sam', 'random', 'looksam')
@@ -298,6 +299,21 @@ def test_devices_and_loops_do_not_change_the_run(row, devices, options):
 @pytest.mark.parametrize('devices', [1, 2, 4])
 def test_looksam_is_the_same_everywhere(devices, loop, parallel_name):
   _assert_same(_LOOKSAM, devices, loop=loop, parallel_name=parallel_name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('loop', ['unroll', 'scan'])
+def test_groups_that_share_devices_may_decide_differently(monkeypatch, loop):
+  """The mean over the devices of a group is within one of two branches."""
+  flat, shares = steps.flat, []
+
+  def noting(metrics):
+    shares.append(float(metrics.share))
+    return flat(metrics)
+
+  monkeypatch.setattr(steps, 'flat', noting)
+  _assert_same(_AE_SAM, 4, loop=loop)
+  assert 0.5 in shares[:STEPS]
 
 
 @_EACH_METHOD

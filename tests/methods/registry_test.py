@@ -17,8 +17,8 @@ def test_a_field_that_is_none_is_the_methods_default():
     ('sgd', 'second_order', 'sam'),
     ('random', 'ascent_steps', 'sam'),
     ('sam', 'stretched', 'asam'),
-    ('asam', 'metric', 'gsam, .*sam'),
-    ('sgd', 'rho', r'asam, .* and \d+ others'),
+    ('asam', 'metric', r'ae_sam, .* and \d+ others'),
+    ('sgd', 'rho', r'ae_sam, .* and \d+ others'),
   ],
 )
 def test_a_field_of_other_methods_is_refused_with_their_names(
