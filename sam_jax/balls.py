@@ -1,9 +1,10 @@
 """Where a linear function is largest in a ball: the formulas of all norms.
 
-Each function takes gradients and returns epsilon, a tree like them: the point
-of an l-p ball of radius rho, or the sum of the slices of one over mesh axes,
-see `perturbations`. A complex number counts by its magnitude. float0, which
-stands for no gradient, stays.
+The functions named after balls take gradients and return epsilon, a tree like
+them: the point of an l-p ball of radius rho. The others are what all formulas
+are made of: norms of a tree and of one tensor. Over mesh axes, a norm is that
+of the slices of all devices, see `perturbations`. A complex number counts by
+its magnitude. float0, which stands for no gradient, stays.
 """
 
 import functools

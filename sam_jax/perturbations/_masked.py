@@ -15,7 +15,8 @@ def masked(
   Args:
     perturbation: of those that are chosen; norms are theirs alone.
     mask: what is chosen: a tree of bools, where a bool may stand for a whole
-      branch of the parameters, or a function that makes one of the parameters.
+      branch of the parameters, or a function that makes one of the parameters,
+      such as those of `perturbations.masks`.
 
   Returns:
     A function `(grads, params) -> epsilon`; epsilon is zero for the others.
@@ -29,8 +30,8 @@ def masked(
     SAM-ON (Mueller et al. 2023) perturbs normalisation layers alone:
 
     >>> import jax.numpy as jnp
-    >>> from sam_jax import l2, masked
-    >>> perturb = masked(l2(0.5), {'conv': False, 'norm': True})
+    >>> from sam_jax import l2, masked, perturbations
+    >>> perturb = masked(l2(0.5), perturbations.masks.normalisation)
     >>> grads = {'conv': jnp.ones(2), 'norm': {'scale': jnp.array([3.0, 4.0])}}
     >>> epsilon = perturb(grads, grads)
     >>> print(epsilon['conv'], epsilon['norm']['scale'])

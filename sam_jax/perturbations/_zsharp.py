@@ -80,7 +80,9 @@ def _outstanding(
   # divided by. With a few roundings of slack, ties stay ties.
   ordered = jnp.sort(jnp.abs(whole - mean))
   slack = 8 * jnp.finfo(ordered.dtype).eps * jnp.max(jnp.abs(whole))
-  threshold = ordered[math.ceil(quantile * (ordered.size - 1))] - slack
+  # Of 101 numbers and 0.55, the one of rank 55, though 0.55 * 100 is above 55.
+  rank = math.ceil(round(quantile * (ordered.size - 1), 6))
+  threshold = ordered[rank] - slack
   deviation = jnp.abs(jax.lax.stop_gradient(tree.wide(g)) - mean)
   # In this order a NaN is not below the threshold, and stays.
   return jnp.where(deviation < threshold, 0, g)

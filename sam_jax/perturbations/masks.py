@@ -14,13 +14,13 @@ import jax
 
 from sam_jax import types
 
-# 'LayerNorm_0', 'batch_normalization_1', 'rms_norm', 'bn1', 'ln_f', 'gn'; in
+# 'LayerNorm_0', 'batch_normalization_1', 'bn1', 'init_bn', 'pre-pool-bn'; in
 # 'NormalDense_0' and 'lngate' the letters stand for something else.
 _NORMALISATION = re.compile(
-  r'norm(?!al(?!i))|^(bn|ln|gn)(?![a-z])', re.IGNORECASE
+  r'norm(?!al(?!i))|(^|[^a-z])(bn|ln|gn)([^a-z]|$)', re.IGNORECASE
 )
 _OF_NORMALISATION = ('scale', 'bias', 'weight')
-_KERNELS = ('kernel', 'embedding', 'weight')
+_KERNEL = re.compile(r'(.*_)?kernel|embedding|weight')
 
 
 def matching(pattern: str) -> Callable[[types.Params], types.PyTree]:
@@ -57,54 +57,72 @@ def normalisation(params: types.Params) -> types.PyTree:
   """Chooses scale and bias of normalisation layers, as in SAM-ON.
 
   These are parameters called scale, bias or weight of a module whose name has
-  'norm' in it, or is bn, ln or gn, perhaps with a number or a word after it:
-  LayerNorm_0, batch_normalization_1, bn2, ln_f.
+  'norm' in it, or the word bn, ln or gn: LayerNorm_0, batch_normalization_1,
+  bn2, init_bn, ln_f.
 
   Raises:
-    ValueError: there are none.
+    ValueError: there are none, or another module has a scale, of which it is
+      not known what it is: choose by `matching` then.
   """
 
-  def is_chosen(name: str) -> bool:
-    module, _, leaf = name.rpartition('/')
-    return leaf in _OF_NORMALISATION and _is_normalisation(module)
+  def is_chosen(module: str, leaf: str) -> bool:
+    if _is_normalisation(module):
+      return leaf in _OF_NORMALISATION
+    if leaf == 'scale':
+      raise ValueError(
+        f"'{module}/scale' may be of a normalisation layer, but the name of "
+        "its module has no 'norm', bn, ln or gn; choose by a regular "
+        'expression, masks.matching(pattern)'
+      )
+    return False
 
-  return _named(
-    is_chosen, 'is the scale or the bias of a normalisation layer', params
-  )
+  what = 'is the scale or the bias of a normalisation layer'
+  return _named(lambda name: is_chosen(*_parted(name)), what, params)
 
 
 def kernels(params: types.Params) -> types.PyTree:
-  """Chooses kernels and embeddings: names that end in what Flax calls them.
+  """Chooses kernels and embeddings, by what Flax calls them.
 
-  These are kernel and embedding, and weight, as other libraries call both, but
-  not that of a normalisation layer.
+  These are kernel, or a word and _kernel, and embedding; and weight, as other
+  libraries call both, but not that of a normalisation layer.
 
   Raises:
     ValueError: there are none.
   """
 
-  def is_chosen(name: str) -> bool:
-    module, _, leaf = name.rpartition('/')
-    return leaf in _KERNELS and not _is_normalisation(module)
+  def is_chosen(module: str, leaf: str) -> bool:
+    return _is_kernel(leaf) and not _is_normalisation(module)
 
-  return _named(is_chosen, f'ends in one of {_KERNELS}', params)
+  what = 'is a kernel or an embedding'
+  return _named(lambda name: is_chosen(*_parted(name)), what, params)
 
 
 def weights(params: types.Params) -> types.PyTree:
   """Chooses what PyTorch calls a weight, which ASAM's authors stretch.
 
-  These are kernels and embeddings, and the scale of normalisation layers:
-  whatever is no bias.
+  These are kernels and embeddings, see `kernels`, and parameters called scale
+  or weight, those of normalisation layers too.
 
   Raises:
     ValueError: there are none.
   """
-  names = (*_KERNELS, 'scale')
-  return _named(
-    lambda name: name.rpartition('/')[2] in names,
-    f'ends in one of {names}',
-    params,
-  )
+
+  def is_chosen(name: str) -> bool:
+    _, leaf = _parted(name)
+    return _is_kernel(leaf) or leaf == 'scale'
+
+  return _named(is_chosen, 'is a kernel, an embedding or a scale', params)
+
+
+def _parted(name: str) -> tuple[str, str]:
+  """Returns the path of the module of a parameter, and what it calls it."""
+  module, _, leaf = name.rpartition('/')
+  return module, leaf
+
+
+def _is_kernel(leaf: str) -> bool:
+  """Whether a module calls a kernel or an embedding so."""
+  return _KERNEL.fullmatch(leaf) is not None
 
 
 def _is_normalisation(module: str) -> bool:

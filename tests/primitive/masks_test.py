@@ -15,6 +15,8 @@ PARAMS = {
   'Embed_0': {'embedding': 5.0},
   'stage1_block0': {'conv1': {'kernel': 6.0}, 'bn1': _NORM, 'bnb': _DENSE},
   'bn_init': _NORM,
+  'Block_0': {'init_bn': _NORM, 'depthwise': {'depthwise_kernel': 1.0}},
+  'pre-pool-bn': _NORM,
   'LayerNorm_0': _NORM,
   'batch_normalization': _NORM,
   'ln_f': _NORM,
@@ -39,7 +41,8 @@ def _names(mask, params=PARAMS):
 
 
 def test_normalisation_is_scale_and_bias_of_modules_with_such_a_name():
-  layers = 'stage1_block0/bn1 bn_init LayerNorm_0 batch_normalization ln_f'
+  layers = 'stage1_block0/bn1 bn_init Block_0/init_bn pre-pool-bn '
+  layers += 'LayerNorm_0 batch_normalization ln_f'
   expected = {f'{m}/{p}' for m in layers.split() for p in ('scale', 'bias')}
   expected |= {'LN/scale', 'equinox_norm/weight'}
   assert _names(masks.normalisation) == expected
@@ -48,7 +51,8 @@ def test_normalisation_is_scale_and_bias_of_modules_with_such_a_name():
 def test_kernels_are_what_is_called_so_and_weights_have_scales_too():
   kernels = {'Embed_0/embedding', 'stage1_block0/conv1/kernel', 'torch/weight'}
   kernels |= {'stage1_block0/bnb/kernel', 'lngate/kernel'}
-  assert _names(masks.kernels) == kernels | {'NormalDense_0/kernel'}
+  kernels |= {'NormalDense_0/kernel', 'Block_0/depthwise/depthwise_kernel'}
+  assert _names(masks.kernels) == kernels
   not_weights = {n for n in _names(masks.matching('')) if n.endswith('bias')}
   not_weights |= {'pos_embedding'}
   assert _names(masks.weights) == _names(masks.matching('')) - not_weights
@@ -68,8 +72,8 @@ def test_a_pattern_is_searched_in_the_whole_path():
   [
     (masks.matching('head'), "matches 'head'"),
     (masks.normalisation, 'is the scale or the bias of a norm'),
-    (masks.kernels, "ends in one of ('kernel', "),
-    (masks.weights, "ends in one of ('kernel', "),
+    (masks.kernels, 'is a kernel or an embedding'),
+    (masks.weights, 'is a kernel, an embedding or a scale'),
   ],
 )
 def test_a_mask_of_nothing_is_refused_and_says_what_there_is(mask, what):
@@ -79,6 +83,12 @@ def test_a_mask_of_nothing_is_refused_and_says_what_there_is(mask, what):
   text = str(error.value)
   assert text.startswith(f'no parameter {what}') and '\n' not in text
   assert text.endswith('the parameters are: dense/bias, other/0')
+
+
+def test_a_scale_of_an_unknown_module_is_refused():
+  params = {'LayerNorm_0': _NORM, 'Mystery_0': {'scale': 1.0}}
+  with pytest.raises(ValueError, match=r"^'Mystery_0/scale' may be .*matching"):
+    masks.normalisation(params)
 
 
 def test_a_long_list_of_names_is_cut():

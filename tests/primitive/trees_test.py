@@ -53,13 +53,13 @@ class Tree(NamedTuple):
   params: Any
   options: dict[str, Any] = {}
   is_x64: bool = False
-  use: str = 'second_order'
+  use: str = 'one_step'
 
 
 TREES = {
-  'everything': Tree(_EVERYTHING, {'allow_int': True}, use='one_step'),
-  'narrow': Tree(_NARROW, use='one_step'),
-  '64 bits': Tree(_IN_64_BITS, is_x64=True),
+  'everything': Tree(_EVERYTHING, {'allow_int': True}),
+  'narrow': Tree(_NARROW),
+  '64 bits': Tree(_IN_64_BITS, is_x64=True, use='second_order'),
   'a number': Tree(-3.0),
   'nothing': Tree({}),
   'an empty leaf': Tree((3, None, jnp.zeros(0)), {'allow_int': True}),
