@@ -70,11 +70,11 @@ def _esam(w, memory, moment):
   )
   moved = w + 0.3 / 0.6 * mask * _unit(moment.grad(w))
   rise = moment.losses(moved) - moment.losses(w)
-  return moment.grads(moved)[_sharpest(rise, 0.5)].mean(axis=0), memory
+  return moment.grads(moved)[_sharpest(rise, 0.75)].mean(axis=0), memory
 
 
 def _k_sam(w, memory, moment):
-  hardest = _sharpest(moment.losses(w), 0.4)
+  hardest = _sharpest(moment.losses(w), 0.6)
   moved = w + 0.3 * _unit(moment.grads(w)[hardest].mean(axis=0))
   return moment.grads(moved)[hardest].mean(axis=0), memory
 
@@ -174,8 +174,9 @@ ROWS = [
     needs_examples=True,
   ),
   Row(
+    # BatchNorm of two examples would make rounding large.
     'esam',
-    {'rho': 0.3},
+    {'rho': 0.3, 'descent_share': 0.75},
     _esam,
     {'beta': 1.0, 'descent_share': 1.0},
     _SAM,
@@ -183,7 +184,7 @@ ROWS = [
   ),
   Row(
     'k_sam',
-    {'rho': 0.3, 'loss_share': 0.4},
+    {'rho': 0.3, 'loss_share': 0.6},
     _k_sam,
     {'loss_share': 1.0},
     _SAM,

@@ -10,6 +10,7 @@ from sam_jax import methods
 from tests import steps
 
 RATE, RHO = 0.5, 0.3
+EVALUATED = np.array([0.2, 1.0, 3.0, 0.5, 2.0], np.float32)
 FEATURES, CLASSES = 3, 5
 PIECES = (np.arange(4), np.arange(4, 8))
 RNG = np.random.default_rng(0)
@@ -21,13 +22,14 @@ BATCH = {
 
 
 def _apply(variables, images, *, train, mutable=None, **_):
-  """Linear logits, that are of another scale in evaluation."""
-  logits = images @ variables['params']['w'] * (1 if train else 2)
+  """Linear logits, that are scaled in evaluation."""
+  logits = images @ variables['params']['w']
+  logits = logits if train else logits * EVALUATED[None]
   return logits if mutable is None else (logits, {})
 
 
 def _losses(w, scale=1):
-  logits = scale * np.float64(BATCH['image']) @ w
+  logits = scale * (np.float64(BATCH['image']) @ w)
   shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
   probabilities = shifted / shifted.sum(axis=-1, keepdims=True)
   return -np.log(probabilities[np.arange(8), BATCH['label']]), probabilities
@@ -116,7 +118,7 @@ def test_fisher_information_is_of_single_examples_as_they_are_evaluated(loop):
     loop=loop,
   )
   rows = np.array([0, 1, 4, 5])
-  fisher = (_gradients(np.float64(START), scale=2)[rows] ** 2).mean(axis=0)
+  fisher = (_gradients(np.float64(START), EVALUATED)[rows] ** 2).mean(axis=0)
   threshold = np.sort(fisher.ravel())[-6]
   np.testing.assert_array_equal(
     step.state.method_state.memory['mask']['w'], fisher >= threshold
