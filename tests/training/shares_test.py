@@ -10,7 +10,7 @@ from sam_jax import methods
 from tests import steps
 
 RATE, RHO = 0.5, 0.3
-EVALUATED = np.array([0.2, 1.0, 3.0, 0.5, 2.0], np.float32)
+EVALUATED = np.array([6.0, 0.2, 0.1, 5.0, 1.0], np.float32)
 FEATURES, CLASSES = 3, 5
 PIECES = (np.arange(4), np.arange(4, 8))
 RNG = np.random.default_rng(0)
