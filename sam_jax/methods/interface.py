@@ -59,8 +59,10 @@ class Context(NamedTuple):
 
 _ITEMS = {
   'example_losses': 'the loss of each example',
+  'scored': 'the loss of each example',
   'first': 'a share of the examples',
   'chosen': 'chosen examples',
+  'squared_gradients': 'the gradient of each example',
 }
 
 
@@ -77,17 +79,27 @@ class Problem(NamedTuple):
       perturbation; `out` is that of the first pass.
     example_losses: `params -> losses`, of those of the group's examples that
       are on this device.
+    scored: `params -> (out, grads, losses)`, what `ascend` and
+      `example_losses` return, by one forward pass.
     first: `share -> Problem`, that of the first examples alone.
     chosen: `(scores, share) -> Problem`, that of the examples with the largest
-      scores, an array like the losses.
+      scores, an array like the losses; of equal ones the first.
+    squared_gradients: `(params, number) -> tree`, the mean over that many
+      examples, the first ones, of the squared gradient of the loss of each one
+      by itself, with the model as it is evaluated: BatchNorm of one example has
+      nothing to normalise by.
   """
 
   descend: types.GradientFn
   ascend: types.GradientFn
   diagnose: Callable[[types.Params, Any, sam.SamInfo], Diagnostics]
   example_losses: Callable[[types.Params], jax.Array] | None = None
+  scored: (
+    Callable[[types.Params], tuple[Any, types.Grads, jax.Array]] | None
+  ) = None
   first: Callable[[float], 'Problem'] | None = None
   chosen: Callable[[jax.Array, float], 'Problem'] | None = None
+  squared_gradients: Callable[[types.Params, int], types.PyTree] | None = None
 
   def get(self, name: str) -> Any:
     """Returns an item that has to be there.

@@ -6,11 +6,11 @@ in which steps, and what it makes of the two gradients. A choice is a part; what
 a part remembers from step to step is made of averages over all groups.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 
-from sam_jax import sam, types
+from sam_jax import leaves, perturbations, sam, types
 from sam_jax.methods import choices
 from sam_jax.methods.interface import Context, Problem
 
@@ -44,10 +44,12 @@ class Part:
     cost: gradients that its `stats` take in a step, as `gradient_evaluations`
       of a method counts them.
     needs: see `base.Method`.
+    remembers: whether it does.
   """
 
   cost: float = 0.0
   needs: tuple[str, ...] = ()
+  remembers: bool = False
 
   def memory(self, params: types.Params) -> types.PyTree:
     """Returns what is remembered before the first step; `()` is nothing."""
@@ -145,6 +147,31 @@ class Mask(Part):
 def _all() -> Mask:
   """Returns the mask of all parameters."""
   return Mask()
+
+
+class Fixed(Mask):
+  """What `sam_jax.masked` takes: the same parameters in every step.
+
+  Norms are of these alone, so that it is there before the metric and not here.
+
+  Attributes:
+    chosen: a tree of bools, or a function that makes one of the parameters.
+  """
+
+  def __init__(self, chosen: Any) -> None:
+    """Takes the mask."""
+    self.chosen = chosen
+
+  def memory(self, params: types.Params) -> types.PyTree:
+    """Remembers nothing.
+
+    Raises:
+      TypeError: the mask has something else than bools.
+      ValueError: it does not fit the parameters, or chooses none of them.
+    """
+    grads = jax.tree.map(lambda p: p if leaves.is_float(p) else None, params)
+    perturbations.chosen(self.chosen, grads, params)
+    return ()
 
 
 class When(Part):

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from sam_jax import lookup, tree, types
 
+_Both = Callable[[types.PyTree], tuple[types.PyTree, types.PyTree]]
+
 LOOPS = ('auto', 'scan', 'unroll', 'vmap')
 
 # Compile time grows with every unrolled piece; beyond this many, one slower
@@ -45,26 +47,27 @@ def mean(
     pieces: tree of arrays `[num_pieces, ...]`.
     loop: 'scan' (memory of one piece), 'unroll' or 'vmap'.
   """
-  count = jax.tree.leaves(pieces)[0].shape[0]
-  if count == 1:
-    return fn(_piece(pieces, 0))
-  if loop == 'vmap':
-    return jax.tree.map(lambda x: jnp.mean(x, axis=0), jax.vmap(fn)(pieces))
-  total = (_scan_sum if loop == 'scan' else _unrolled_sum)(fn, pieces, count)
-  return jax.tree.map(lambda x: x / count, total)
+  return mean_and_each(lambda piece: (fn(piece), ()), pieces, loop)[0]
 
 
 def each(
   fn: Callable[[types.PyTree], types.PyTree], pieces: types.PyTree, loop: str
 ) -> types.PyTree:
   """Returns `fn(piece)` of each piece, along a leading axis; see `mean`."""
-  if loop == 'vmap':
-    return jax.vmap(fn)(pieces)
-  if loop == 'scan':
-    return jax.lax.map(fn, pieces)
+  return mean_and_each(lambda piece: ((), fn(piece)), pieces, loop)[1]
+
+
+def mean_and_each(
+  fn: _Both, pieces: types.PyTree, loop: str
+) -> tuple[types.PyTree, types.PyTree]:
+  """Returns the `mean` of the first thing that fn returns, `each` second."""
   count = jax.tree.leaves(pieces)[0].shape[0]
-  found = [fn(_piece(pieces, i)) for i in range(count)]
-  return jax.tree.map(lambda *x: jnp.stack(x), *found)
+  if loop == 'vmap' and count > 1:
+    found, rows = jax.vmap(fn)(pieces)
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), found), rows
+  sum_up = _scan if loop == 'scan' and count > 1 else _unroll
+  total, rows = sum_up(fn, pieces, count)
+  return jax.tree.map(lambda x: x / count, total) if count > 1 else total, rows
 
 
 def _piece(pieces: types.PyTree, index: int) -> types.PyTree:
@@ -77,26 +80,30 @@ def _add(a: types.PyTree, b: types.PyTree) -> types.PyTree:
   return jax.tree.map(jnp.add, a, b)
 
 
-def _unrolled_sum(
-  fn: Callable[[types.PyTree], types.PyTree], pieces: types.PyTree, count: int
-) -> types.PyTree:
+def _unroll(
+  fn: _Both, pieces: types.PyTree, count: int
+) -> tuple[types.PyTree, types.PyTree]:
   """Sums with one copy of fn in the program for each piece."""
-  total = fn(_piece(pieces, 0))
+  total, first = fn(_piece(pieces, 0))
+  rows = [first]
   for i in range(1, count):
-    total = _add(total, fn(_piece(pieces, i)))
-  return total
+    found, row = fn(_piece(pieces, i))
+    total = _add(total, found)
+    rows.append(row)
+  return total, jax.tree.map(lambda *x: jnp.stack(x), *rows)
 
 
-def _scan_sum(
-  fn: Callable[[types.PyTree], types.PyTree], pieces: types.PyTree, count: int
-) -> types.PyTree:
+def _scan(
+  fn: _Both, pieces: types.PyTree, count: int
+) -> tuple[types.PyTree, types.PyTree]:
   """Sums with one copy of fn in the program."""
   del count
 
   def body(
     total: types.PyTree, piece: types.PyTree
-  ) -> tuple[types.PyTree, None]:
-    return _add(total, fn(piece)), None
+  ) -> tuple[types.PyTree, types.PyTree]:
+    found, row = fn(piece)
+    return _add(total, found), row
 
-  shapes = jax.eval_shape(fn, _piece(pieces, 0))
-  return jax.lax.scan(body, jax.tree.map(tree.zeros, shapes), pieces)[0]
+  shapes, _ = jax.eval_shape(fn, _piece(pieces, 0))
+  return jax.lax.scan(body, jax.tree.map(tree.zeros, shapes), pieces)

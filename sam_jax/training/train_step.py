@@ -312,17 +312,22 @@ def _problem(
     pick = jax.vmap(lambda x, i: x[i])
     return of(jax.tree.map(lambda x: pick(x, index), pieces))
 
+  group_fn = functools.partial(_group_fn, fns, batch_stats, step, pieces)
   return methods.Problem(
-    descend=_group_fn(fns, batch_stats, step, pieces, is_ascent=False),
-    ascend=_group_fn(fns, batch_stats, step, pieces, is_ascent=True),
+    descend=lambda params: group_fn(params, is_ascent=False)[:2],
+    ascend=lambda params: group_fn(params, is_ascent=True)[:2],
     diagnose=functools.partial(
       diagnostics.of_perturbation, mantissa_bits=fns.mantissa_bits
     ),
     example_losses=functools.partial(
       _example_losses, fns, batch_stats, step, pieces
     ),
+    scored=functools.partial(group_fn, is_ascent=True, is_scored=True),
     first=first,
     chosen=chosen,
+    squared_gradients=functools.partial(
+      _squared_gradients, fns, batch_stats, pieces
+    ),
   )
 
 
@@ -331,24 +336,27 @@ def _group_fn(
   batch_stats: types.PyTree,
   step: jax.Array,
   pieces: Batch,
+  params: types.Params,
   *,
   is_ascent: bool,
-) -> types.GradientFn:
-  """Returns the value, aux and gradient of a group's mean loss.
+  is_scored: bool = False,
+) -> tuple[Any, types.Grads, Any]:
+  """Returns value and aux, the gradient, and the losses of the examples.
 
-  The mean is over the group's microbatches, wherever they are, so that all is
-  that of the group on every device that shares it.
+  The first two are means over the group's microbatches, wherever they are, so
+  that they are those of the group on every device that shares it. The losses
+  are those of the examples that are here, `()` unless they are wanted.
   """
   loss_fn = functools.partial(_loss, fns, is_ascent)
+  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
-  def value_and_grad(params: types.Params) -> tuple[Any, types.Grads]:
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    local = microbatches.mean(
-      lambda piece: grad_fn(params, batch_stats, step, piece), pieces, fns.loop
-    )
-    return fns.collectives.group_mean(local)
+  def of_piece(piece: Batch) -> tuple[types.PyTree, types.PyTree]:
+    (loss, (aux, losses)), grads = grad_fn(params, batch_stats, step, piece)
+    return ((loss, aux), grads), losses if is_scored else ()
 
-  return value_and_grad
+  local, losses = microbatches.mean_and_each(of_piece, pieces, fns.loop)
+  out, grads = fns.collectives.group_mean(local)
+  return out, grads, losses
 
 
 def _loss(
@@ -358,12 +366,13 @@ def _loss(
   batch_stats: types.PyTree,
   step: jax.Array,
   microbatch: Batch,
-) -> tuple[jax.Array, diagnostics.Aux]:
-  """Returns the loss of a microbatch."""
+) -> tuple[jax.Array, tuple[diagnostics.Aux, jax.Array]]:
+  """Returns the loss of a microbatch, and those of its examples in aux."""
   outputs, updated = _apply(
     fns, is_ascent, params, batch_stats, step, microbatch
   )
-  loss = jnp.mean(fns.task.example_losses(outputs, microbatch))
+  losses = fns.task.example_losses(outputs, microbatch)
+  loss = jnp.mean(losses)
   optimizer = fns.optimizer
   penalty_fn = (
     optimizer.ascent_penalty if is_ascent else optimizer.descent_penalty
@@ -373,7 +382,10 @@ def _loss(
     jnp.subtract, updated.get('batch_stats', {}), batch_stats
   )
   metrics = {'loss': loss} | fns.task.train_metrics(outputs, microbatch)
-  return loss + penalty, diagnostics.Aux(metrics, change)
+  if not fns.method.measures_all:
+    count = losses.size * fns.layout.batch_size // fns.layout.microbatch_size
+    metrics['metric_examples'] = jnp.float32(count)
+  return loss + penalty, (diagnostics.Aux(metrics, change), losses)
 
 
 def _example_losses(
@@ -390,6 +402,36 @@ def _example_losses(
     return fns.task.example_losses(outputs, piece)
 
   return microbatches.each(losses, pieces, fns.loop)
+
+
+def _squared_gradients(
+  fns: StepFns,
+  batch_stats: types.PyTree,
+  pieces: Batch,
+  params: types.Params,
+  number: int,
+) -> types.PyTree:
+  """Returns the mean of the squared gradients of a group's first examples.
+
+  As many are taken of each microbatch: the number is rounded up to that.
+  """
+  layout = fns.layout
+  count = min(math.ceil(number * layout.microbatch_size / layout.m), layout.m)
+  examples = jax.tree.map(
+    lambda x: x[:, :count].reshape(-1, 1, *x.shape[2:]), pieces
+  )
+
+  def loss(params: types.Params, example: Batch) -> jax.Array:
+    variables = {'params': params, 'batch_stats': batch_stats}
+    outputs = fns.apply_fn(variables, fns.task.inputs(example), train=False)
+    return jnp.mean(fns.task.example_losses(outputs, example))
+
+  def squares(example: Batch) -> types.PyTree:
+    return tree.squares(jax.grad(loss)(params, example))
+
+  # As many copies of the program as examples would compile for long.
+  loop = 'scan' if fns.loop == 'scan' else 'vmap'
+  return fns.collectives.group_mean(microbatches.mean(squares, examples, loop))
 
 
 def _apply(
