@@ -63,7 +63,13 @@ class Trained:
   def loss(
     self, variables: dict[str, types.PyTree], batch: objective_lib.Batch
   ) -> jax.Array:
-    """Returns the loss of each example, `[rows]`, as a function of all.
+    """Returns the loss of each example, `[rows]`, as a function of all."""
+    return self.metrics(variables, batch)['loss']
+
+  def metrics(
+    self, variables: dict[str, types.PyTree], batch: objective_lib.Batch
+  ) -> dict[str, jax.Array]:
+    """Returns the task's metrics of each example, `[rows]` each.
 
     Beyond the ends of a line between two networks BatchNorm's variances may
     come out negative; they count as 0.
@@ -72,7 +78,7 @@ class Trained:
     outputs = self.apply_fn(
       _without_negative(variables), self.task.inputs(prepared)
     )
-    return self.task.example_metrics(outputs, prepared)['loss']
+    return self.task.example_metrics(outputs, prepared)
 
   def params_loss(
     self, params: types.Params, batch: objective_lib.Batch

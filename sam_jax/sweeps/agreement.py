@@ -50,6 +50,7 @@ _SHUFFLES = 99
 _QUANTILE = 0.95
 _NOTHING = 1e-9  # nats of uncertainty that are rounding
 
+Numbers = Sequence[float] | np.ndarray  # one of each model
 # For each hyper-parameter its value of every model.
 HyperParameters = Mapping[str, Sequence[Hashable]]
 
@@ -81,7 +82,7 @@ class Tau(NamedTuple):
   p_value: float
 
 
-def kendall(measure: Sequence[float], gap: Sequence[float]) -> Tau:
+def kendall(measure: Numbers, gap: Numbers) -> Tau:
   """Returns Kendall's tau-b, which corrects for ties.
 
   Args:
@@ -97,8 +98,8 @@ def kendall(measure: Sequence[float], gap: Sequence[float]) -> Tau:
 
 
 def information(
-  measure: Sequence[float],
-  gap: Sequence[float],
+  measure: Numbers,
+  gap: Numbers,
   hyper_parameters: HyperParameters,
   *,
   seed: int = 0,
@@ -120,7 +121,8 @@ def information(
   rng = np.random.default_rng(seed)
   values = np.asarray(measure, np.float64)
   shuffled = [rng.permutation(values) for _ in range(_SHUFFLES)]
-  least, given = np.full(1 + _SHUFFLES, np.inf), ()
+  least = np.full(1 + _SHUFFLES, np.inf)
+  given: tuple[str, ...] = ()
   for names in conditions(hyper_parameters):
     found = shares([values, *shuffled], gap, hyper_parameters, names)
     if found is None:
@@ -141,8 +143,8 @@ def conditions(hyper_parameters: HyperParameters) -> Iterator[tuple[str, ...]]:
 
 
 def shares(
-  measures: Sequence[Sequence[float]],
-  gap: Sequence[float],
+  measures: Sequence[Numbers],
+  gap: Numbers,
   hyper_parameters: HyperParameters,
   given: Sequence[str],
 ) -> np.ndarray | None:
@@ -173,7 +175,7 @@ def shares(
   return np.clip(np.array(found) / uncertainty, 0, 1)
 
 
-def _larger(values: Sequence[float]) -> np.ndarray:
+def _larger(values: Numbers) -> np.ndarray:
   """Returns for all ordered pairs whether the first has the larger value."""
   column = np.asarray(values, np.float64)
   return (column[:, None] > column[None, :]).ravel().astype(np.int64)

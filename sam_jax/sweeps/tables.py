@@ -36,7 +36,7 @@ def write(
     paper: numbers to compare with.
   """
   rows = [_row(setting, settings, paper) for setting in settings]
-  yield _write(directory / 'table', rows)
+  yield write_rows(directory / 'table', rows)
   choices = choice_lib.choose(settings)
   if any(choice.tried for choice in choices):
     rows = [
@@ -46,7 +46,7 @@ def write(
     ]
     if rows:
       yield '\nBest rho, or alpha, on the validation split:\n'
-      yield _write(directory / 'selected', rows)
+      yield write_rows(directory / 'selected', rows)
     for choice in choices:
       yield from _remarks_on_choice(choice)
   for setting in settings:
@@ -203,8 +203,13 @@ def _remarks_on_runs(setting: settings_lib.Setting) -> Iterator[str]:
 # --- Files -------------------------------------------------------------------
 
 
-def _write(path: pathlib.Path, rows: Sequence[Row]) -> str:
-  """Writes a table as text, Markdown and CSV; returns the text."""
+def write_rows(path: pathlib.Path, rows: Sequence[Row]) -> str:
+  """Writes a table as text, Markdown and CSV; returns the text.
+
+  Args:
+    path: of the files, without .txt, .md, .csv.
+    rows: at least one; what a row lacks is left empty.
+  """
   header = list(dict.fromkeys(name for row in rows for name in row))
   rows = [{name: row.get(name, '') for name in header} for row in rows]
   widths = {
