@@ -64,7 +64,7 @@ def bars(path: pathlib.Path, results: Results, ylabel: str) -> None:
 
   Args:
     path: of the PNG.
-    results: for each number mean and standard_error, which may be None.
+    results: for each number mean and perhaps standard_error.
     ylabel: what the numbers are, '' if they are different things.
   """
   measures = list(next(iter(results.values())))
@@ -75,7 +75,7 @@ def bars(path: pathlib.Path, results: Results, ylabel: str) -> None:
     axes.bar(
       places,
       [f['mean'] for f in found],
-      yerr=[f['standard_error'] or 0 for f in found],
+      yerr=[f.get('standard_error') or 0 for f in found],
       color=[f'C{i}' for i in places],
       capsize=3,
     )

@@ -51,7 +51,7 @@ def _evaluate(
   found = {}
   for i, name in enumerate(_names(model)):
     piece = unit(f'metric-{i}', functools.partial(mean, name))
-    found[name] = {'mean': float(piece['mean']), 'standard_error': None}
+    found[name] = {'mean': float(piece['mean'])}
   return {'metrics': found, 'examples': model.task.count(model.examples)}
 
 

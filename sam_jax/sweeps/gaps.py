@@ -134,8 +134,8 @@ def compare(
       process measures a run.
   """
   sharpness_lib.Ball(options.rho).check()
-  problems, refused = _problems(runs, replicas)
-  chosen = [run for problem in problems for run in problem.runs]
+  compared, refused = problems(runs, replicas)
+  chosen = [run for problem in compared for run in problem.runs]
   measured, failed = _measure_all(chosen, options)
   if not measured:
     raise ValueError(
@@ -143,11 +143,11 @@ def compare(
     )
   if failed:
     kept = [run for run in chosen if str(run.workdir) in measured]
-    problems, refused = _problems(kept, replicas)
-  return Comparison(problems, measured, [*refused, *failed])
+    compared, refused = problems(kept, replicas)
+  return Comparison(compared, measured, [*refused, *failed])
 
 
-def _problems(
+def problems(
   runs: Sequence[results.FinishedRun], replicas: Sequence[str]
 ) -> tuple[list[Problem], list[str]]:
   """Returns the problems with runs to compare, and a line for each other one.
