@@ -63,8 +63,8 @@ class Objective:
       batches: trees of arrays `[rows, ...]`, or a function that returns them
         anew; they are walked once per evaluation.
       constants: arrays that loss_fn takes as a third argument if they are not
-        None. An array that it closes over is a part of the compiled program, and
-        with other values the program is another one.
+        None. Arrays that it closes over are a part of the compiled program,
+        and other values make another program.
       batch_size: rows to which shorter batches are filled up, with examples
         that count nothing; None is those of the first batch. A multiple of
         the devices, else the next one is taken.

@@ -1,4 +1,4 @@
-"""`sam-report DIR --predictors`: on runs that were really made, and refusals."""
+"""`sam-report DIR --predictors`: on runs that were made, and refusals."""
 
 import csv
 import json
