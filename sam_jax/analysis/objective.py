@@ -181,14 +181,14 @@ class Objective:
     collectives = self._parallel.collectives
 
     def step(total: types.PyTree, *args: types.PyTree) -> tuple[Any, ...]:
-      *trees, batch_and_weights = args
-      varied = collectives.vary(trees)
+      *replicated, (batch, weights) = args
+      varied = collectives.vary(replicated)
       trees, constants = varied[:num_trees], varied[num_trees:]
       local = term(
-        functools.partial(self._sum, *batch_and_weights, constants), *trees
+        functools.partial(self._sum, batch, weights, constants), *trees
       )
       added = collectives.global_sum(jax.tree.map(tree.wide, local))
-      token = collectives.global_sum(jnp.sum(batch_and_weights[1]))
+      token = collectives.global_sum(jnp.sum(weights))
       return jax.tree.map(jnp.add, total, added), token
 
     return self._parallel.compile(
