@@ -83,7 +83,8 @@ def test_runs_are_measured_once_and_reported(command, runs, monkeypatch):
     patch.delattr(pass_bar.PassBar, 'passed')
     again = command('report', runs, *_FLAGS)
   assert again.status == 0, again.err
-  assert again.out == done.out
+  # A slow machine shows how far it is first.
+  assert again.out == done.out[done.out.index('learning_rate') :]
 
 
 def _check_against_the_library(runs):
