@@ -117,7 +117,7 @@ def _check_against_the_library(runs):
 def test_an_m_that_does_not_fit_is_one_line(command, runs):
   done = command('report', runs, '--predictors', '--m=81')
   assert done.status == 2
-  assert 'm is 81; it must be in [1, 80]' in done.err
+  assert 'm is 81; it must be in [1, 80], the training exam' in done.err
   assert done.err.count('\n') == 1
   assert not (runs / 'report').exists()
 
