@@ -181,6 +181,20 @@ def checkpoint(text: str) -> int | str:
   return int(text) if text.isdecimal() else text
 
 
+def cache_compilations() -> None:
+  """Keeps compiled programs, in the user's cache unless JAX is told where."""
+  import jax  # not every command computes
+
+  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    try:
+      cache = pathlib.Path.home() / '.cache' / 'sam_jax'
+    except RuntimeError:  # a user without a home has no cache
+      return
+    jax.config.update('jax_compilation_cache_dir', str(cache))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
+
+
 def _parse(main: Main, flags: Flags) -> list[str]:
   """Parses the flags of this process; answers --help and --version."""
   asked = {argument.lstrip('-') for argument in sys.argv if argument[:1] == '-'}

@@ -4,12 +4,13 @@
     python -m sam_jax.analyze sharpness --workdir=runs/sam --m=32 --rho=0.05
     python -m sam_jax.analyze landscape --workdir=runs/sgd --workdir=runs/sam
     python -m sam_jax.analyze interpolate --workdir=runs/sgd --workdir=runs/sam
+    python -m sam_jax.analyze evaluation --workdir=runs/sgd --workdir=runs/sam
 
 hessian: the largest eigenvalues (and with --k_smallest the smallest), the
 trace, the spectral density. sharpness: by how much the loss of m examples rises
 within a ball, by one ascent step (the paper's measure), by projected gradient
 ascent, and in random directions. landscape: the loss on a line or in a plane.
-interpolate: the loss between two runs.
+interpolate: the loss between two runs. evaluation: the loss and the score.
 
 The loss is that of the task on --split, without weight decay, label smoothing,
 augmentation and dropout. Each run gets a JSON file in its directory under
@@ -82,12 +83,20 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_float('eta', 0.0, 'sharpness: eta of the adaptive ball.')
 flags.DEFINE_integer(
-  'ascent_steps', 10, 'sharpness: steps of projected gradient ascent.'
+  'ascent_steps',
+  10,
+  'sharpness: steps of projected gradient ascent; 0 leaves it out.',
+  lower_bound=0,
 )
 flags.DEFINE_integer(
   'restarts', 1, 'sharpness: starts of projected gradient ascent.'
 )
-flags.DEFINE_integer('samples', 4, 'sharpness: random directions per group.')
+flags.DEFINE_integer(
+  'samples',
+  4,
+  'sharpness: random directions per group; 0 leaves them out.',
+  lower_bound=0,
+)
 flags.DEFINE_integer('groups', None, 'sharpness: groups at most; default all.')
 flags.DEFINE_enum(
   'along',
@@ -143,7 +152,7 @@ def _analyze(argv: Sequence[str]) -> None:
   plans = [measurement.plan(subject.models[0], options) for subject in subjects]
   paths, results = [], {}
   for subject, plan in zip(subjects, plans, strict=True):
-    path, results[subject.label] = result_files.measure(
+    path, results[subject.label], _ = result_files.measure(
       name, subject, plan, options
     )
     paths.append(path)

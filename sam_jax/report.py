@@ -13,9 +13,21 @@ counts. Rows that mix versions of the code or devices are named.
 Written to DIRECTORY/report: table.txt, table.md, table.csv, selected.*, and
 pictures of the score against rho, m and compute, and along training.
 
+    python -m sam_jax.report runs/digits_m --predictors
+
+asks instead what predicts generalisation. It measures of each run the
+m-sharpness for several m, and the gap: by how much score and loss are worse on
+the split that the run was evaluated on than on its training examples. Tables
+and a picture show both, Kendall's tau between them, and the conditional mutual
+information of the competition PGDL, which does not count what the
+hyper-parameters alone tell. They are gaps.*, gaps_of_runs.*, predictors.* and
+gap_vs_sharpness.png. What is measured is kept in the runs' directories; the
+same command resumes.
+
 Exit status: 0 if there is a report, 2 if there is nothing to report.
 """
 
+import pathlib
 from collections.abc import Sequence
 
 from sam_jax import _cli, configs
@@ -36,37 +48,123 @@ _SWEEP = flags.DEFINE_string(
   "Sweep file, or the name of a shipped sweep: has the paper's numbers, and "
   'says what replicas are.',
 )
+_PREDICTORS = flags.DEFINE_bool(
+  'predictors',
+  False,
+  'Report what predicts the gap between training and test; measures the runs.',
+)
+_M = flags.DEFINE_list(
+  'm',
+  None,
+  'With --predictors: examples per group of the sharpness, such as 1,16; '
+  'default 1, 4, 16, 64 and 256, as far as they fit.',
+)
+_RHO = flags.DEFINE_float(
+  'rho', 0.05, 'With --predictors: radius of the sharpness, for all runs.'
+)
+_GROUPS = flags.DEFINE_integer(
+  'groups',
+  128,
+  'With --predictors: groups of each m at most, the same for all runs.',
+  lower_bound=1,
+)
+_NO_PLUGINS = _cli.define_no_plugins(flags)
 
 
 def main(argv: Sequence[str]) -> None:
   """Writes and prints the report."""
   if len(argv) != 2:
     raise ValueError('give one directory with runs')
+  _check_flags()
   directory = files.user_path(argv[1])
   sweep = cells_lib.Sweep(())
   if _SWEEP.value:
     sweep = sweep_files.load(_cli.sweep_path(_SWEEP.value), configs.find)
-  runs, num_unfinished, unreadable, remarks = results.collect(directory)
-  if not runs:
-    count = num_unfinished + len(unreadable)
-    reasons = ''.join(f'; {reason}' for reason in unreadable[:1])
+  found = results.collect(directory)
+  if not found.runs:
+    count = found.num_unfinished + len(found.unreadable)
+    reasons = ''.join(f'; {reason}' for reason in found.unreadable[:1])
     raise ValueError(
       f'none of the {count} runs in {directory} can be reported: '
-      f'{num_unfinished} are not finished{reasons}'
+      f'{found.num_unfinished} are not finished{reasons}'
     )
-  settings = settings_lib.group(runs, sweep.replicas)
-  out = directory / 'report'
+  if _PREDICTORS.value:
+    _report_predictors(directory / 'report', found, sweep.replicas)
+  else:
+    _report_scores(directory / 'report', found, sweep)
+
+
+def _check_flags() -> None:
+  """Refuses flags of the predictors without them.
+
+  Raises:
+    ValueError: there is such a flag.
+  """
+  given = [f for f in (_M, _RHO, _GROUPS, _NO_PLUGINS) if f.present]
+  if given and not _PREDICTORS.value:
+    names = ', '.join(f'--{flag.name}' for flag in given)
+    raise ValueError(f'{names} needs --predictors; nothing else is measured')
+
+
+def _report_scores(
+  out: pathlib.Path, found: results.Found, sweep: cells_lib.Sweep
+) -> None:
+  """Writes and prints the tables and pictures of the scores."""
+  settings = settings_lib.group(found.runs, sweep.replicas)
   out.mkdir(exist_ok=True)
   for text in tables.write(out, settings, sweep.paper):
     print(text)
-  for reason in unreadable:
-    print(f'warning: left out: {reason}')
-  for remark in remarks:
-    print(f'warning: {remark}')
-  if num_unfinished:
-    print(f'{num_unfinished} runs are not finished and left out')
+  _print_remarks(found)
   for path in pictures.draw(out, settings):
     print(path)
+
+
+def _report_predictors(
+  out: pathlib.Path, found: results.Found, replicas: Sequence[str]
+) -> None:
+  """Measures; writes and prints the tables and the picture of it."""
+  from sam_jax.runs import ambient
+  from sam_jax.sweeps import gaps, predictors, scatter
+
+  options = gaps.Options(
+    _ms(), _RHO.value, _GROUPS.value, not _NO_PLUGINS.value
+  )
+  _cli.cache_compilations()
+  with ambient.pinned():
+    comparison = gaps.compare(found.runs, replicas, options)
+  predictions = predictors.predict(comparison, replicas)
+  out.mkdir(exist_ok=True)
+  for text in predictors.write(out, comparison, predictions):
+    print(text)
+  _print_remarks(found)
+  for reason in comparison.left_out:
+    print(f'warning: left out: {reason}')
+  scatter.draw(out / 'gap_vs_sharpness.png', predictions)
+  for name in ('gaps_of_runs.csv', 'gap_vs_sharpness.png'):
+    print(out / name)
+
+
+def _ms() -> tuple[int, ...] | None:
+  """Returns the m that the flag names, None for the default."""
+  if _M.value is None:
+    return None
+  texts = [text.strip() for text in _M.value]
+  if not texts or not all(text.isdecimal() and int(text) for text in texts):
+    raise ValueError(
+      f'--m is {",".join(_M.value)!r}; give whole numbers of at least 1 with '
+      'commas between them, such as 1,16,128'
+    )
+  return tuple(dict.fromkeys(map(int, texts)))
+
+
+def _print_remarks(found: results.Found) -> None:
+  """Prints what a reader must know of the runs in the directory."""
+  for reason in found.unreadable:
+    print(f'warning: left out: {reason}')
+  for remark in found.remarks:
+    print(f'warning: {remark}')
+  if found.num_unfinished:
+    print(f'{found.num_unfinished} runs are not finished and left out')
 
 
 def cli() -> None:

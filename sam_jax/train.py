@@ -130,19 +130,7 @@ def _configure_jax(deterministic: bool) -> None:
   if deterministic:
     flag = '--xla_gpu_deterministic_ops=true'
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flag}'
-  _cache_compilations()
-
-
-def _cache_compilations() -> None:
-  """Keeps compiled programs, in the user's cache unless JAX is told where."""
-  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    try:
-      cache = pathlib.Path.home() / '.cache' / 'sam_jax'
-    except RuntimeError:  # a user without a home has no cache
-      return
-    jax.config.update('jax_compilation_cache_dir', str(cache))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
-  jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
+  _cli.cache_compilations()
 
 
 def _join_processes() -> None:

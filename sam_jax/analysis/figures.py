@@ -59,12 +59,13 @@ def _spectrum_title(label: str, values: Sequence[float]) -> str:
   return title
 
 
-def sharpness(path: pathlib.Path, results: Results) -> None:
-  """Draws the sharpness of each run by each measure.
+def bars(path: pathlib.Path, results: Results, ylabel: str) -> None:
+  """Draws a few numbers of each run, a panel for each number.
 
   Args:
     path: of the PNG.
-    results: for each measure mean and standard_error.
+    results: for each number mean and perhaps standard_error.
+    ylabel: what the numbers are, '' if they are different things.
   """
   measures = list(next(iter(results.values())))
   figure, rows = _figure(1, len(measures), (3 * len(measures), 3.2))
@@ -74,13 +75,13 @@ def sharpness(path: pathlib.Path, results: Results) -> None:
     axes.bar(
       places,
       [f['mean'] for f in found],
-      yerr=[f['standard_error'] or 0 for f in found],
+      yerr=[f.get('standard_error') or 0 for f in found],
       color=[f'C{i}' for i in places],
       capsize=3,
     )
     axes.set_xticks(places, results, rotation=30, ha='right', fontsize=8)
     axes.set_title(measure.replace('_', ' '), fontsize=9)
-  rows[0, 0].set_ylabel('rise of the loss')
+  rows[0, 0].set_ylabel(ylabel)
   _save(figure, path)
 
 

@@ -32,11 +32,13 @@ def _sharpness_plan(
   model: trained.Trained, options: terms.Options
 ) -> pass_bar.Plan:
   count = len(_groups(model, options))
-  return {
-    'one-worst': (count, 2),
-    'ascent-worst': (count, options.restarts * (options.ascent_steps + 1)),
-    'random-average': (count, 1 + options.samples),
-  }
+  plan = {'one-worst': (count, 2)}
+  if options.ascent_steps:
+    passes = options.restarts * (options.ascent_steps + 1)
+    plan['ascent-worst'] = (count, passes)
+  if options.samples:
+    plan['random-average'] = (count, 1 + options.samples)
+  return plan
 
 
 def _sharpness(
@@ -45,7 +47,7 @@ def _sharpness(
   unit: units.Unit,
   on_pass: Callable[[int], None],
 ) -> terms.Result:
-  """Measures m-sharpness, by three measures on the same groups."""
+  """Measures m-sharpness, by up to three measures on the same groups."""
   model, groups = models[0], _groups(models[0], options)
   m = _m(model, options)
   eta = options.eta if options.adaptive else None
@@ -56,22 +58,22 @@ def _sharpness(
   def within(prefix: str) -> units.Unit:
     return lambda name, fn: unit(f'{prefix}-{name}', fn)
 
-  found = {
-    'one_ascent_step': sharpness.worst_case(*given, unit=within('one')),
-    'projected_ascent': sharpness.worst_case(
+  found = {'one_ascent_step': sharpness.worst_case(*given, unit=within('one'))}
+  if options.ascent_steps:
+    found['projected_ascent'] = sharpness.worst_case(
       *given,
       steps=options.ascent_steps,
       restarts=options.restarts,
       seed=options.seed,
       unit=within('ascent'),
-    ),
-    'random_directions': sharpness.average_case(
+    )
+  if options.samples:
+    found['random_directions'] = sharpness.average_case(
       *given,
       num_samples=options.samples,
       seed=options.seed,
       unit=within('random'),
-    ),
-  }
+    )
   measures = {name: value._asdict() for name, value in found.items()}
   return {'m': m, 'num_groups': len(groups), 'measures': measures}
 
@@ -82,7 +84,8 @@ def _draw_sharpness(
   options: terms.Options,
 ) -> None:
   del options
-  figures.sharpness(path, {k: r['measures'] for k, r in results.items()})
+  measures = {label: r['measures'] for label, r in results.items()}
+  figures.bars(path, measures, 'rise of the loss')
 
 
 def _sharpness_columns(result: terms.Result) -> dict[str, float]:

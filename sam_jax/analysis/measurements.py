@@ -1,6 +1,7 @@
 """All that can be measured of trained models, by the name of the command."""
 
 from sam_jax.analysis import (
+  measure_evaluation,
   measure_hessian,
   measure_sharpness,
   measure_slices,
@@ -11,4 +12,5 @@ BY_NAME = {
   'sharpness': measure_sharpness.SHARPNESS,
   'landscape': measure_slices.LANDSCAPE,
   'interpolate': measure_slices.INTERPOLATE,
+  'evaluation': measure_evaluation.EVALUATION,
 }

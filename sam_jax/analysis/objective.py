@@ -21,7 +21,7 @@ from sam_jax.training import layout as layout_lib, parallel as parallel_lib
 
 Batch = types.PyTree
 Batches = Iterable[Batch] | Callable[[], Iterable[Batch]]
-LossFn = Callable[[types.Params, Batch], jax.Array]
+LossFn = Callable[..., jax.Array]
 
 
 class Objective:
@@ -49,6 +49,7 @@ class Objective:
     loss_fn: LossFn,
     batches: Batches,
     *,
+    constants: types.PyTree = None,
     batch_size: int | None = None,
     devices: Sequence[jax.Device] | None = None,
     on_pass: Callable[[int], None] = lambda examples: None,
@@ -61,6 +62,9 @@ class Objective:
         several devices it sees the rows of one of them.
       batches: trees of arrays `[rows, ...]`, or a function that returns them
         anew; they are walked once per evaluation.
+      constants: arrays that loss_fn takes as a third argument if they are not
+        None. Arrays that it closes over are a part of the compiled program,
+        and other values make another program.
       batch_size: rows to which shorter batches are filled up, with examples
         that count nothing; None is those of the first batch. A multiple of
         the devices, else the next one is taken.
@@ -88,6 +92,7 @@ class Objective:
       'shard_map', layout_lib.create(count, count, 1, 1), devices
     )
     self._loss_fn = loss_fn
+    self._constants = () if constants is None else (self.place(constants),)
     self._is_mean: bool | None = None
     self._dtype = jnp.dtype(jnp.float32)
     self._compiled = {
@@ -141,7 +146,7 @@ class Objective:
   def _mean(self, name: str, *trees: types.PyTree) -> types.PyTree:
     """Walks the batches; returns the sum over them by the examples."""
     replicate, shard = self._parallel.replicate, self._parallel.shard
-    placed = [replicate(t) for t in trees]
+    placed = [*map(replicate, trees), *self._constants]
     walked = self._batches() if callable(self._batches) else self._batches
     count, previous, total = 0, None, None
     for batch in walked:
@@ -176,24 +181,31 @@ class Objective:
     collectives = self._parallel.collectives
 
     def step(total: types.PyTree, *args: types.PyTree) -> tuple[Any, ...]:
-      *trees, (batch, weights) = args
+      *replicated, (batch, weights) = args
+      varied = collectives.vary(replicated)
+      trees, constants = varied[:num_trees], varied[num_trees:]
       local = term(
-        functools.partial(self._sum, batch=batch, weights=weights),
-        *collectives.vary(trees),
+        functools.partial(self._sum, batch, weights, constants), *trees
       )
       added = collectives.global_sum(jax.tree.map(tree.wide, local))
       token = collectives.global_sum(jnp.sum(weights))
       return jax.tree.map(jnp.add, total, added), token
 
     return self._parallel.compile(
-      step, num_replicated=1 + num_trees, num_donated=1
+      step,
+      num_replicated=1 + num_trees + len(self._constants),
+      num_donated=1,
     )
 
   def _sum(
-    self, params: types.Params, batch: Batch, weights: jax.Array
+    self,
+    batch: Batch,
+    weights: jax.Array,
+    constants: Sequence[types.PyTree],
+    params: types.Params,
   ) -> jax.Array:
     """Returns the sum of the losses of this device's examples."""
-    losses = tree.wide(self._loss_fn(params, batch))
+    losses = tree.wide(self._loss_fn(params, batch, *constants))
     if losses.ndim == 0:
       return jnp.sum(weights).astype(losses.dtype) * losses
     return jnp.sum(jnp.where(weights > 0, losses, 0))
@@ -202,7 +214,7 @@ class Objective:
     """Returns the number of examples, and a batch of full size and weights."""
     rows = checks.rows(batch)
     if self._is_mean is None:
-      found = jax.eval_shape(self._loss_fn, params, batch)
+      found = jax.eval_shape(self._loss_fn, params, batch, *self._constants)
       self._is_mean = checks.losses(found, rows)
       self._dtype = jnp.promote_types(found.dtype, jnp.float32)
     if self._batch_size is None:

@@ -5,6 +5,7 @@ the examples and the options from others. The pieces of an interrupted
 measurement are beside it.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -70,18 +71,34 @@ def subjects(
   ]
 
 
+class Found(NamedTuple):
+  """A result and where it is.
+
+  Attributes:
+    path: of its file.
+    result: of the measurement.
+    is_kept: whether it had been measured before.
+  """
+
+  path: pathlib.Path
+  result: terms.Result
+  is_kept: bool
+
+
 def measure(
   name: str,
   subject: Subject,
-  plan: pass_bar.Plan,
+  shown: pass_bar.Plan | pass_bar.PassBar,
   options: terms.Options,
-) -> tuple[pathlib.Path, terms.Result]:
-  """Returns the file of a result, and the result: read, or computed.
+) -> Found:
+  """Returns a result: read, or computed.
 
   Args:
     name: of the measurement.
     subject: what is measured.
-    plan: of the measurement, for the time left.
+    shown: the plan of the measurement, for a bar of its own; or the bar of all
+      that is measured, which is told of the passes. Nothing else is printed
+      then.
     options: of the measurement.
 
   Raises:
@@ -89,18 +106,20 @@ def measure(
   """
   identity = _identity(name, subject, options)
   path = _path(subject, identity)
-  if not path.exists():
+  is_kept = path.exists()
+  if not is_kept:
     with lock.hold(path.with_suffix(_PIECES), 'analysis'):
-      _measure_once(name, subject, plan, options, path, identity)
-  else:
-    print(f'{path}: measured already')
-  return path, json.loads(path.read_text('utf-8'))['result']
+      _measure_once(name, subject, shown, options, path, identity)
+  if not isinstance(shown, pass_bar.PassBar):
+    print(f'{path}: measured already' if is_kept else path)
+  result = json.loads(path.read_text('utf-8'))['result']
+  return Found(path, result, is_kept)
 
 
 def _measure_once(
   name: str,
   subject: Subject,
-  plan: pass_bar.Plan,
+  shown: pass_bar.Plan | pass_bar.PassBar,
   options: terms.Options,
   path: pathlib.Path,
   identity: Mapping[str, Any],
@@ -108,21 +127,22 @@ def _measure_once(
   """Computes a result and writes it, unless another process just has."""
   if path.exists():
     return
-  bar = pass_bar.PassBar(f'{subject.workdir.name}: {name}', plan)
-  pieces = store.Store(path.with_suffix(_PIECES), bar.piece)
-  try:
+  with contextlib.ExitStack() as stack:
+    if isinstance(shown, pass_bar.PassBar):
+      bar, pieces = shown, store.Store(path.with_suffix(_PIECES))
+    else:
+      bar = pass_bar.PassBar(f'{subject.workdir.name}: {name}', shown)
+      stack.callback(bar.close)
+      pieces = store.Store(path.with_suffix(_PIECES), bar.piece)
     measurement = measurements.BY_NAME[name]
     result = _plain(
       measurement.measure(subject.models, options, pieces, bar.passed)
     )
-  finally:
-    bar.close()
   versions = {name: metadata.version(name) for name in ('matfree', 'scipy')}
   content = {**identity, 'result': result, **provenance.describe()}
   content['versions'] |= versions
   files.write_json(path, content)
   pieces.clear()
-  print(path)
 
 
 def _identity(

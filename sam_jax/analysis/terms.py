@@ -33,9 +33,9 @@ class Options:
     norm: of the ball, 'l2' or 'linf'.
     adaptive: whether to stretch the ball by |w| + eta.
     eta: of the adaptive ball.
-    ascent_steps: steps of projected gradient ascent.
+    ascent_steps: steps of projected gradient ascent; 0 leaves it out.
     restarts: starts of projected gradient ascent.
-    samples: random directions per group.
+    samples: random directions per group; 0 leaves them out.
     groups: groups at most; None is all.
     along: directions of the landscape, 'random' or 'eigenvectors'.
     dimensions: 1 for a line, 2 for a plane.

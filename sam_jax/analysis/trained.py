@@ -63,7 +63,13 @@ class Trained:
   def loss(
     self, variables: dict[str, types.PyTree], batch: objective_lib.Batch
   ) -> jax.Array:
-    """Returns the loss of each example, `[rows]`, as a function of all.
+    """Returns the loss of each example, `[rows]`, as a function of all."""
+    return self.metrics(variables, batch)['loss']
+
+  def metrics(
+    self, variables: dict[str, types.PyTree], batch: objective_lib.Batch
+  ) -> dict[str, jax.Array]:
+    """Returns the task's metrics of each example, `[rows]` each.
 
     Beyond the ends of a line between two networks BatchNorm's variances may
     come out negative; they count as 0.
@@ -72,13 +78,23 @@ class Trained:
     outputs = self.apply_fn(
       _without_negative(variables), self.task.inputs(prepared)
     )
-    return self.task.example_metrics(outputs, prepared)['loss']
+    return self.task.example_metrics(outputs, prepared)
 
   def params_loss(
-    self, params: types.Params, batch: objective_lib.Batch
+    self,
+    params: types.Params,
+    batch: objective_lib.Batch,
+    others: dict[str, types.PyTree] | None = None,
   ) -> jax.Array:
-    """Returns the same as a function of the parameters."""
-    return self.loss({**self.variables, 'params': params}, batch)
+    """Returns the same as a function of the parameters.
+
+    Args:
+      params: of the model.
+      batch: of examples.
+      others: variables that are no parameters; None is those of the run.
+    """
+    others = self._others if others is None else others
+    return self.loss({**others, 'params': params}, batch)
 
   def objective(
     self,
@@ -94,12 +110,15 @@ class Trained:
       group_size: examples of what it will be taken `over`, if not all.
       on_pass: see `Objective`.
     """
-    rows = self._rows
+    rows, constants = self._rows, None
+    if loss_fn is None:  # then runs of one model share a compiled program
+      loss_fn, constants = self.params_loss, self._others
     if group_size is not None and self.batch_norm == 'running':
       rows = min(rows, group_size)
     return objective_lib.Objective(
-      loss_fn or self.params_loss,
+      loss_fn,
       functools.partial(self._batches, self.examples),
+      constants=constants,
       batch_size=rows,
       on_pass=on_pass,
     )
@@ -142,6 +161,11 @@ class Trained:
     if isinstance(self.examples.images, np.ndarray):
       content.update(self.examples.images.tobytes())
     return content.hexdigest()
+
+  @property
+  def _others(self) -> dict[str, types.PyTree]:
+    """The variables that are no parameters."""
+    return {k: v for k, v in self.variables.items() if k != 'params'}
 
   @property
   def _rows(self) -> int:

@@ -212,7 +212,12 @@ def _remarks_on_runs(setting: settings_lib.Setting) -> Iterator[str]:
 
 
 def write_rows(path: pathlib.Path, rows: Sequence[Row]) -> str:
-  """Writes a table as text, Markdown and CSV; returns the text."""
+  """Writes a table as text, Markdown and CSV; returns the text.
+
+  Args:
+    path: of the files, without .txt, .md, .csv.
+    rows: at least one; what a row lacks is left empty.
+  """
   header = list(dict.fromkeys(name for row in rows for name in row))
   rows = [{name: row.get(name, '') for name in header} for row in rows]
   widths = {

@@ -131,3 +131,24 @@ def test_every_walk_is_told():
   objective.value(curved.PARAMS)
   objective.hvp(curved.PARAMS, curved.PARAMS)
   assert told == [64, 64]
+
+
+def test_constants_are_arguments_that_are_not_differentiated():
+  """One program for several constants, on all devices."""
+  rows = {'x': np.arange(6, dtype=np.float32).reshape(3, 2)}
+  params = np.float32([1, -2])
+  texts = []
+  for factor in (2.0, 3.0):
+    objective = analysis.Objective(
+      lambda w, batch, c: c['factor'] * (batch['x'] @ w) ** 2,
+      [rows],
+      constants={'factor': np.float32(factor)},
+    )
+    product = rows['x'] @ params
+    value, grads = objective.value_and_grad(params)
+    assert value == pytest.approx(factor * np.mean(product**2))
+    expected = 2 * factor * np.mean(product[:, None] * rows['x'], axis=0)
+    np.testing.assert_allclose(grads, expected, rtol=1e-6)
+    seen = jax.make_jaxpr(lambda w, o=objective: o.hvp(w, w))(params)
+    texts.append(str(seen.jaxpr))
+  assert texts[0] == texts[1]
