@@ -286,11 +286,7 @@ def test_sam_with_rho_0_is_bit_for_bit_sgd(devices):
   sam = _run(rho=0.0, **options)
   for a, b in zip(sgd, sam, strict=True):
     jax.tree.map(np.testing.assert_array_equal, a.state, b.state)
-    assert a.metrics.items() <= b.metrics.items()
-    assert b.metrics['sharpness'] == 0
-    assert b.metrics['cosine'] == pytest.approx(1)
-    assert b.metrics['gradient_norm_ratio'] == pytest.approx(1)
-    assert b.metrics['curvature'] == 0
+    assert a.metrics == b.metrics
 
 
 def test_gradients_are_averaged_before_they_are_clipped():
