@@ -1,7 +1,7 @@
 r"""Measures a training step: compilation, time, rate, memory, ratio to SGD.
 
     python scripts/benchmark_step.py --model=WideResnet28x1 --batch_size=128 \
-        --methods=sgd,sam --json=out.json
+        --methods='sgd,sam,looksam(every=5)' --json=out.json
 
 The methods are timed in turn, A B A B, so that what else the machine does falls
 on all of them; a ratio is the median over the rounds of a method's step to
@@ -34,11 +34,14 @@ from sam_jax.runs import (
   initialization,
   provenance,
 )
+from sam_jax.sweeps import method_list
 from sam_jax.training import train_step
 
 flags = _cli.Flags()
 _MODEL = flags.DEFINE_string('model', 'WideResnet28x1', 'Name of the model.')
-_METHODS = flags.DEFINE_list('methods', ['sgd', 'sam'], 'Methods to compare.')
+_METHODS = flags.DEFINE_string(
+  'methods', 'sgd,sam', 'Methods to compare, with fields: sam(p=1),looksam.'
+)
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'B.', lower_bound=1)
 _M = flags.DEFINE_integer('m', None, 'm; default B / devices.')
 _MICROBATCH = flags.DEFINE_integer(
@@ -91,7 +94,7 @@ def _noise(directory: str | None, seed: int) -> datasets.Source:
 
 def main(argv: Sequence[str]) -> None:
   _cli.refuse_arguments(argv[1:])
-  candidates = [_prepare(method) for method in _METHODS.value]
+  candidates = list(map(_prepare, method_list.parse(_METHODS.value)))
   for candidate in candidates:
     candidate.run(2)  # the first step after a compilation is not typical
   for done in range(_ROUNDS.value):
@@ -101,10 +104,15 @@ def main(argv: Sequence[str]) -> None:
   _report(candidates)
 
 
-def _config(method: str):
+def _config(method: method_list.Entry):
   """Returns the config of a method: the recipe of the paper's CIFAR runs."""
   config = default.get_config()
-  config.method.name = method
+  with config.unlocked():
+    config.method.name = method.name
+    for field, values in method.values.items():
+      if len(values) > 1:
+        raise ValueError(f'{field} has {len(values)} values; give one of them')
+      config.method[field] = values[0]
   config.model.name = _MODEL.value
   config.data.name = 'benchmark_step'
   config.augmentation.name = 'basic'
@@ -115,7 +123,7 @@ def _config(method: str):
   return build_lib.resolve(config, jax.device_count())
 
 
-def _prepare(method: str) -> Candidate:
+def _prepare(method: method_list.Entry) -> Candidate:
   """Compiles a method's step and initialises its training."""
   config = _config(method)
   experiment = build_lib.build(config)
@@ -130,7 +138,7 @@ def _prepare(method: str) -> Candidate:
   compiled = experiment.compile_train_step().lower(state, batch).compile()
   seconds = time.perf_counter() - start
   return Candidate(
-    method=method,
+    method=method.label,
     step=compiled,
     state=state,
     batch=batch,
@@ -145,6 +153,7 @@ def _report(candidates: Sequence[Candidate]) -> None:
   base = next((c for c in candidates if c.method == 'sgd'), candidates[0])
   rows = [_figures(candidate, base) for candidate in candidates]
   parameters = provenance.count_parameters(base.state.params)
+  width = max(len(row['method']) for row in [*rows, {'method': 'method'}]) + 1
   print(
     f'{_MODEL.value}, {parameters:,} parameters, batch {_BATCH_SIZE.value}, '
     f'{_ROUNDS.value} rounds of {_STEPS.value} steps, '
@@ -152,14 +161,14 @@ def _report(candidates: Sequence[Candidate]) -> None:
     f'jax {jax.__version__}'
   )
   print(
-    f'{"method":8}{"compile, s":>12}{"step, ms":>11}{"[min-max]":>20}'
+    f'{"method":{width}}{"compile, s":>12}{"step, ms":>11}{"[min-max]":>20}'
     f'{"images/s":>10}{"memory, MiB":>13}{"/ " + base.method:>9}'
     f'{"[min-max]":>16}'
   )
   for row in rows:
     step, ratio = row['step_ms'], row['ratio']
     print(
-      f'{row["method"]:8}{row["compile_s"]:>12.1f}{step["median"]:>11.2f}'
+      f'{row["method"]:{width}}{row["compile_s"]:>12.1f}{step["median"]:>11.2f}'
       f'{"[{min:.2f}-{max:.2f}]".format(**step):>20}'
       f'{row["images_per_second"]:>10.0f}{row["memory_mib"]:>13.0f}'
       f'{ratio["median"]:>9.2f}{"[{min:.2f}-{max:.2f}]".format(**ratio):>16}'

@@ -78,7 +78,7 @@ def _overview() -> str:
       [
         f'[{name}]({name}.md)',
         _sections(name)[''].split('\n')[0].removeprefix('Returns ').rstrip('.'),
-        f'{methods.create(name).gradient_evaluations:.3g}',
+        f'{methods.create(name).gradient_evaluations:.4g}',
         _number(figures.get('time'), '.2f'),
         _number(figures.get('copies'), '.1f'),
         compared.get(name, ''),
@@ -103,9 +103,9 @@ the fields below are those of `config.method`; in Python each is a function of
 Every method that perturbs also takes the choices below, except for those that
 it is a choice of itself. A choice is written as a name, or a name with
 arguments: `--config.method.metric='adaptive(eta=0)'`. `every`, `start` and
-`probability` say which steps perturb, `ascent_share` and `descent_share` which
-share of the examples makes the two gradients, and `rho_schedule` and `rho_min`
-how the radius changes along the run.
+`probability` say which steps perturb; `ascent_share`, `descent_share` and
+`loss_share` which share of the examples makes the two gradients; and
+`rho_schedule` and `rho_min` how the radius changes along the run.
 
 {axes}
 """
@@ -124,6 +124,7 @@ def _choices(axis: choices.Axis) -> list[list[str]]:
     )
     text = (inspect.getdoc(factory) or '').split('\n\n')[0].replace('\n', ' ')
     text = text.removeprefix('Returns ')
+    text = text[:1].upper() + text[1:]
     rows.append([f'`{name}({arguments})`' if arguments else f'`{name}`', text])
   return rows
 
@@ -139,7 +140,7 @@ def _page(name: str) -> str:
   }
   text = [f'# {name}', first.replace('Returns ', '', 1), _math(body).strip()]
   cost = methods.create(name).gradient_evaluations
-  text.append(f'Declared cost: {cost:.3g} gradients per step.')
+  text.append(f'Declared cost: {cost:.4g} gradients per step.')
   if figures := _figures('measured.json').get(name):
     text.append(
       f'Measured: {figures["time"]:.2f} times the step of SGD '

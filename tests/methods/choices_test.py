@@ -140,6 +140,8 @@ def test_the_momentum_of_an_optimizer_is_found(optimizer):
 
 def test_there_may_be_no_momentum_and_not_several():
   assert methods.momentum_of(optax.sgd(0.1).init(W)) is None
-  twice = optax.chain(optax.trace(0.9), optax.trace(0.9)).init(W)
+  twice = optax.chain(
+    optax.trace(0.9), optax.trace(0.9), optax.scale(-0.1)
+  ).init(W)
   with pytest.raises(ValueError, match='has 2 momenta'):
     methods.momentum_of(twice)
