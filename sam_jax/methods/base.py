@@ -8,8 +8,8 @@ to the whole batch, such as a norm or a projection of the averaged gradient, is
 made in `finish`, and so is everything that is remembered from step to step.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,13 @@ import jax.numpy as jnp
 from sam_jax import tree, types
 from sam_jax.methods import own_loop
 from sam_jax.methods.interface import Context, GroupResult, Problem, State
+
+# What a task may have besides a loss, and what a message calls it.
+NEEDS = {
+  'logits': 'a model whose outputs are logits',
+  'classes': 'examples of classes, and to know how many each class has',
+  'domains': 'examples of several domains, see data.name="rotated_digits"',
+}
 
 
 class Method:
@@ -27,9 +34,27 @@ class Method:
   Attributes:
     gradient_evaluations: what a step costs: examples that go through a forward
       and a backward pass, in units of the batch size. A mean, if steps differ.
+    needs: what it needs besides the loss, words of `NEEDS`.
   """
 
   gradient_evaluations: float = 1.0
+  needs: ClassVar[tuple[str, ...]] = ()
+
+  def check(self, offers: Mapping[str, Any]) -> None:
+    """Refuses a task that lacks what the method needs.
+
+    Args:
+      offers: what the task has besides a loss, by the words of `NEEDS`.
+
+    Raises:
+      ValueError: the message names what is missing.
+    """
+    for name in self.needs:
+      if name not in offers:
+        raise ValueError(
+          f'the method needs {NEEDS[name]}, which the task and its data do not '
+          'have; choose others, or a method that needs the loss alone'
+        )
 
   def init(self, params: types.Params) -> State:
     """Returns the state before the first step."""

@@ -1,5 +1,6 @@
 """Means over the pieces of a batch that one device holds."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -45,26 +46,38 @@ def mean(
     pieces: tree of arrays `[num_pieces, ...]`.
     loop: 'scan' (memory of one piece), 'unroll' or 'vmap'.
   """
-  count = jax.tree.leaves(pieces)[0].shape[0]
-  if count == 1:
-    return fn(_piece(pieces, 0))
-  if loop == 'vmap':
-    return jax.tree.map(lambda x: jnp.mean(x, axis=0), jax.vmap(fn)(pieces))
-  total = (_scan_sum if loop == 'scan' else _unrolled_sum)(fn, pieces, count)
-  return jax.tree.map(lambda x: x / count, total)
+  return mean_and_each(lambda piece: (fn(piece), ()), pieces, loop)[0]
 
 
 def each(
   fn: Callable[[types.PyTree], types.PyTree], pieces: types.PyTree, loop: str
 ) -> types.PyTree:
   """Returns `fn(piece)` of each piece, along a leading axis; see `mean`."""
-  if loop == 'vmap':
-    return jax.vmap(fn)(pieces)
-  if loop == 'scan':
-    return jax.lax.map(fn, pieces)
+  return mean_and_each(lambda piece: ((), fn(piece)), pieces, loop)[1]
+
+
+def mean_and_each(
+  fn: Callable[[types.PyTree], tuple[types.PyTree, types.PyTree]],
+  pieces: types.PyTree,
+  loop: str,
+) -> tuple[types.PyTree, types.PyTree]:
+  """Returns the mean of the first part of `fn(piece)`, and each second part.
+
+  Args:
+    fn: maps one piece to two trees.
+    pieces: see `mean`.
+    loop: see `mean`.
+  """
   count = jax.tree.leaves(pieces)[0].shape[0]
-  found = [fn(_piece(pieces, i)) for i in range(count)]
-  return jax.tree.map(lambda *x: jnp.stack(x), *found)
+  if count == 1:
+    first, second = fn(_piece(pieces, 0))
+    return first, jax.tree.map(lambda x: x[None], second)
+  if loop == 'vmap':
+    firsts, seconds = jax.vmap(fn)(pieces)
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), firsts), seconds
+  walk = _scan if loop == 'scan' else _unrolled
+  total, seconds = walk(fn, pieces, count)
+  return jax.tree.map(lambda x: x / count, total), seconds
 
 
 def _piece(pieces: types.PyTree, index: int) -> types.PyTree:
@@ -77,26 +90,32 @@ def _add(a: types.PyTree, b: types.PyTree) -> types.PyTree:
   return jax.tree.map(jnp.add, a, b)
 
 
-def _unrolled_sum(
-  fn: Callable[[types.PyTree], types.PyTree], pieces: types.PyTree, count: int
-) -> types.PyTree:
-  """Sums with one copy of fn in the program for each piece."""
-  total = fn(_piece(pieces, 0))
-  for i in range(1, count):
-    total = _add(total, fn(_piece(pieces, i)))
-  return total
+def _unrolled(
+  fn: Callable[[types.PyTree], tuple[types.PyTree, types.PyTree]],
+  pieces: types.PyTree,
+  count: int,
+) -> tuple[types.PyTree, types.PyTree]:
+  """Sums and stacks, with one copy of fn in the program for each piece."""
+  firsts, seconds = zip(
+    *(fn(_piece(pieces, i)) for i in range(count)), strict=True
+  )
+  total = functools.reduce(_add, firsts)
+  return total, jax.tree.map(lambda *x: jnp.stack(x), *seconds)
 
 
-def _scan_sum(
-  fn: Callable[[types.PyTree], types.PyTree], pieces: types.PyTree, count: int
-) -> types.PyTree:
-  """Sums with one copy of fn in the program."""
+def _scan(
+  fn: Callable[[types.PyTree], tuple[types.PyTree, types.PyTree]],
+  pieces: types.PyTree,
+  count: int,
+) -> tuple[types.PyTree, types.PyTree]:
+  """Sums and stacks, with one copy of fn in the program."""
   del count
 
   def body(
     total: types.PyTree, piece: types.PyTree
-  ) -> tuple[types.PyTree, None]:
-    return _add(total, fn(piece)), None
+  ) -> tuple[types.PyTree, types.PyTree]:
+    first, second = fn(piece)
+    return _add(total, first), second
 
-  shapes = jax.eval_shape(fn, _piece(pieces, 0))
-  return jax.lax.scan(body, jax.tree.map(tree.zeros, shapes), pieces)[0]
+  shapes, _ = jax.eval_shape(fn, _piece(pieces, 0))
+  return jax.lax.scan(body, jax.tree.map(tree.zeros, shapes), pieces)

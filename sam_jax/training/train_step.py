@@ -14,6 +14,7 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from sam_jax import keys, methods, tasks, tree, types
@@ -31,6 +32,9 @@ Batch = Mapping[str, jax.Array]
 # Random streams. Each is keyed by the step and by the position in the global
 # batch, never by the device.
 _AUGMENTATION, _DROPOUT, _METHOD, _MIXING = range(4)
+
+# Of a batch: what belongs to losses of the method's own.
+_VALUES = 'method_values'
 
 
 @flax.struct.dataclass
@@ -111,6 +115,7 @@ class StepFns:
       learning_rate=self.learning_rate_fn(made),
       peak_learning_rate=self.peak_learning_rate,
       momentum=methods.momentum_of(state.opt_state),
+      params=state.params,
     )
 
 
@@ -273,7 +278,11 @@ def _group_gradient(
 
 
 def _problem(
-  fns: StepFns, batch_stats: types.PyTree, step: jax.Array, pieces: Batch
+  fns: StepFns,
+  batch_stats: types.PyTree,
+  step: jax.Array,
+  pieces: Batch,
+  losses_fn: methods.LossesFn | None = None,
 ) -> methods.Problem:
   """Returns what the method may ask of a group's examples.
 
@@ -286,79 +295,145 @@ def _problem(
     return math.ceil(round(share * fns.layout.microbatch_size, 6))
 
   def first(share: float) -> methods.Problem:
-    return of(jax.tree.map(lambda x: x[:, : rows(share)], pieces))
+    return of(jax.tree.map(lambda x: x[:, : rows(share)], pieces), losses_fn)
 
   def chosen(scores: jax.Array, share: float) -> methods.Problem:
     _, index = jax.lax.top_k(scores, rows(share))
     pick = jax.vmap(lambda x, i: x[i])
-    return of(jax.tree.map(lambda x: pick(x, index), pieces))
+    return of(jax.tree.map(lambda x: pick(x, index), pieces), losses_fn)
 
+  def with_losses(
+    losses_fn: methods.LossesFn, values: types.PyTree
+  ) -> methods.Problem:
+    return of({**pieces, _VALUES: values}, losses_fn)
+
+  def mean(values: types.PyTree) -> types.PyTree:
+    local = jax.tree.map(lambda x: jnp.mean(x, axis=(0, 1)), values)
+    return fns.collectives.group_mean(local)
+
+  at = (batch_stats, step, pieces)
+  loss_fn = functools.partial(_loss, fns, losses_fn)
   return methods.Problem(
-    descend=_group_fn(fns, batch_stats, step, pieces, is_ascent=False),
-    ascend=_group_fn(fns, batch_stats, step, pieces, is_ascent=True),
+    descend=_group_fn(fns, functools.partial(loss_fn, False), *at),
+    ascend=_group_fn(fns, functools.partial(loss_fn, True), *at),
     diagnose=functools.partial(
       diagnostics.of_perturbation, mantissa_bits=fns.mantissa_bits
     ),
-    example_losses=functools.partial(
-      _example_losses, fns, batch_stats, step, pieces
-    ),
+    example_losses=functools.partial(_example_losses, fns, losses_fn, *at),
     first=first,
     chosen=chosen,
+    outputs=functools.partial(_outputs, fns, *at),
+    slopes=_slopes_fn(fns, functools.partial(loss_fn, True), *at),
+    with_losses=with_losses,
+    mean=mean,
+    **_of_examples(fns.task, pieces),
   )
+
+
+def _of_examples(task: tasks.Task, pieces: Batch) -> dict[str, Any]:
+  """Returns what is known of the examples' classes and domains."""
+  offers = task.offers
+  items: dict[str, Any] = {}
+
+  def class_values(values: Any) -> jax.Array:
+    of_piece = functools.partial(task.class_values, jnp.float32(values))
+    return jax.vmap(of_piece)(pieces)
+
+  if 'classes' in offers:
+    items['class_values'] = class_values
+    items['class_counts'] = np.array(offers['classes'])
+  if 'domains' in offers:
+    items['domains'] = pieces['domain']
+    items['num_domains'] = offers['domains']
+  return items
 
 
 def _group_fn(
   fns: StepFns,
+  loss_fn: Callable[..., Any],
   batch_stats: types.PyTree,
   step: jax.Array,
   pieces: Batch,
-  *,
-  is_ascent: bool,
 ) -> types.GradientFn:
   """Returns the value, aux and gradient of a group's mean loss.
 
   The mean is over the group's microbatches, wherever they are, so that all is
   that of the group on every device that shares it.
   """
-  loss_fn = functools.partial(_loss, fns, is_ascent)
 
   def value_and_grad(params: types.Params) -> tuple[Any, types.Grads]:
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    local = microbatches.mean(
-      lambda piece: grad_fn(params, batch_stats, step, piece), pieces, fns.loop
+
+    def of_piece(piece: Batch) -> tuple[Any, types.Grads]:
+      (loss, (aux, _)), grads = grad_fn(params, batch_stats, step, piece)
+      return (loss, aux), grads
+
+    return fns.collectives.group_mean(
+      microbatches.mean(of_piece, pieces, fns.loop)
     )
-    return fns.collectives.group_mean(local)
 
   return value_and_grad
 
 
+def _slopes_fn(
+  fns: StepFns,
+  loss_fn: Callable[..., Any],
+  batch_stats: types.PyTree,
+  step: jax.Array,
+  pieces: Batch,
+) -> Callable[[types.Params], tuple[Any, types.PyTree]]:
+  """Returns the same, and the loss's derivative by each example's outputs."""
+
+  def value_grad_and_slopes(params: types.Params) -> tuple[Any, types.PyTree]:
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def of_piece(piece: Batch) -> tuple[Any, types.PyTree]:
+      (loss, (aux, outputs)), grads = grad_fn(params, batch_stats, step, piece)
+      # An example's loss depends on its own outputs alone.
+      slopes = jax.grad(lambda o: jnp.sum(fns.task.example_losses(o, piece)))
+      return ((loss, aux), grads), slopes(outputs)
+
+    local, slopes = microbatches.mean_and_each(of_piece, pieces, fns.loop)
+    return fns.collectives.group_mean(local), slopes
+
+  return value_grad_and_slopes
+
+
 def _loss(
   fns: StepFns,
+  losses_fn: methods.LossesFn | None,
   is_ascent: bool,
   params: types.Params,
   batch_stats: types.PyTree,
   step: jax.Array,
   microbatch: Batch,
-) -> tuple[jax.Array, diagnostics.Aux]:
-  """Returns the loss of a microbatch."""
+) -> tuple[jax.Array, tuple[diagnostics.Aux, Any]]:
+  """Returns the loss of a microbatch, and the outputs of the model."""
   outputs, updated = _apply(
     fns, is_ascent, params, batch_stats, step, microbatch
   )
-  loss = jnp.mean(fns.task.example_losses(outputs, microbatch))
+  losses = fns.task.example_losses(outputs, microbatch)
+  metrics = {'loss': jnp.mean(losses)}
+  metrics |= fns.task.train_metrics(outputs, microbatch)
   optimizer = fns.optimizer
   penalty_fn = (
     optimizer.ascent_penalty if is_ascent else optimizer.descent_penalty
   )
   penalty = 0.0 if penalty_fn is None else penalty_fn(params)
+  if losses_fn is None:
+    loss = metrics['loss'] + penalty
+  else:
+    values = microbatch[_VALUES]
+    loss = jnp.mean(losses_fn(outputs, losses, penalty, values))
   change = jax.tree.map(
     jnp.subtract, updated.get('batch_stats', {}), batch_stats
   )
-  metrics = {'loss': loss} | fns.task.train_metrics(outputs, microbatch)
-  return loss + penalty, diagnostics.Aux(metrics, change)
+  return loss, (diagnostics.Aux(metrics, change), outputs)
 
 
 def _example_losses(
   fns: StepFns,
+  losses_fn: methods.LossesFn | None,
   batch_stats: types.PyTree,
   step: jax.Array,
   pieces: Batch,
@@ -368,9 +443,27 @@ def _example_losses(
 
   def losses(piece: Batch) -> jax.Array:
     outputs, _ = _apply(fns, False, params, batch_stats, step, piece)
-    return fns.task.example_losses(outputs, piece)
+    found = fns.task.example_losses(outputs, piece)
+    if losses_fn is None:
+      return found
+    return losses_fn(outputs, found, 0.0, piece[_VALUES])
 
   return microbatches.each(losses, pieces, fns.loop)
+
+
+def _outputs(
+  fns: StepFns,
+  batch_stats: types.PyTree,
+  step: jax.Array,
+  pieces: Batch,
+  params: types.Params,
+) -> Any:
+  """Returns the model's outputs as it is trained, `[microbatches, b, ...]`."""
+  return microbatches.each(
+    lambda piece: _apply(fns, False, params, batch_stats, step, piece)[0],
+    pieces,
+    fns.loop,
+  )
 
 
 def _apply(
