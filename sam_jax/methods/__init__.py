@@ -11,8 +11,14 @@ config, or in a training loop of one's own:
 """
 
 from sam_jax.methods._asam import asam
+from sam_jax.methods._dgsam import dgsam
+from sam_jax.methods._disam import disam
+from sam_jax.methods._focal_sam import focal_sam
+from sam_jax.methods._functional_sam import functional_sam
 from sam_jax.methods._gsam import gsam
+from sam_jax.methods._imb_sam import imb_sam
 from sam_jax.methods._looksam import looksam
+from sam_jax.methods._mesa import mesa
 from sam_jax.methods._random import random
 from sam_jax.methods._sam import sam
 from sam_jax.methods._sgd import sgd
@@ -21,6 +27,7 @@ from sam_jax.methods.base import Method, either
 from sam_jax.methods.interface import (
   Context,
   GroupResult,
+  LossesFn,
   Problem,
   State,
   momentum_of,
@@ -38,6 +45,7 @@ __all__ = [
   'Axes',
   'Context',
   'GroupResult',
+  'LossesFn',
   'Method',
   'Perturbed',
   'Problem',
@@ -45,9 +53,15 @@ __all__ = [
   'asam',
   'create',
   'defaults',
+  'dgsam',
+  'disam',
   'either',
+  'focal_sam',
+  'functional_sam',
   'gsam',
+  'imb_sam',
   'looksam',
+  'mesa',
   'momentum_of',
   'names',
   'options',

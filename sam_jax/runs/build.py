@@ -175,6 +175,7 @@ def build(
     lambda: factories.load_data(config), config.task, config.data
   )
   task = factories.create_task(config, dataset.info, parallel.collectives.axes)
+  validation.check_method(config, method, task)
   steps_per_epoch = datasets.steps_per_epoch(
     task.count(dataset.train), config.batch_size
   )

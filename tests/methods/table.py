@@ -11,6 +11,8 @@ from sam_jax import methods
 # Of gradient descent with momentum: v = MOMENTUM v + g, w = w - RATE v.
 STEPS, RATE, MOMENTUM = 5, 0.1, 0.5
 KEY = jax.random.key(3)
+# Of data with five classes in three domains.
+INFO = {'class_counts': [40, 30, 20, 6, 4], 'domains': ['a', 'b', 'c']}
 
 
 class Moment(NamedTuple):
@@ -39,6 +41,9 @@ class Row(NamedTuple):
     equal: fields with which the method is another one.
     other: that one, with its fields.
     period: steps after which the costs of the steps repeat.
+    needs_examples: whether it looks into the loss. Then the trials of a
+      function of the parameters are those of a network in `losses_test.py`,
+      and the oracle is of that.
   """
 
   name: str
@@ -47,6 +52,7 @@ class Row(NamedTuple):
   equal: dict[str, Any] | None = None
   other: tuple[str, dict[str, Any]] = ('sgd', {})
   period: int = 1
+  needs_examples: bool = False
 
   def create(self, **changes):
     return methods.create(self.name, **self.fields | changes)
