@@ -12,7 +12,7 @@ from sam_jax.methods.derived import derive
 
 @registry.register('imb_sam', fixes=FIXES)
 def imb_sam(
-  rho: float = 0.05, eta: int = 20, **axes: Unpack[Axes]
+  rho: float = 0.05, eta: float = 20.0, **axes: Unpack[Axes]
 ) -> base.Method:
   r"""Returns Imbalanced SAM, for data with many examples of some classes.
 

@@ -129,7 +129,7 @@ ROWS = [
     'functional_sam',
     {'rho': 0.3},
     functools.partial(_over_groups, _functional),
-    {'rho': 0.0},
+    {'start': 1.0},
   ),
   _row(
     'mesa',
@@ -141,10 +141,10 @@ ROWS = [
     'imb_sam',
     {'rho': 0.3},
     functools.partial(_over_groups, functools.partial(_partly, _TAIL, 1.0)),
-    {'eta': 1000},
+    {'eta': 1000.0},
     _SAM,
   ),
-  _row('imb_sam', {'rho': 0.3, 'eta': 0}, None, {}, ('sgd', {})),
+  _row('imb_sam', {'rho': 0.3, 'eta': 0.0}, None, {}, ('sgd', {})),
   _row(
     'focal_sam',
     {'rho': 0.3, 'lam': 0.6},
