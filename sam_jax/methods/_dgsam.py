@@ -14,7 +14,7 @@ from sam_jax.methods._focal_sam import weigh
 from sam_jax.methods.axes import Choices, create
 from sam_jax.methods.perturbed import Perturbed
 
-_FIXES = ('ascent_share', 'descent_share', 'combine', 'direction')
+_FIXES = ('direction', 'combine', 'ascent_share', 'descent_share', 'loss_share')
 
 
 @registry.register('dgsam', fixes=_FIXES)
@@ -71,7 +71,7 @@ def dgsam(
   sam = create(rho, {**axes, **schedule})
   if not isinstance(sam, Perturbed):  # rho is 0
     return sam
-  if type(sam.mask) is not parts.Mask:
+  if type(sam.mask).remember is not parts.Part.remember:
     raise ValueError(
       'dgsam takes a mask that is fixed, as of names; choose another one'
     )
@@ -82,7 +82,7 @@ def dgsam(
 class _Dgsam(base.Method):
   """See `dgsam`."""
 
-  needs: ClassVar[tuple[str, ...]] = ('domains',)
+  needs_of_task: ClassVar[tuple[str, ...]] = ('domains',)
   sam: Perturbed
   domains: int
   gradient_evaluations: float

@@ -7,15 +7,15 @@ from typing import Any, ClassVar, Unpack
 import jax
 import jax.numpy as jnp
 
-from sam_jax import types
+from sam_jax import sam, types
 from sam_jax.methods import base, interface, registry
-from sam_jax.methods._focal_sam import weigh
+from sam_jax.methods._focal_sam import FIXES, weigh
 from sam_jax.methods.axes import Axes, create
 from sam_jax.methods.derived import FORWARD, derive
 from sam_jax.methods.perturbed import Perturbed
 
 
-@registry.register('disam')
+@registry.register('disam', fixes=FIXES)
 def disam(
   rho: float = 0.05, lam: float = 0.1, **axes: Unpack[Axes]
 ) -> base.Method:
@@ -64,27 +64,25 @@ def disam(
 class _Disam(Perturbed):
   """See `disam`."""
 
-  needs: ClassVar[tuple[str, ...]] = ('domains',)
+  needs_of_task: ClassVar[tuple[str, ...]] = ('domains',)
   lam: float = 0.1
 
-  def _ascend(
+  def perturb(
     self,
     problem: interface.Problem,
     params: types.Params,
     ctx: interface.Context,
-    memory: dict[str, types.PyTree],
-    first: tuple[Any, types.Grads] | None,
-  ) -> types.GradientFn:
-    """Returns the gradient of L - lam V."""
-    del params, ctx, memory, first
-    if self.ascent_share < 1:
-      problem = problem.get('first')(self.ascent_share)
+    memory: Any = None,
+    first: tuple[Any, types.Grads] | None = None,
+  ) -> tuple[interface.GroupResult, sam.SamInfo]:
+    """Returns the result with a perturbation of L - lam V."""
+    del first  # that of L
 
     def ascend(w: types.Params) -> tuple[Any, types.Grads]:
       weights = self._weights(problem, problem.get('example_losses')(w))
       return problem.get('with_losses')(weigh, weights).ascend(w)
 
-    return ascend
+    return super().perturb(problem._replace(ascend=ascend), params, ctx, memory)
 
   def _weights(
     self, problem: interface.Problem, losses: jax.Array

@@ -15,7 +15,7 @@ from sam_jax.methods.axes import Axes, create
 from sam_jax.methods.derived import derive
 from sam_jax.methods.perturbed import Perturbed
 
-FIXES = ('ascent_share', 'descent_share', 'combine')
+FIXES = ('ascent_share', 'descent_share', 'loss_share', 'combine')
 
 
 @registry.register('focal_sam', fixes=FIXES)
@@ -83,7 +83,7 @@ class ByClass(Perturbed):
     lam: factor on what the perturbation changes.
   """
 
-  needs: ClassVar[tuple[str, ...]] = ('classes',)
+  needs_of_task: ClassVar[tuple[str, ...]] = ('classes',)
   weights: Callable[[np.ndarray], np.ndarray] = np.ones_like
   lam: float = 1.0
 

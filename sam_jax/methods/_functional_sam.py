@@ -13,7 +13,9 @@ from sam_jax.methods.derived import derive
 from sam_jax.methods.perturbed import Perturbed
 
 
-@registry.register('functional_sam', fixes=['ascent_share', 'descent_share'])
+@registry.register(
+  'functional_sam', fixes=['ascent_share', 'descent_share', 'loss_share']
+)
 def functional_sam(rho: float = 0.05, **axes: Unpack[Axes]) -> base.Method:
   r"""Returns Functional SAM.
 

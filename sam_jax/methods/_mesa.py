@@ -81,7 +81,7 @@ def mesa(
 class _Mesa(base.Method):
   """See `mesa`."""
 
-  needs: ClassVar[tuple[str, ...]] = ('logits',)
+  needs_of_task: ClassVar[tuple[str, ...]] = ('logits',)
   lam: float
   tau: float
   decay: float

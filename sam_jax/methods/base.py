@@ -34,11 +34,11 @@ class Method:
   Attributes:
     gradient_evaluations: what a step costs: examples that go through a forward
       and a backward pass, in units of the batch size. A mean, if steps differ.
-    needs: what it needs besides the loss, words of `NEEDS`.
+    needs_of_task: what it needs besides the loss, words of `NEEDS`.
   """
 
   gradient_evaluations: float = 1.0
-  needs: ClassVar[tuple[str, ...]] = ()
+  needs_of_task: ClassVar[tuple[str, ...]] = ()
 
   def check(self, offers: Mapping[str, Any]) -> None:
     """Refuses a task that lacks what the method needs.
@@ -49,7 +49,7 @@ class Method:
     Raises:
       ValueError: the message names what is missing.
     """
-    for name in self.needs:
+    for name in self.needs_of_task:
       if name not in offers:
         raise ValueError(
           f'the method needs {NEEDS[name]}, which the task and its data do not '

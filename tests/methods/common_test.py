@@ -29,7 +29,7 @@ ROWS = [
   *rows_losses.ROWS,
 ]
 _LOOKSAM = next(row for row in ROWS if row.name == 'looksam')
-_OF_LOSS = [row for row in ROWS if not row.needs_examples]
+_OF_LOSS = [row for row in ROWS if not row.is_of_network]
 _EVERY = pytest.mark.parametrize('row', _OF_LOSS, ids=str)
 _EACH_METHOD = pytest.mark.parametrize(
   'row', {row.name: row for row in reversed(ROWS)}.values(), ids=str

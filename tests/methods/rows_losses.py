@@ -117,7 +117,7 @@ def _dgsam(group, w):
 
 
 def _row(name, fields, oracle, *identity):
-  return Row(name, fields, oracle, *identity, needs_examples=True)
+  return Row(name, fields, oracle, *identity, is_of_network=True)
 
 
 _SAM = ('sam', {'rho': 0.3})

@@ -41,7 +41,7 @@ class Row(NamedTuple):
     equal: fields with which the method is another one.
     other: that one, with its fields.
     period: steps after which the costs of the steps repeat.
-    needs_examples: whether it looks into the loss. Then the trials of a
+    is_of_network: whether it looks into the loss. Then the trials of a
       function of the parameters are those of a network in `losses_test.py`,
       and the oracle is of that.
   """
@@ -52,7 +52,7 @@ class Row(NamedTuple):
   equal: dict[str, Any] | None = None
   other: tuple[str, dict[str, Any]] = ('sgd', {})
   period: int = 1
-  needs_examples: bool = False
+  is_of_network: bool = False
 
   def create(self, **changes):
     return methods.create(self.name, **self.fields | changes)
