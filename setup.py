@@ -74,6 +74,7 @@ _EXTRAS = {
 }
 _COMMANDS = (
   'analyze',
+  'compare_methods',
   'convert_checkpoint',
   'evaluate',
   'find_rho',

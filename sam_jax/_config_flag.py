@@ -5,6 +5,8 @@ field can be set to None, and a field of a plug-in, of which the config knows
 nothing until the plug-in is imported, can be set.
 """
 
+import functools
+import operator
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -79,6 +81,23 @@ class ConfigFlag:
     override(config, self._overrides)
     fields.check(config)
     return config.lock()
+
+  @property
+  def path(self) -> str:
+    """The path of the config file, with its argument if any."""
+    return _cli.config_path(self._name.value)
+
+  def fields(self) -> dict[str, Any]:
+    """Returns the values that the command line sets, by dotted name.
+
+    Raises:
+      ValueError: see `load`.
+    """
+    config = self.load()
+    return {
+      name: functools.reduce(operator.getitem, name.split('.'), config)
+      for name in self._overrides
+    }
 
 
 def split(argv: Sequence[str]) -> tuple[Overrides, list[str]]:

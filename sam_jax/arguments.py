@@ -50,7 +50,11 @@ def perturbation(value: Any) -> None:
     signature = inspect.signature(value)
   except (TypeError, ValueError):  # it does not say what it takes
     return
-  if next(iter(signature.parameters), None) in ('rho', 'perturbation'):
+  if next(iter(signature.parameters), None) in (
+    'rho',
+    'sigma',
+    'perturbation',
+  ):
     raise TypeError(
       f'the perturbation is {_shown(value)} itself, which makes one; call it, '
       'as in sam_jax.l2(0.05)'
@@ -64,8 +68,13 @@ def perturbation(value: Any) -> None:
     ) from error
 
 
-def radius(rho: Any) -> None:
+def radius(rho: Any, name: str = 'rho', kind: str = 'a radius') -> None:
   """Refuses what is no radius.
+
+  Args:
+    rho: the radius, or another number that a schedule may change.
+    name: of it in messages.
+    kind: what it is, in messages.
 
   Raises:
     TypeError: rho is no number at all; a schedule has to be called.
@@ -73,18 +82,17 @@ def radius(rho: Any) -> None:
   """
   if callable(rho):
     raise TypeError(
-      f'rho is {_shown(rho)}; give a number: a schedule is called with the '
+      f'{name} is {_shown(rho)}; give a number: a schedule is called with the '
       'step, sam_jax.l2(schedule(step)), which compiles nothing anew'
     )
+  advice = f'it is {kind}: give a number >= 0'
   if isinstance(rho, numbers.Real):
     if not 0 <= float(rho) < math.inf:
-      raise ValueError(f'rho is {rho}; it is a radius: give a number >= 0')
+      raise ValueError(f'{name} is {rho}; {advice}')
   elif not _is_number(rho):
-    raise TypeError(f'rho is {_shown(rho)}; it is a radius: give a number >= 0')
+    raise TypeError(f'{name} is {_shown(rho)}; {advice}')
   elif jnp.shape(rho):
-    raise ValueError(
-      f'rho has the shape {jnp.shape(rho)}; it is a radius: give a number >= 0'
-    )
+    raise ValueError(f'{name} has the shape {jnp.shape(rho)}; {advice}')
 
 
 def ascent(ascent_steps: Any, second_order: Any) -> None:

@@ -1,9 +1,10 @@
 """Where a linear function is largest in a ball: the formulas of all norms.
 
-Each function takes gradients and returns epsilon, a tree like them: the point
-of an l-p ball of radius rho, or the sum of the slices of one over mesh axes,
-see `perturbations`. A complex number counts by its magnitude. float0, which
-stands for no gradient, stays.
+The functions named after balls take gradients and return epsilon, a tree like
+them: the point of an l-p ball of radius rho. The others are what all formulas
+are made of: norms of a tree and of one tensor. Over mesh axes, a norm is that
+of the slices of all devices, see `perturbations`. A complex number counts by
+its magnitude. float0, which stands for no gradient, stays.
 """
 
 import functools
@@ -22,10 +23,20 @@ def round_ball(
   grads: types.Grads, rho: types.Scalar, axes: _Axes
 ) -> types.PyTree:
   """Returns the point for p = 2: along the gradient."""
+  length, is_zero = norm(grads, axes)
+  factor = jnp.where(is_zero, 0, like(rho, length) / length)
+  return along(grads, factor)
+
+
+def norm(grads: types.PyTree, axes: _Axes) -> tuple[jax.Array, jax.Array]:
+  """Returns the Euclidean norm, 1 in place of 0, and whether it is 0."""
   squared = _sum(grads, axes, lambda part: tree.vdot(part, part))
   is_zero = squared == 0
-  length = jnp.sqrt(jnp.where(is_zero, 1, squared))
-  factor = jnp.where(is_zero, 0, _like(rho, length) / length)
+  return jnp.sqrt(jnp.where(is_zero, 1, squared)), is_zero
+
+
+def along(grads: types.Grads, factor: jax.Array) -> types.PyTree:
+  """Returns a multiple of the gradient, uphill."""
   return each(lambda g: tree.scale(factor, _uphill(g)), grads)
 
 
@@ -43,7 +54,7 @@ def cross(grads: types.Grads, rho: types.Scalar, axes: _Axes) -> types.PyTree:
     lambda g: jnp.where(_magnitude(g, largest) < largest, 0, _sign(g)), grads
   )
   ties = _sum(at_largest, axes, lambda part: tree.vdot(part, part))
-  factor = _like(rho, ties) / jnp.where(ties == 0, 1, ties)
+  factor = like(rho, ties) / jnp.where(ties == 0, 1, ties)
   return each(lambda sign: tree.scale(factor, sign), at_largest)
 
 
@@ -54,7 +65,7 @@ def between(
   q = p / (p - 1)
   # The formula does not depend on the gradient's scale, but |g|^q overflows
   # for p near 1, where q is large: scale to [0, 1] first.
-  largest = _nonzero(_largest(grads, axes))
+  largest = nonzero(_largest(grads, axes))
   units = each(lambda g: _magnitude(g, largest) / largest, grads)
 
   def sum_of_powers(part: list[jax.Array]) -> jax.Array:
@@ -62,7 +73,7 @@ def between(
     return tree.sum_scalars([jnp.sum(_power(u, q)) for u in packed])
 
   total = _sum(units, axes, sum_of_powers)
-  factor = _like(rho, largest) / _nonzero(total) ** (1 / p)
+  factor = like(rho, largest) / nonzero(total) ** (1 / p)
 
   def climb(g: jax.Array, unit: jax.Array) -> jax.Array:
     return tree.scale(factor * _power(unit, q - 1), _sign(g))
@@ -77,6 +88,36 @@ def each(
   return jax.tree.map(
     lambda g, *rest: g if tree.is_float0(g) else fn(g, *rest), grads, *others
   )
+
+
+def tensor_norm(x: jax.Array, axes: _Axes) -> jax.Array:
+  """Returns the Euclidean norm of one tensor, and of its other slices."""
+  length, is_zero = norm([x], axes)
+  return jnp.where(is_zero, 0, length)
+
+
+def tensor_max(x: jax.Array, axes: _Axes) -> jax.Array:
+  """Returns the largest magnitude of one tensor; 0 if it is empty."""
+  largest = jnp.max(jnp.abs(tree.wide(x)), initial=0)
+  # There is no derivative of `pmax`.
+  return jnp.max(gathered(largest, axes))
+
+
+def gathered(x: jax.Array, axes: _Axes) -> jax.Array:
+  """Returns the slices of all devices along a new first axis, or x."""
+  _check_tracked(axes)
+  split = tuple(axis for axis in axes if axis in tree.varying(x))
+  return jax.lax.all_gather(x, split) if split else x
+
+
+def like(rho: types.Scalar, other: jax.Array) -> jax.Array:
+  """Returns a number, such as a radius, in the dtype of a sum."""
+  return jnp.asarray(rho).astype(other.dtype)
+
+
+def nonzero(x: jax.Array) -> jax.Array:
+  """Returns x, or 1 where it is zero."""
+  return jnp.where(x == 0, 1, x)
 
 
 def _sum(
@@ -135,20 +176,10 @@ def _sign(g: Any) -> jax.Array:
   """Returns the direction of ascent of each number, of magnitude 1 or 0."""
   if not jnp.iscomplexobj(g):
     return jnp.sign(g)
-  return tree.times(1 / _nonzero(jnp.abs(g)), jnp.conj(g))
-
-
-def _like(rho: types.Scalar, other: jax.Array) -> jax.Array:
-  """Returns a radius in the dtype of a sum."""
-  return jnp.asarray(rho).astype(other.dtype)
+  return tree.times(1 / nonzero(jnp.abs(g)), jnp.conj(g))
 
 
 def _power(x: jax.Array, exponent: float) -> jax.Array:
   """Returns x ** exponent, and 0 where x is; differentiable there too."""
   is_zero = x == 0
   return jnp.where(is_zero, 0, jnp.where(is_zero, 1, x) ** exponent)
-
-
-def _nonzero(x: jax.Array) -> jax.Array:
-  """Returns x, or 1 where it is zero."""
-  return jnp.where(x == 0, 1, x)

@@ -212,3 +212,13 @@ def projection(a: types.PyTree, b: types.PyTree) -> jax.Array:
   """Returns <a, b> / |b|^2, the share of b that is in a; 0 if b is zero."""
   inverse = inverse_norm(b)
   return vdot(a, b) * inverse * inverse
+
+
+def squares(tree: types.PyTree) -> types.PyTree:
+  """Returns the squared magnitudes of all elements, real, in >= float32."""
+
+  def square(x: Any) -> jax.Array:
+    x = wide(x)
+    return x.real**2 + x.imag**2 if jnp.iscomplexobj(x) else x**2
+
+  return jax.tree.map(square, tree)

@@ -144,11 +144,12 @@ def get_config() -> ml_collections.ConfigDict:
   config.mixing.probability = 1.0
 
   # --- Method ----------------------------------------------------------------
-  # How the gradient is obtained: 'sgd', 'sam', 'asam', 'gsam', 'looksam', or
-  # 'random', which perturbs in a random direction. A field that is None has the
-  # default of its method; one that the method does not take is refused. The
-  # files of sam_jax/methods say what the fields mean and where the defaults are
-  # from.
+  # How the gradient is obtained: 'sgd', 'sam', 'asam', ..., a file of
+  # sam_jax/methods each, which says what the fields mean and where the defaults
+  # are from; docs/methods has a page for each. A field that is None has the
+  # default of its method. One that the method does not take is refused, and the
+  # error names methods that take it. Fields that are not listed here can be set
+  # all the same.
   config.method = ml_collections.ConfigDict()
   config.method.name = 'sam'
   # All that perturb: radius of the perturbation, in units of the parameters; 0
@@ -159,6 +160,37 @@ def get_config() -> ml_collections.ConfigDict:
   # the learning rate is. rho_min is 0 unless it is given.
   config.method.rho_schedule = placeholder(str)
   config.method.rho_min = placeholder(float)
+  # All that perturb, unless the method is this choice itself. A choice is a
+  # name, or a name with arguments such as 'bernoulli(0.6)'; an error lists the
+  # names. Along what is perturbed: 'gradient', 'random', ...
+  config.method.direction = placeholder(str)
+  # How the radius is measured: 'l2', 'lp(3)', 'adaptive(eta=0.01)', ...
+  config.method.metric = placeholder(str)
+  # Which parameters are perturbed: 'none' leaves none out; 'normalisation',
+  # 'kernels' and 'matching("regex")' choose by name, 'bernoulli(0.6)' by
+  # chance, 'fisher(0.5)', 'squared_gradient(0.1)' and 'dynamic(0.5)' by
+  # gradients.
+  config.method.mask = placeholder(str)
+  # What is made of the gradients at w and at w + epsilon: 'sam', 'gsam(0.6)',
+  # ...
+  config.method.combine = placeholder(str)
+  # In which steps, if not in all; several are possible, and then a step
+  # perturbs if all agree. Every k-th step, the first one included. 'looksam':
+  # steps from one perturbation to the next.
+  config.method.every = placeholder(int)
+  # Share of the run before the first step that perturbs, in [0, 1].
+  config.method.start = placeholder(float)
+  # Probability with which a step perturbs.
+  config.method.probability = placeholder(float)
+  # A test of another kind: 'gradient_norm(-1, 1)', that of AE-SAM.
+  config.method.when = placeholder(str)
+  # Of which examples, as shares in (0, 1] of each microbatch, rounded up: the
+  # first ones make the perturbation; those whose loss rises most make the
+  # gradient; those with the largest losses make both. metric_examples in the
+  # log says over how many examples the metrics of a step are means.
+  config.method.ascent_share = placeholder(float)
+  config.method.descent_share = placeholder(float)
+  config.method.loss_share = placeholder(float)
   # 'sam', 'asam': norm of the ball, in [1, inf]; the paper's results have 2.
   config.method.p = placeholder(float)
   # 'sam': ascent steps per perturbation; the paper's results have 1.
@@ -171,8 +203,6 @@ def get_config() -> ml_collections.ConfigDict:
   # 'gsam': share of the ascent gradient's part that is subtracted. 'looksam':
   # length of the stored part, in units of the gradient's.
   config.method.alpha = placeholder(float)
-  # 'looksam': steps from one perturbation to the next.
-  config.method.every = placeholder(int)
 
   # --- Batch -----------------------------------------------------------------
   # B: examples per step over all devices. Official [batch_size]: 128.

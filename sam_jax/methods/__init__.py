@@ -10,18 +10,37 @@ config, or in a training loop of one's own:
     loss, grads, state = grad_fn(state, params, batch)
 """
 
+from sam_jax.methods._ae_sam import ae_sam
 from sam_jax.methods._asam import asam
 from sam_jax.methods._dgsam import dgsam
 from sam_jax.methods._disam import disam
+from sam_jax.methods._esam import esam
+from sam_jax.methods._fisher_mask_sam import fisher_mask_sam
+from sam_jax.methods._fisher_sam import fisher_sam
 from sam_jax.methods._focal_sam import focal_sam
 from sam_jax.methods._functional_sam import functional_sam
+from sam_jax.methods._gcsam import gcsam
 from sam_jax.methods._gsam import gsam
 from sam_jax.methods._imb_sam import imb_sam
+from sam_jax.methods._k_sam import k_sam
+from sam_jax.methods._late_sam import late_sam
+from sam_jax.methods._layerwise import layerwise_sam
+from sam_jax.methods._le_sam import le_sam
 from sam_jax.methods._looksam import looksam
 from sam_jax.methods._mesa import mesa
+from sam_jax.methods._monge_sam import monge_sam
+from sam_jax.methods._quarter_sam import quarter_sam
 from sam_jax.methods._random import random
 from sam_jax.methods._sam import sam
+from sam_jax.methods._sam_k import sam_k
+from sam_jax.methods._sam_on import sam_on
+from sam_jax.methods._samson import samson
 from sam_jax.methods._sgd import sgd
+from sam_jax.methods._ss_sam import ss_sam
+from sam_jax.methods._ssam_d import ssam_d
+from sam_jax.methods._ssam_f import ssam_f
+from sam_jax.methods._unified import unified_sam, usam
+from sam_jax.methods._zsharp import zsharp
 from sam_jax.methods.axes import Axes
 from sam_jax.methods.base import Method, either
 from sam_jax.methods.interface import (
@@ -42,6 +61,15 @@ from sam_jax.methods.registry import (
 )
 
 __all__ = [
+  'zsharp',
+  'usam',
+  'unified_sam',
+  'samson',
+  'monge_sam',
+  'le_sam',
+  'layerwise_sam',
+  'gcsam',
+  'fisher_sam',
   'Axes',
   'Context',
   'GroupResult',
@@ -50,23 +78,34 @@ __all__ = [
   'Perturbed',
   'Problem',
   'State',
+  'ae_sam',
   'asam',
   'create',
   'defaults',
   'dgsam',
   'disam',
   'either',
+  'esam',
+  'fisher_mask_sam',
   'focal_sam',
   'functional_sam',
   'gsam',
   'imb_sam',
+  'k_sam',
+  'late_sam',
   'looksam',
   'mesa',
   'momentum_of',
   'names',
   'options',
+  'quarter_sam',
   'random',
   'register',
   'sam',
+  'sam_k',
+  'sam_on',
   'sgd',
+  'ss_sam',
+  'ssam_d',
+  'ssam_f',
 ]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sam_jax import leaves, tree, types
-from sam_jax.methods import base, interface, parts, registry
+from sam_jax.methods import base, interface, registry
 from sam_jax.methods.axes import Choices, create
 from sam_jax.methods.perturbed import Perturbed
 
@@ -55,7 +55,9 @@ def looksam(
 
   Source: Liu et al. 2022, algorithm 1. Public re-implementations take the norms
   tensor by tensor, which is another method. Differs from the paper: a g_v that
-  is no longer than rounding makes it counts as zero, and is not stretched.
+  is no longer than rounding makes it counts as zero, and is not stretched. The
+  paper's Look-LayerSAM is left out: sources disagree whether its perturbation
+  of a tensor is as long as rho, or as rho times the tensor.
   """
   if not isinstance(every, int) or every < 1:
     raise ValueError(f'every is {every!r}; it must be a whole number >= 1')
@@ -65,9 +67,9 @@ def looksam(
   sam = create(rho, {**axes, **schedule})
   if not isinstance(sam, Perturbed):  # rho is 0
     return sam
-  if type(sam.mask) is not parts.Mask:
+  if sam.mask.remembers:
     raise ValueError(
-      'looksam takes a mask that is fixed, as of names; choose another one'
+      'looksam takes no mask that remembers something; choose one of names'
     )
   more = sam.gradient_evaluations - 1
   return _LookSam(sam, every, alpha, gradient_evaluations=1 + more / every)
@@ -82,8 +84,14 @@ class _LookSam(base.Method):
   alpha: float
   gradient_evaluations: float
 
+  @property
+  def measures_all(self) -> bool:
+    """Whether value and metrics of a step are means over all examples."""
+    return self.sam.measures_all
+
   def memory(self, params: types.Params) -> types.PyTree:
     """Returns the g_v of before the first step, zeros."""
+    self.sam.memory(params)  # refuses a mask that does not fit
     return jax.tree.map(
       lambda p: jnp.zeros_like(p) if leaves.is_float(p) else None, params
     )

@@ -6,7 +6,11 @@ from sam_jax import perturbations
 from sam_jax.methods import base, parts, registry
 from sam_jax.methods.axes import Axes, create
 
-parts.METRICS.register('l2')(lambda: perturbations.l2)
+
+@parts.METRICS.register('l2')
+def _l2() -> parts.Metric:
+  """Returns the metric of the Euclidean norm."""
+  return perturbations.l2
 
 
 @parts.METRICS.register('lp')

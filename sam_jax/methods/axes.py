@@ -8,7 +8,7 @@ from sam_jax.methods import base, parts, radius, whens
 from sam_jax.methods.perturbed import Perturbed
 
 
-class Choices(TypedDict, total=False):
+class Parts(TypedDict, total=False):
   """What a perturbation and a gradient are made of.
 
   A choice is a text: a name, or a name with arguments such as 'ema(0.1)'. In
@@ -19,19 +19,30 @@ class Choices(TypedDict, total=False):
     metric: how the radius is measured, see `parts.METRICS`.
     mask: which parameters are perturbed, see `parts.MASKS`; in Python also what
       `sam_jax.masked` takes.
-    ascent_share: of a group's examples, the first ones, that make the
-      perturbation.
-    descent_share: of a group's examples that make the gradient: those whose
-      loss rises most by the perturbation.
     combine: what is made of the two gradients, see `parts.COMBINES`.
   """
 
   direction: Any
   metric: Any
   mask: Any
+  combine: Any
+
+
+class Examples(TypedDict, total=False):
+  """Which of a group's examples a step that perturbs looks at, as shares.
+
+  A share is taken of each microbatch, rounded up.
+
+  Attributes:
+    ascent_share: of the examples, the first ones, that make the perturbation.
+    descent_share: of the examples that make the gradient: those whose loss
+      rises most by the perturbation.
+    loss_share: of the examples that make both: those with the largest losses.
+  """
+
   ascent_share: float | None
   descent_share: float | None
-  combine: Any
+  loss_share: float | None
 
 
 class Times(TypedDict, total=False):
@@ -50,12 +61,8 @@ class Times(TypedDict, total=False):
   when: Any
 
 
-class Unscheduled(Choices, Times, total=False):
-  """Fields of a method that has a schedule of the radius of its own."""
-
-
-class Axes(Unscheduled, total=False):
-  """Fields of every method that perturbs.
+class Radius(TypedDict, total=False):
+  """How the radius changes.
 
   Attributes:
     rho_schedule: how the radius changes along the run, see `radius.create`.
@@ -64,6 +71,26 @@ class Axes(Unscheduled, total=False):
 
   rho_schedule: str | None
   rho_min: float | None
+
+
+class Choices(Parts, Examples, total=False):
+  """Fields of a method that has times and a schedule of its own."""
+
+
+class Unscheduled(Choices, Times, total=False):
+  """Fields of a method that has a schedule of the radius of its own."""
+
+
+class Untimed(Choices, Radius, total=False):
+  """Fields of a method that chooses the steps itself."""
+
+
+class Unsampled(Parts, Times, Radius, total=False):
+  """Fields of a method that chooses the examples itself."""
+
+
+class Axes(Choices, Times, Radius, total=False):
+  """Fields of every method that perturbs."""
 
 
 def create(
@@ -95,6 +122,7 @@ def create(
   direction = parts.DIRECTIONS.create(chosen.get('direction', 'gradient'))
   combine = parts.COMBINES.create(chosen.get('combine', 'sam'))
   mask = parts.MASKS.create(chosen.get('mask', 'none'))
+  mask = mask if isinstance(mask, parts.Mask) else parts.Fixed(mask)
   when = _when(chosen)
   shares = _shares(chosen)
   _check_together(direction, when, combine, shares, ascent_steps, second_order)
@@ -104,28 +132,52 @@ def create(
 
   def perturbation_fn(ctx: parts.Context) -> Any:
     perturbation = metric(radius_fn(ctx))
-    if isinstance(mask, parts.Mask):
-      return perturbation
-    return perturbations.masked(perturbation, mask)
+    if isinstance(mask, parts.Fixed):
+      return perturbations.masked(perturbation, mask.chosen)
+    return perturbation
 
-  # A Hessian-vector product differentiates a gradient: about two of them.
-  ascent = shares['ascent_share'] + ascent_steps - 1 + 2 * second_order
-  descent = shares['descent_share']
-  if descent < 1:  # the losses of all at both ends, forward alone
-    descent += 2 / 3
-  perturbed = descent + ascent * direction.needs_gradient
+  perturbed = _cost(direction, when, shares, ascent_steps + 2 * second_order)
   share = 1.0 if when is None else when.share
   return Perturbed(
     perturbation_fn,
     gradient_evaluations=share * perturbed + (1 - share),
     direction=direction,
-    mask=mask if isinstance(mask, parts.Mask) else parts.Mask(),
+    mask=mask,
     when=when,
     ascent_steps=ascent_steps,
     second_order=second_order,
     combine=combine,
     **shares,
   )
+
+
+def _cost(
+  direction: parts.Direction,
+  when: parts.When | None,
+  shares: Mapping[str, float],
+  ascents: int,
+) -> float:
+  """Returns the gradient evaluations of a step that perturbs.
+
+  A forward pass is a third of one. The losses of all examples at w are those of
+  the first pass, unless that has other examples, or is made before.
+
+  Args:
+    direction: along what is perturbed.
+    when: in which steps.
+    shares: of the examples, by name.
+    ascents: gradients by which the perturbation is made, of all examples but
+      for the first. A Hessian-vector product counts as two: it differentiates a
+      gradient.
+  """
+  ascent, descent, highest = shares.values()
+  cost = descent
+  if direction.needs_gradient:
+    cost += ascent + ascents - 1
+  if descent < 1:
+    looks_first = when is not None and when.needs_gradient
+    cost += (1 + (ascent < 1 or looks_first)) / 3
+  return cost if highest == 1 else highest * cost + 1 / 3
 
 
 def _when(chosen: Mapping[str, Any]) -> parts.When | None:
@@ -143,7 +195,7 @@ def _when(chosen: Mapping[str, Any]) -> parts.When | None:
 def _shares(chosen: Mapping[str, Any]) -> dict[str, float]:
   """Returns the shares of the examples that make the two gradients."""
   shares = {}
-  for name in ('ascent_share', 'descent_share'):
+  for name in ('ascent_share', 'descent_share', 'loss_share'):
     share = shares[name] = chosen.get(name, 1.0)
     if not 0 < share <= 1:
       raise ValueError(
@@ -168,6 +220,7 @@ def _check_together(
       'when': when is not None and when.needs_gradient,
       'ascent_share': shares['ascent_share'] < 1,
       'descent_share': shares['descent_share'] < 1,
+      'loss_share': shares['loss_share'] < 1,
       'ascent_steps': ascent_steps > 1,
       'second_order': second_order,
     }
@@ -177,8 +230,16 @@ def _check_together(
         f'{" and ".join(names)} would need one; leave them out, or choose '
         "direction='gradient'"
       )
-  if shares['ascent_share'] < 1 and when is not None and when.needs_gradient:
+  given = {name: share for name, share in shares.items() if share < 1}
+  if 'loss_share' in given and len(given) > 1:
     raise ValueError(
-      'when looks at the gradient of all examples, and ascent_share is '
-      f'{shares["ascent_share"]}; leave one of them out'
+      'loss_share chooses the examples of both gradients, and there is '
+      f'{" and ".join(f"{k}={v}" for k, v in given.items())}; leave out one'
     )
+  if when is not None and when.needs_gradient:
+    for name in ('ascent_share', 'loss_share'):
+      if name in given:
+        raise ValueError(
+          f'when looks at the gradient of all examples, and {name} is '
+          f'{given[name]}; leave one of them out'
+        )

@@ -56,6 +56,14 @@ class Method:
           'have; choose others, or a method that needs the loss alone'
         )
 
+  @property
+  def measures_all(self) -> bool:
+    """Whether value and metrics of a step are means over all examples.
+
+    If not, training logs over how many they are taken.
+    """
+    return True
+
   def init(self, params: types.Params) -> State:
     """Returns the state before the first step."""
     return State(jnp.int32(0), self.memory(params))
@@ -113,7 +121,8 @@ def either(
   """Runs one of two branches, and only that one.
 
   Args:
-    is_perturbed: a bool scalar, the same for all groups of a step.
+    is_perturbed: a bool scalar, the same on all devices that share the group;
+      groups may differ.
     perturbed: returns a result with stats and diagnostics.
     unperturbed: returns one without diagnostics, and perhaps without stats;
       these are zeros then.
@@ -130,17 +139,25 @@ def either(
     diagnostics = jax.tree.map(tree.zeros, shapes.diagnostics)
     return result._replace(diagnostics=diagnostics)
 
-  # Within shard_map both have to vary over the same mesh axes.
+  # Within shard_map both have to vary over the same mesh axes, and over those
+  # over which the choice does, which JAX does not add by itself.
   others = jax.eval_shape(filled)
 
   def alike(result: GroupResult) -> GroupResult:
-    return jax.tree.map(_vary_like_both, result, shapes, others)
+    return jax.tree.map(
+      lambda x, *like: _vary_like_all(x, *like, is_perturbed),
+      result,
+      shapes,
+      others,
+    )
 
   return jax.lax.cond(
     is_perturbed, lambda: alike(perturbed()), lambda: alike(filled())
   )
 
 
-def _vary_like_both(x: jax.Array, a: Any, b: Any) -> jax.Array:
-  """Returns x as an array that may differ over the mesh axes of a and b."""
-  return tree.vary_like(tree.vary_like(x, a), b)
+def _vary_like_all(x: jax.Array, *others: Any) -> jax.Array:
+  """Returns x as an array that may differ over the mesh axes of others."""
+  for other in others:
+    x = tree.vary_like(x, other)
+  return x

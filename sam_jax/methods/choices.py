@@ -43,6 +43,15 @@ class Axis:
     """Returns the names that can be chosen, sorted."""
     return sorted(self._factories)
 
+  def factory(self, name: str) -> Callable[..., Any]:
+    """Returns what makes the choice of that name.
+
+    Raises:
+      ValueError: the name is unknown.
+    """
+    lookup.check(self.name, name, self.names())
+    return self._factories[name]
+
   def create(self, choice: Any) -> Any:
     """Returns what was chosen.
 
@@ -65,8 +74,7 @@ class Axis:
     if not isinstance(choice, str):
       return choice
     name, args, keywords = self._read(choice)
-    lookup.check(self.name, name, self.names())
-    factory = self._factories[name]
+    factory = self.factory(name)
     what = f'{self.name} {name!r}'
     try:
       given = inspect.signature(factory).bind(*args, **keywords).arguments
@@ -85,6 +93,7 @@ class Axis:
       if isinstance(node, ast.Name):
         return node.id, [], {}
       assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+      assert all(k.arg for k in node.keywords)  # not **{...}
       keywords = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
       return node.func.id, list(map(ast.literal_eval, node.args)), keywords
     except (AssertionError, SyntaxError, ValueError) as error:

@@ -63,6 +63,7 @@ class Context(NamedTuple):
 
 _ITEMS = {
   'example_losses': 'the loss of each example',
+  'scored': 'the loss of each example',
   'first': 'a share of the examples',
   'chosen': 'chosen examples',
   'outputs': "the model's outputs",
@@ -73,6 +74,7 @@ _ITEMS = {
   'domains': 'the domain of each example',
   'num_domains': 'the number of domains',
   'mean': 'means over the examples',
+  'squared_gradients': 'the gradient of each example',
 }
 
 
@@ -89,9 +91,11 @@ class Problem(NamedTuple):
       perturbation; `out` is that of the first pass.
     example_losses: `params -> losses`, of those of the group's examples that
       are on this device.
+    scored: `params -> (out, grads, losses)`, what `ascend` and
+      `example_losses` return, by one forward pass.
     first: `share -> Problem`, that of the first examples alone.
     chosen: `(scores, share) -> Problem`, that of the examples with the largest
-      scores, an array like the losses.
+      scores, an array like the losses; of equal ones the first.
     outputs: `params -> outputs` of the model, for those of the group's examples
       that are on this device: a tree of arrays `[microbatches, b, ...]`.
     slopes: `params -> ((out, grads), slopes)`: what `ascend` returns, and the
@@ -111,12 +115,19 @@ class Problem(NamedTuple):
     num_domains: of the data set.
     mean: `values -> mean` over the group's examples, of a tree of arrays
       `[microbatches, b, ...]`.
+    squared_gradients: `(params, number) -> tree`, the mean over that many
+      examples, the first ones, of the squared gradient of the loss of each one
+      by itself, with the model as it is evaluated: BatchNorm of one example has
+      nothing to normalise by.
   """
 
   descend: types.GradientFn
   ascend: types.GradientFn
   diagnose: Callable[[types.Params, Any, sam.SamInfo], Diagnostics]
   example_losses: Callable[[types.Params], jax.Array] | None = None
+  scored: (
+    Callable[[types.Params], tuple[Any, types.Grads, jax.Array]] | None
+  ) = None
   first: Callable[[float], 'Problem'] | None = None
   chosen: Callable[[jax.Array, float], 'Problem'] | None = None
   outputs: Callable[[types.Params], types.PyTree] | None = None
@@ -127,6 +138,7 @@ class Problem(NamedTuple):
   domains: jax.Array | None = None
   num_domains: int | None = None
   mean: Callable[[types.PyTree], types.PyTree] | None = None
+  squared_gradients: Callable[[types.Params, int], types.PyTree] | None = None
 
   def get(self, name: str) -> Any:
     """Returns an item that has to be there.

@@ -6,11 +6,11 @@ in which steps, and what it makes of the two gradients. A choice is a part; what
 a part remembers from step to step is made of averages over all groups.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 
-from sam_jax import sam, types
+from sam_jax import leaves, perturbations, sam, types
 from sam_jax.methods import choices
 from sam_jax.methods.interface import Context, Problem
 
@@ -38,7 +38,13 @@ class Combine(Protocol):
 
 
 class Part:
-  """A choice that may remember something; by default nothing."""
+  """A choice that may remember something; by default nothing.
+
+  Attributes:
+    remembers: whether it does.
+  """
+
+  remembers: bool = False
 
   def memory(self, params: types.Params) -> types.PyTree:
     """Returns what is remembered before the first step; `()` is nothing."""
@@ -132,7 +138,35 @@ class Mask(Part):
     return epsilon
 
 
-MASKS.register('none')(Mask)
+@MASKS.register('none')
+def _all() -> Mask:
+  """Returns the mask of all parameters."""
+  return Mask()
+
+
+class Fixed(Mask):
+  """What `sam_jax.masked` takes: the same parameters in every step.
+
+  Norms are of these alone, so that it is there before the metric and not here.
+
+  Attributes:
+    chosen: a tree of bools, or a function that makes one of the parameters.
+  """
+
+  def __init__(self, chosen: Any) -> None:
+    """Takes the mask."""
+    self.chosen = chosen
+
+  def memory(self, params: types.Params) -> types.PyTree:
+    """Remembers nothing.
+
+    Raises:
+      TypeError: the mask has something else than bools.
+      ValueError: it does not fit the parameters, or chooses none of them.
+    """
+    grads = jax.tree.map(lambda p: p if leaves.is_float(p) else None, params)
+    perturbations.chosen(self.chosen, grads, params)
+    return ()
 
 
 class When(Part):
@@ -153,4 +187,7 @@ class When(Part):
     raise NotImplementedError
 
 
-COMBINES.register('sam')(lambda: sam.descent)
+@COMBINES.register('sam')
+def _descent() -> Combine:
+  """Returns what takes the gradient at w + epsilon, as in SAM."""
+  return sam.descent

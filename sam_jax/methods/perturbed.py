@@ -29,6 +29,8 @@ class Perturbed(base.Method):
       measured before it is a mean over these alone.
     descent_share: of the group's examples whose gradient is taken at the
       perturbed parameters: those whose loss rises most.
+    loss_share: of the group's examples that make both, those with the largest
+      losses, as if there were no others. All make a step without perturbation.
   """
 
   perturbation_fn: Callable[[Context], types.Perturbation]
@@ -41,6 +43,12 @@ class Perturbed(base.Method):
   combine: parts.Combine = sam.descent
   ascent_share: float = 1.0
   descent_share: float = 1.0
+  loss_share: float = 1.0
+
+  @property
+  def measures_all(self) -> bool:
+    """Whether what is measured of a step is a mean over all examples."""
+    return min(self.ascent_share, self.descent_share, self.loss_share) == 1
 
   def memory(self, params: types.Params) -> types.PyTree:
     """Returns what the parts remember before the first step, by axis."""
@@ -90,6 +98,9 @@ class Perturbed(base.Method):
       first: what `ascend` returns at `params`, if it is known.
     """
     memory = self._by_part(()) if memory is None else memory
+    if self.loss_share < 1:
+      scores = problem.get('example_losses')(params)
+      problem = problem.get('chosen')(scores, self.loss_share)
     perturbation = self.perturbation_fn(ctx)
 
     def perturb(grads: types.Grads, trained: types.Params) -> types.PyTree:
@@ -99,9 +110,10 @@ class Perturbed(base.Method):
       return self.mask(memory['mask'], perturbation(along, trained), ctx)
 
     vars(perturb)['axis_name'] = perturbations.axes_of(perturbation)
-    ascend = self._ascend(problem, params, ctx, memory, first)
+    losses: list[jax.Array] = []
+    ascend = self._ascend(problem, params, ctx, memory, first, losses)
     out, grads, info = sam.perturbed_gradient(
-      self._descend(problem, params),
+      self._descend(problem, params, losses),
       ascend,
       perturbations.none if perturbation is perturbations.none else perturb,
       params,
@@ -122,8 +134,9 @@ class Perturbed(base.Method):
     """Returns the mean gradient, and what the parts remember of the step."""
     if memory == ():
       return result.grads, memory
+    stats = self._by_part(result.stats)
     return result.grads, {
-      name: part.remember(memory[name], result.stats[name], result.grads, ctx)
+      name: part.remember(memory[name], stats[name], result.grads, ctx)
       for name, part in self._parts().items()
     }
 
@@ -158,27 +171,50 @@ class Perturbed(base.Method):
     ctx: Context,
     memory: dict[str, types.PyTree],
     first: tuple[Any, types.Grads] | None,
+    losses: list[jax.Array],
   ) -> types.GradientFn:
-    """Returns the gradient from which the perturbation is made."""
+    """Returns the gradient from which the perturbation is made.
+
+    It appends the losses of the examples that it has found on the way.
+    """
     if not self.direction.needs_gradient:
       along = self.direction(memory['direction'], None, ctx)
       return lambda p: ((jnp.float32(0), ()), along)
     if self.ascent_share < 1:
       problem = problem.get('first')(self.ascent_share)
-    if first is None:
+    if first is not None:
+      return lambda p: first if p is params else problem.ascend(p)
+    if self.descent_share == 1 or self.ascent_share < 1:
       return problem.ascend
-    return lambda p: first if p is params else problem.ascend(p)
+    scored = problem.get('scored')
+
+    def ascend(p: types.Params) -> tuple[Any, types.Grads]:
+      out, grads, found = scored(p)
+      losses.append(found)
+      return out, grads
+
+    return ascend
 
   def _descend(
-    self, problem: Problem, params: types.Params
+    self,
+    problem: Problem,
+    params: types.Params,
+    losses: list[jax.Array],
   ) -> types.GradientFn:
-    """Returns the gradient that is taken at the perturbed parameters."""
+    """Returns the gradient that is taken at the perturbed parameters.
+
+    Args:
+      problem: of the group.
+      params: unperturbed.
+      losses: of the examples at these, if the ascent has found them.
+    """
     if self.descent_share == 1:
       return problem.descend
     losses_fn = problem.get('example_losses')
 
     def descend(moved: types.Params) -> tuple[Any, types.Grads]:
-      rise = losses_fn(moved) - losses_fn(params)
+      before = losses[0] if losses else losses_fn(params)
+      rise = losses_fn(moved) - before
       return problem.get('chosen')(rise, self.descent_share).descend(moved)
 
     return descend

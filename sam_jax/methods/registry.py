@@ -10,6 +10,7 @@ from sam_jax import lookup
 from sam_jax.methods import base
 
 _Factory = TypeVar('_Factory', bound=Callable[..., base.Method])
+_MAX_LISTED = 8  # names in a message
 _METHODS: dict[str, Callable[..., base.Method]] = {}
 
 
@@ -75,7 +76,7 @@ def options(name: str) -> list[str] | None:
   if shared is None:
     return None
   own = [
-    p.name for p in _parameters(name).values() if p.kind is not p.VAR_KEYWORD
+    p.name for p in parameters(name).values() if p.kind is not p.VAR_KEYWORD
   ]
   fixed = getattr(_METHODS[name], 'fixes', ())
   return [*own, *(field for field in shared if field not in fixed)]
@@ -86,10 +87,10 @@ def _shared(name: str) -> dict[str, Any] | None:
 
   They are those of its `**axes: Unpack[...]`; None if it takes any keyword.
   """
-  for parameter in _parameters(name).values():
+  for parameter in parameters(name).values():
     if parameter.kind is parameter.VAR_KEYWORD:
-      factory = inspect.unwrap(_METHODS[name])
-      kind = typing.get_type_hints(factory).get(parameter.name)
+      kinds = typing.get_type_hints(inspect.unwrap(factory(name)))
+      kind = kinds.get(parameter.name)
       if typing.get_origin(kind) is not typing.Unpack:
         return None
       return typing.get_type_hints(typing.get_args(kind)[0])
@@ -104,15 +105,24 @@ def defaults(name: str) -> dict[str, Any]:
   """
   return {
     p.name: p.default
-    for p in _parameters(name).values()
+    for p in parameters(name).values()
     if p.default is not p.empty and p.default is not None
   }
 
 
-def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
+def parameters(name: str) -> Mapping[str, inspect.Parameter]:
   """Returns the arguments of the factory of that name."""
+  return inspect.signature(factory(name)).parameters
+
+
+def factory(name: str) -> Callable[..., base.Method]:
+  """Returns what makes the method of that name.
+
+  Raises:
+    ValueError: the name is unknown.
+  """
   lookup.check('method', name, names())
-  return inspect.signature(_METHODS[name]).parameters
+  return _METHODS[name]
 
 
 def create(name: str, **fields: Any) -> base.Method:
@@ -150,5 +160,13 @@ def _refused(name: str, field: str, value: Any) -> ValueError:
     return lookup.unknown('field of a method', field, known)
   return ValueError(
     f'method {name!r} takes no {field}, and {field} is {lookup.shown(value)}; '
-    f'set it to None, or choose a method that takes it: {", ".join(takers)}'
+    f'set it to None, or choose a method that takes it: {_listed(takers)}'
   )
+
+
+def _listed(names: list[str]) -> str:
+  """Returns names for a message, not all if they are many."""
+  more = len(names) - _MAX_LISTED
+  if more < 2:
+    return ', '.join(names)
+  return f'{", ".join(names[:_MAX_LISTED])} and {more} others'

@@ -1,5 +1,6 @@
 """In which steps a method perturbs: by their number, or by chance."""
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -57,7 +58,8 @@ class Late(parts.When):
     """Returns whether that share of the steps is made."""
     del memory, grads
     # Rounded: 0.7 of 10 steps is 7 of them.
-    return ctx.step >= round(self._start * ctx.get('num_steps'), 6)
+    first = math.ceil(round(self._start * ctx.get('num_steps'), 6))
+    return ctx.step >= first
 
 
 class Randomly(parts.When):
@@ -100,6 +102,7 @@ class All(parts.When):
     self, memory: types.PyTree, grads: types.Grads | None, ctx: Context
   ) -> jax.Array:
     """Returns whether all perturb."""
+    memory = self._by_name(memory)
     are = [when(memory[name], grads, ctx) for name, when in self._whens.items()]
     return jnp.all(jnp.stack(are))
 
@@ -116,6 +119,7 @@ class All(parts.When):
     ctx: Context,
   ) -> types.PyTree:
     """Returns those of each of them."""
+    memory = self._by_name(memory)
     return {
       name: when.stats(problem, memory[name], params, grads, ctx)
       for name, when in self._whens.items()
@@ -129,7 +133,12 @@ class All(parts.When):
     ctx: Context,
   ) -> types.PyTree:
     """Returns what each of them remembers."""
+    memory, stats = self._by_name(memory), self._by_name(stats)
     return {
       name: when.remember(memory[name], stats[name], grads, ctx)
       for name, when in self._whens.items()
     }
+
+  def _by_name(self, values: types.PyTree) -> types.PyTree:
+    """Returns a tree by name; it is `()` where there is nothing in it."""
+    return {name: () for name in self._whens} if values == () else values

@@ -195,6 +195,8 @@ def build(
     num_steps=num_steps,
   )
   # What does not fit is found here, not in the step.
+  with factories.refusing(config, 'method'):
+    jax.eval_shape(method.init, variables['params'])
   with factories.refusing(config, 'task', 'augmentation', 'mixing'):
     shared.made(
       lambda: validation.check_task(task, outputs),

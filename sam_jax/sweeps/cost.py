@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import jax
+import numpy as np
 
 from sam_jax.runs import (
   build,
@@ -157,7 +158,9 @@ def _program(built: preparation.Prepared) -> str:
     for name, value in workdir_lib.flatten(built.config).items()
     if not results.is_within(name, *_FREE_FIELDS) and not _is_operational(name)
   }
-  return repr(fields)
+  # A share of the steps or of the examples is in this number.
+  gradients = built.experiment.fns.method.gradient_evaluations
+  return repr((fields, round(gradients, 6)))
 
 
 def _is_operational(name: str) -> bool:
@@ -170,7 +173,10 @@ def _is_operational(name: str) -> bool:
 
 
 def _seconds_per_step(experiment: build.Experiment, count: int) -> float:
-  """Times some steps, compiled and warm."""
+  """Times some steps, compiled and warm, from all over the run.
+
+  Those of one method may differ: late-phase SAM perturbs in the last ones.
+  """
   parallel, task = experiment.parallel, experiment.task
   state = initialization.initial_state(experiment, seed=0)
   state = parallel.replicate(state)
@@ -178,11 +184,18 @@ def _seconds_per_step(experiment: build.Experiment, count: int) -> float:
     experiment.dataset.train, experiment.layout.batch_size, seed=0
   )
   step = experiment.compile_train_step()
-  start = 0.0
-  for i in range(1 + count):
-    if i == 1:  # the first step compiles
-      start = time.perf_counter()
+  seconds = []
+  for number in (0, *_places(experiment.num_steps, count)):
+    state = dataclasses.replace(state, step=0 * state.step + number)
+    start = time.perf_counter()
     state, metrics = step(state, parallel.shard(next(batches)))
     jax.block_until_ready(metrics)
+    seconds.append(time.perf_counter() - start)
   batches.close()
-  return (time.perf_counter() - start) / count
+  return sum(seconds[1:]) / count  # the first step compiles
+
+
+def _places(length: int, count: int) -> list[int]:
+  """Returns steps of a run, one at random from each of as many equal parts."""
+  draws = np.random.default_rng(0).uniform(size=count)
+  return [int((i + draw) * length / count) for i, draw in enumerate(draws)]

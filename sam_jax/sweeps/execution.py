@@ -122,7 +122,7 @@ class _Execution:
   def _sort(self, name: str, cell: cells_lib.Fields, retry: bool) -> None:
     """Takes note of whether a cell is finished, failed, or to be started."""
     try:
-      if _is_finished(cell, self._directory):
+      if is_finished(cell, self._directory):
         self._finished.add(name)
         return
       failure = failures.read(cell, self._directory)
@@ -267,7 +267,7 @@ class _Execution:
     return 0 if len(self._finished) == len(self._cells) else 1
 
 
-def _is_finished(cell: cells_lib.Fields, directory: pathlib.Path) -> bool:
+def is_finished(cell: cells_lib.Fields, directory: pathlib.Path) -> bool:
   """Returns whether a cell has its result.
 
   A run that is not finished, or whose result is damaged, says itself what is

@@ -31,6 +31,7 @@ _PROBLEM = ('task', 'data', 'model', 'augmentation')
 # What is chosen before a method is compared with others.
 _CHOSEN = ('method.rho', 'm', 'microbatch_size', 'mixing.alpha')
 _MAX_COLUMNS = 4
+_FEW = 8  # curves whose bands can be told apart in one panel
 # Fields against which the score is drawn, if they vary.
 _AXES = {'method.rho': 'rho', 'm': 'm'}
 _COSTS = {'gradient_evaluations': 'gradients', 'wall_seconds': 'seconds'}
@@ -65,7 +66,13 @@ def draw(out: pathlib.Path, settings: Settings) -> list[pathlib.Path]:
 
 
 def draw_curves(
-  path: pathlib.Path, lines: Mapping[str, settings_lib.Setting], title: str
+  path: pathlib.Path,
+  lines: Mapping[str, settings_lib.Setting],
+  title: str,
+  *,
+  cost: str = '',
+  styles: Mapping[str, dict[str, Any]] | None = None,
+  is_log: bool = False,
 ) -> None:
   """Draws the score along training of a few settings in one panel.
 
@@ -73,16 +80,30 @@ def draw_curves(
     path: of the PNG.
     lines: the settings, by what they are called.
     title: of the picture.
+    cost: number of result.json against which to draw, in place of the epochs.
+    styles: of the lines, by what they are called; None takes the usual colours.
+    is_log: whether the axis of the score is logarithmic.
   """
   matplotlib.use('agg')
-  styles = _styles(list(lines))
+  styles = {
+    name: {'label': name} | style
+    for name, style in (styles or _styles(list(lines))).items()
+  }
   figure, [axes] = _grid(1)
   figure.suptitle(plain(title), fontsize=9)
+  is_few = len(lines) <= _FEW
+  if not is_few:  # two columns of the legend, whose rows need room
+    figure.set_size_inches(10, 5 + 0.1 * len(lines))
   for name, setting in lines.items():
-    _plot_curve(axes, setting, styles[name])
-  axes.set_xlabel('epoch', fontsize=8)
+    _plot_curve(axes, setting, styles[name], cost, has_band=is_few)
+  axes.set_xlabel(_COSTS.get(cost, 'epoch'), fontsize=8)
   axes.set_ylabel(_axis(list(lines.values())), fontsize=8)
-  axes.grid(alpha=0.3)
+  if is_log:
+    axes.set_yscale('log')
+    axes.yaxis.set_major_formatter('{x:g}')
+    axes.yaxis.set_minor_formatter('{x:g}')
+    axes.tick_params(axis='y', which='both', labelsize=7)
+  axes.grid(alpha=0.3, which='both')
   _save(figure, path, styles)
 
 
@@ -175,16 +196,30 @@ def _draw_curves(path: pathlib.Path, settings: Settings, title: str) -> None:
   _draw_panels(path, settings, _method, plot, 'epoch', title)
 
 
-def _plot_curve(axes: Any, setting: settings_lib.Setting, style: Any) -> None:
+def _plot_curve(
+  axes: Any,
+  setting: settings_lib.Setting,
+  style: Any,
+  cost: str = '',
+  has_band: bool = True,
+) -> None:
   """Draws the score along training: the mean, and its interval as a band."""
   score = setting.score
   key = f'{setting.split}/{score.metric}'
   epochs, mean, half = settings_lib.curve(setting, key)
+  places = epochs
+  if cost:  # it grows evenly
+    result = setting.runs[0].result
+    places = epochs * result[cost] / result['epochs']
   # An interval of rates may reach below 0, where no rate is.
   low = np.where(mean >= 0, np.maximum(mean - half, 0), mean - half)
-  axes.plot(epochs, score.scale * mean, **(style | {'marker': ''}))
+  # Marks would hide a curve, unless the style says where they go.
+  marks = {} if 'markevery' in style else {'marker': ''}
+  axes.plot(places, score.scale * mean, **(style | marks))
+  if not has_band:
+    return
   axes.fill_between(
-    epochs,
+    places,
     score.scale * low,
     score.scale * (mean + half),
     color=style['color'],

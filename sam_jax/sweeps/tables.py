@@ -36,7 +36,7 @@ def write(
     paper: numbers to compare with.
   """
   rows = [_row(setting, settings, paper) for setting in settings]
-  yield _write(directory / 'table', rows)
+  yield write_rows(directory / 'table', rows)
   choices = choice_lib.choose(settings)
   if any(choice.tried for choice in choices):
     rows = [
@@ -46,7 +46,7 @@ def write(
     ]
     if rows:
       yield '\nBest rho, or alpha, on the validation split:\n'
-      yield _write(directory / 'selected', rows)
+      yield write_rows(directory / 'selected', rows)
     for choice in choices:
       yield from _remarks_on_choice(choice)
   for setting in settings:
@@ -138,9 +138,17 @@ def _with_unit(text: str, score: tasks.Score) -> str:
   return f'{text}, {score.unit}' if score.unit else text
 
 
-def interval(found: statistics.Estimate, score: tasks.Score) -> str:
-  """Returns a mean with its interval, in the unit of a score."""
-  mean = score.number(found.mean)
+def interval(
+  found: statistics.Estimate, score: tasks.Score, sign: str = ''
+) -> str:
+  """Returns a mean with its interval, in the unit of a score.
+
+  Args:
+    found: of values of the metric.
+    score: has the unit.
+    sign: see `Score.number`; of the mean.
+  """
+  mean = score.number(found.mean, sign)
   if math.isnan(found.half_width):
     return mean
   return f'{mean} ± {score.number(found.half_width)}'
@@ -203,7 +211,7 @@ def _remarks_on_runs(setting: settings_lib.Setting) -> Iterator[str]:
 # --- Files -------------------------------------------------------------------
 
 
-def _write(path: pathlib.Path, rows: Sequence[Row]) -> str:
+def write_rows(path: pathlib.Path, rows: Sequence[Row]) -> str:
   """Writes a table as text, Markdown and CSV; returns the text."""
   header = list(dict.fromkeys(name for row in rows for name in row))
   rows = [{name: row.get(name, '') for name in header} for row in rows]

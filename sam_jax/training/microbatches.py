@@ -1,12 +1,13 @@
 """Means over the pieces of a batch that one device holds."""
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from sam_jax import lookup, tree, types
+
+_Both = Callable[[types.PyTree], tuple[types.PyTree, types.PyTree]]
 
 LOOPS = ('auto', 'scan', 'unroll', 'vmap')
 
@@ -57,27 +58,16 @@ def each(
 
 
 def mean_and_each(
-  fn: Callable[[types.PyTree], tuple[types.PyTree, types.PyTree]],
-  pieces: types.PyTree,
-  loop: str,
+  fn: _Both, pieces: types.PyTree, loop: str
 ) -> tuple[types.PyTree, types.PyTree]:
-  """Returns the mean of the first part of `fn(piece)`, and each second part.
-
-  Args:
-    fn: maps one piece to two trees.
-    pieces: see `mean`.
-    loop: see `mean`.
-  """
+  """Returns the `mean` of the first thing that fn returns, `each` second."""
   count = jax.tree.leaves(pieces)[0].shape[0]
-  if count == 1:
-    first, second = fn(_piece(pieces, 0))
-    return first, jax.tree.map(lambda x: x[None], second)
-  if loop == 'vmap':
-    firsts, seconds = jax.vmap(fn)(pieces)
-    return jax.tree.map(lambda x: jnp.mean(x, axis=0), firsts), seconds
-  walk = _scan if loop == 'scan' else _unrolled
-  total, seconds = walk(fn, pieces, count)
-  return jax.tree.map(lambda x: x / count, total), seconds
+  if loop == 'vmap' and count > 1:
+    found, rows = jax.vmap(fn)(pieces)
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), found), rows
+  sum_up = _scan if loop == 'scan' and count > 1 else _unroll
+  total, rows = sum_up(fn, pieces, count)
+  return jax.tree.map(lambda x: x / count, total) if count > 1 else total, rows
 
 
 def _piece(pieces: types.PyTree, index: int) -> types.PyTree:
@@ -90,32 +80,30 @@ def _add(a: types.PyTree, b: types.PyTree) -> types.PyTree:
   return jax.tree.map(jnp.add, a, b)
 
 
-def _unrolled(
-  fn: Callable[[types.PyTree], tuple[types.PyTree, types.PyTree]],
-  pieces: types.PyTree,
-  count: int,
+def _unroll(
+  fn: _Both, pieces: types.PyTree, count: int
 ) -> tuple[types.PyTree, types.PyTree]:
-  """Sums and stacks, with one copy of fn in the program for each piece."""
-  firsts, seconds = zip(
-    *(fn(_piece(pieces, i)) for i in range(count)), strict=True
-  )
-  total = functools.reduce(_add, firsts)
-  return total, jax.tree.map(lambda *x: jnp.stack(x), *seconds)
+  """Sums with one copy of fn in the program for each piece."""
+  total, first = fn(_piece(pieces, 0))
+  rows = [first]
+  for i in range(1, count):
+    found, row = fn(_piece(pieces, i))
+    total = _add(total, found)
+    rows.append(row)
+  return total, jax.tree.map(lambda *x: jnp.stack(x), *rows)
 
 
 def _scan(
-  fn: Callable[[types.PyTree], tuple[types.PyTree, types.PyTree]],
-  pieces: types.PyTree,
-  count: int,
+  fn: _Both, pieces: types.PyTree, count: int
 ) -> tuple[types.PyTree, types.PyTree]:
-  """Sums and stacks, with one copy of fn in the program."""
+  """Sums with one copy of fn in the program."""
   del count
 
   def body(
     total: types.PyTree, piece: types.PyTree
   ) -> tuple[types.PyTree, types.PyTree]:
-    first, second = fn(piece)
-    return _add(total, first), second
+    found, row = fn(piece)
+    return _add(total, found), row
 
   shapes, _ = jax.eval_shape(fn, _piece(pieces, 0))
   return jax.lax.scan(body, jax.tree.map(tree.zeros, shapes), pieces)

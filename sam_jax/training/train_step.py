@@ -311,21 +311,30 @@ def _problem(
     local = jax.tree.map(lambda x: jnp.mean(x, axis=(0, 1)), values)
     return fns.collectives.group_mean(local)
 
+  def slopes(params: types.Params) -> tuple[Any, types.PyTree]:
+    out, grads, found = group_fn(params, is_ascent=True, row_fn=_slopes(fns))
+    return (out, grads), found
+
   at = (batch_stats, step, pieces)
-  loss_fn = functools.partial(_loss, fns, losses_fn)
+  group_fn = functools.partial(_group_fn, fns, losses_fn, *at)
+  losses = functools.partial(_losses, losses_fn)
   return methods.Problem(
-    descend=_group_fn(fns, functools.partial(loss_fn, False), *at),
-    ascend=_group_fn(fns, functools.partial(loss_fn, True), *at),
+    descend=lambda params: group_fn(params, is_ascent=False)[:2],
+    ascend=lambda params: group_fn(params, is_ascent=True)[:2],
     diagnose=functools.partial(
       diagnostics.of_perturbation, mantissa_bits=fns.mantissa_bits
     ),
-    example_losses=functools.partial(_example_losses, fns, losses_fn, *at),
+    example_losses=functools.partial(_example_losses, fns, losses, *at),
+    scored=functools.partial(group_fn, is_ascent=True, row_fn=losses),
     first=first,
     chosen=chosen,
     outputs=functools.partial(_outputs, fns, *at),
-    slopes=_slopes_fn(fns, functools.partial(loss_fn, True), *at),
+    slopes=slopes,
     with_losses=with_losses,
     mean=mean,
+    squared_gradients=functools.partial(
+      _squared_gradients, fns, batch_stats, pieces
+    ),
     **_of_examples(fns.task, pieces),
   )
 
@@ -348,55 +357,63 @@ def _of_examples(task: tasks.Task, pieces: Batch) -> dict[str, Any]:
   return items
 
 
-def _group_fn(
-  fns: StepFns,
-  loss_fn: Callable[..., Any],
-  batch_stats: types.PyTree,
-  step: jax.Array,
-  pieces: Batch,
-) -> types.GradientFn:
-  """Returns the value, aux and gradient of a group's mean loss.
+# `(outputs, losses of the task, microbatch) -> rows`.
+_RowFn = Callable[[Any, jax.Array, Batch], types.PyTree]
 
-  The mean is over the group's microbatches, wherever they are, so that all is
-  that of the group on every device that shares it.
-  """
 
-  def value_and_grad(params: types.Params) -> tuple[Any, types.Grads]:
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+def _slopes(fns: StepFns) -> _RowFn:
+  """Returns the derivative of each example's loss by its outputs."""
 
-    def of_piece(piece: Batch) -> tuple[Any, types.Grads]:
-      (loss, (aux, _)), grads = grad_fn(params, batch_stats, step, piece)
-      return (loss, aux), grads
-
-    return fns.collectives.group_mean(
-      microbatches.mean(of_piece, pieces, fns.loop)
+  def slopes(outputs: Any, losses: jax.Array, piece: Batch) -> types.PyTree:
+    del losses  # an example's loss depends on its own outputs alone
+    return jax.grad(lambda o: jnp.sum(fns.task.example_losses(o, piece)))(
+      outputs
     )
 
-  return value_and_grad
+  return slopes
 
 
-def _slopes_fn(
+def _group_fn(
   fns: StepFns,
-  loss_fn: Callable[..., Any],
+  losses_fn: methods.LossesFn | None,
   batch_stats: types.PyTree,
   step: jax.Array,
   pieces: Batch,
-) -> Callable[[types.Params], tuple[Any, types.PyTree]]:
-  """Returns the same, and the loss's derivative by each example's outputs."""
+  params: types.Params,
+  *,
+  is_ascent: bool,
+  row_fn: _RowFn | None = None,
+) -> tuple[Any, types.Grads, Any]:
+  """Returns value and aux, the gradient, and something of each example.
 
-  def value_grad_and_slopes(params: types.Params) -> tuple[Any, types.PyTree]:
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+  The first two are means over the group's microbatches, wherever they are, so
+  that they are those of the group on every device that shares it. The third is
+  what `row_fn` makes of the examples that are here.
+  """
+  loss_fn = functools.partial(_loss, fns, losses_fn, is_ascent)
+  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def of_piece(piece: Batch) -> tuple[Any, types.PyTree]:
-      (loss, (aux, outputs)), grads = grad_fn(params, batch_stats, step, piece)
-      # An example's loss depends on its own outputs alone.
-      slopes = jax.grad(lambda o: jnp.sum(fns.task.example_losses(o, piece)))
-      return ((loss, aux), grads), slopes(outputs)
+  def of_piece(piece: Batch) -> tuple[types.PyTree, types.PyTree]:
+    (loss, aux), grads = grad_fn(params, batch_stats, step, piece)
+    aux, outputs, losses = aux
+    rows = () if row_fn is None else row_fn(outputs, losses, piece)
+    return ((loss, aux), grads), rows
 
-    local, slopes = microbatches.mean_and_each(of_piece, pieces, fns.loop)
-    return fns.collectives.group_mean(local), slopes
+  local, rows = microbatches.mean_and_each(of_piece, pieces, fns.loop)
+  out, grads = fns.collectives.group_mean(local)
+  return out, grads, rows
 
-  return value_grad_and_slopes
+
+def _losses(
+  losses_fn: methods.LossesFn | None,
+  outputs: Any,
+  losses: jax.Array,
+  piece: Batch,
+) -> jax.Array:
+  """Returns the losses of examples, or the method's own, without a penalty."""
+  if losses_fn is None:
+    return losses
+  return losses_fn(outputs, losses, 0.0, piece[_VALUES])
 
 
 def _loss(
@@ -407,33 +424,35 @@ def _loss(
   batch_stats: types.PyTree,
   step: jax.Array,
   microbatch: Batch,
-) -> tuple[jax.Array, tuple[diagnostics.Aux, Any]]:
-  """Returns the loss of a microbatch, and the outputs of the model."""
+) -> tuple[jax.Array, tuple[diagnostics.Aux, Any, jax.Array]]:
+  """Returns the loss of a microbatch; in aux its outputs and their losses."""
   outputs, updated = _apply(
     fns, is_ascent, params, batch_stats, step, microbatch
   )
   losses = fns.task.example_losses(outputs, microbatch)
-  metrics = {'loss': jnp.mean(losses)}
-  metrics |= fns.task.train_metrics(outputs, microbatch)
+  loss = jnp.mean(losses)
   optimizer = fns.optimizer
   penalty_fn = (
     optimizer.ascent_penalty if is_ascent else optimizer.descent_penalty
   )
   penalty = 0.0 if penalty_fn is None else penalty_fn(params)
-  if losses_fn is None:
-    loss = metrics['loss'] + penalty
-  else:
-    values = microbatch[_VALUES]
-    loss = jnp.mean(losses_fn(outputs, losses, penalty, values))
   change = jax.tree.map(
     jnp.subtract, updated.get('batch_stats', {}), batch_stats
   )
-  return loss, (diagnostics.Aux(metrics, change), outputs)
+  metrics = {'loss': loss} | fns.task.train_metrics(outputs, microbatch)
+  if not fns.method.measures_all:
+    count = losses.size * fns.layout.batch_size // fns.layout.microbatch_size
+    metrics['metric_examples'] = jnp.float32(count)
+  total = loss + penalty
+  if losses_fn is not None:
+    values = microbatch[_VALUES]
+    total = jnp.mean(losses_fn(outputs, losses, penalty, values))
+  return total, (diagnostics.Aux(metrics, change), outputs, losses)
 
 
 def _example_losses(
   fns: StepFns,
-  losses_fn: methods.LossesFn | None,
+  row_fn: _RowFn,
   batch_stats: types.PyTree,
   step: jax.Array,
   pieces: Batch,
@@ -443,10 +462,7 @@ def _example_losses(
 
   def losses(piece: Batch) -> jax.Array:
     outputs, _ = _apply(fns, False, params, batch_stats, step, piece)
-    found = fns.task.example_losses(outputs, piece)
-    if losses_fn is None:
-      return found
-    return losses_fn(outputs, found, 0.0, piece[_VALUES])
+    return row_fn(outputs, fns.task.example_losses(outputs, piece), piece)
 
   return microbatches.each(losses, pieces, fns.loop)
 
@@ -464,6 +480,36 @@ def _outputs(
     pieces,
     fns.loop,
   )
+
+
+def _squared_gradients(
+  fns: StepFns,
+  batch_stats: types.PyTree,
+  pieces: Batch,
+  params: types.Params,
+  number: int,
+) -> types.PyTree:
+  """Returns the mean of the squared gradients of a group's first examples.
+
+  As many are taken of each microbatch: the number is rounded up to that.
+  """
+  layout = fns.layout
+  count = min(math.ceil(number * layout.microbatch_size / layout.m), layout.m)
+  examples = jax.tree.map(
+    lambda x: x[:, :count].reshape(-1, 1, *x.shape[2:]), pieces
+  )
+
+  def loss(params: types.Params, example: Batch) -> jax.Array:
+    variables = {'params': params, 'batch_stats': batch_stats}
+    outputs = fns.apply_fn(variables, fns.task.inputs(example), train=False)
+    return jnp.mean(fns.task.example_losses(outputs, example))
+
+  def squares(example: Batch) -> types.PyTree:
+    return tree.squares(jax.grad(loss)(params, example))
+
+  # As many copies of the program as examples would compile for long.
+  loop = 'scan' if fns.loop == 'scan' else 'vmap'
+  return fns.collectives.group_mean(microbatches.mean(squares, examples, loop))
 
 
 def _apply(

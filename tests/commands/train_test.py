@@ -29,6 +29,10 @@ BAD = (
   ('--config.model.features=(4,', 'features'),
   ('--config.model.name=lenet', "unknown model 'lenet'.*cnn"),
   ('--config.method.rho=-0.1', 'rho is -0.1'),
+  (
+    '--config.method.name=sam_on --config.model.norm=none',
+    'no parameter is the scale or the bias of a normalisation layer; .*kernel',
+  ),
   ('--config.m=30', 'm 30 does not divide batch_size 96'),
   ('--config.batch_size=100', '100 is not divisible by 8 devices'),
   ('--config.data.directory={tmp}/empty', 'must be None'),

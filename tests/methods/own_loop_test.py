@@ -237,9 +237,9 @@ def test_a_state_is_the_same_on_eight_devices(parallel):
 
 KINDS = {
   'complex': np.array([1 + 1j, -2j], np.complex64),
-  'half': jnp.ones(2, jnp.bfloat16),
   'integer': 2,
   'none': None,
+  'norm': {'scale': jnp.ones(2, jnp.bfloat16)},
   'python': 1.0,
 }
 
@@ -247,14 +247,31 @@ KINDS = {
 def _of_kinds(params):
   return jnp.float32(params['integer']) * (
     jnp.sum(jnp.abs(params['complex']) ** 2)
-    + jnp.sum(params['half'].astype(jnp.float32) ** 4)
+    + jnp.sum(params['norm']['scale'].astype(jnp.float32) ** 4)
     + jnp.float32(params['python']) ** 2
   )
 
 
-@pytest.mark.parametrize('name', methods.names())
-def test_a_method_takes_every_kind_of_leaf(name):
+# Those that look at single examples, which a function of parameters has not.
+NEED_EXAMPLES = {
+  'esam': {'descent_share': 1.0},
+  'k_sam': {'loss_share': 1.0},
+  'quarter_sam': {'ascent_share': 1.0},
+  'ssam_f': None,
+}
+
+
+@pytest.mark.parametrize('name', NEED_EXAMPLES)
+def test_a_method_that_needs_examples_says_so(name):
   method = methods.create(name)
+  grad_fn = method.value_and_grad(_loss, key=jax.random.key(0), num_steps=1)
+  with pytest.raises(ValueError, match='the method needs .* does not offer'):
+    grad_fn(method.init(W), W, SCALES[0])
+
+
+@pytest.mark.parametrize('name', sorted({*methods.names()} - {'ssam_f'}))
+def test_a_method_takes_every_kind_of_leaf(name):
+  method = methods.create(name, **NEED_EXAMPLES.get(name, {}))
   given = {
     'key': jax.random.key(0),
     'num_steps': 3,

@@ -14,6 +14,26 @@ KEY = jax.random.key(3)
 # Of data with five classes in three domains.
 INFO = {'class_counts': [40, 30, 20, 6, 4], 'domains': ['a', 'b', 'c']}
 
+# The quadratic w'Aw/2 + b'w, and those of the examples, whose mean it is.
+HESSIAN = np.diag([4.0, 2.0, 1.0, 0.5, 0.25]) + 0.2
+SHIFT = np.array([1.0, -0.5, 0.3, -0.2, 0.7])
+START = np.array([1.0, -2.0, 0.5, 3.0, -1.5])
+EXAMPLES = 8
+
+
+def _examples():
+  rng = np.random.default_rng(1)
+  hessians = rng.normal(size=(EXAMPLES, 5, 5))
+  hessians = 0.3 * (hessians + hessians.swapaxes(1, 2))
+  shifts = rng.normal(size=(EXAMPLES, 5))
+  return (
+    HESSIAN + hessians - hessians.mean(axis=0),
+    SHIFT + shifts - shifts.mean(axis=0),
+  )
+
+
+HESSIANS, SHIFTS = _examples()
+
 
 class Moment(NamedTuple):
   """What an oracle may know of a step, in float64.
@@ -21,6 +41,8 @@ class Moment(NamedTuple):
   `grad` is the gradient of the quadratic `w'Aw/2 + b'w` as a function of w, and
   `hessian` is A. `decay` is the learning rate in units of the first one, and
   `momentum` the v of the optimizer before the step.
+
+  Of the examples, `losses(w)` and `grads(w)` have a row each.
   """
 
   step: int
@@ -28,6 +50,12 @@ class Moment(NamedTuple):
   hessian: np.ndarray
   decay: float
   momentum: np.ndarray
+
+  def losses(self, w: np.ndarray) -> np.ndarray:
+    return 0.5 * np.einsum('nij,i,j->n', HESSIANS, w, w) + SHIFTS @ w
+
+  def grads(self, w: np.ndarray) -> np.ndarray:
+    return HESSIANS @ w + SHIFTS
 
 
 class Row(NamedTuple):
@@ -41,9 +69,12 @@ class Row(NamedTuple):
     equal: fields with which the method is another one.
     other: that one, with its fields.
     period: steps after which the costs of the steps repeat.
-    is_of_network: whether it looks into the loss. Then the trials of a
-      function of the parameters are those of a network in `losses_test.py`,
-      and the oracle is of that.
+    needs_examples: whether the loss has to be one of examples.
+    is_of_network: whether it looks into the loss. Then the trials of a function
+      of the parameters are those of a network in `losses_test.py`, and the
+      oracle is of that.
+    is_chance: whether it depends on more than the step's number whether the
+      step perturbs.
   """
 
   name: str
@@ -52,6 +83,8 @@ class Row(NamedTuple):
   equal: dict[str, Any] | None = None
   other: tuple[str, dict[str, Any]] = ('sgd', {})
   period: int = 1
+  needs_examples: bool = False
+  is_chance: bool = False
   is_of_network: bool = False
 
   def create(self, **changes):

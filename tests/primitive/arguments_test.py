@@ -54,6 +54,8 @@ _AUX = {'has_aux': True}
     (_make(sam_jax.asam), ['asam itself']),
     (_make(sam_jax.masked), ['masked itself']),
     (_make(perturbations.random), ['random itself']),
+    (_make(perturbations.loss_equated), ['loss_equated itself']),
+    (_make(perturbations.centralised), ['centralised itself']),
     (_make(methods.sam), ['is the function sam itself']),
     (_make(methods.sgd), ['(grads, params)']),
     (_make(methods.sam()), ['method.value_and_grad(fun)']),

@@ -21,6 +21,14 @@ MAKE = {
   'l1': lambda axis: sam_jax.lp(RHO, 1, axis),
   'l1.5': lambda axis: sam_jax.lp(RHO, 1.5, axis),
   'asam': lambda axis: sam_jax.asam(RHO, axis_name=axis),
+  'layerwise': lambda axis: perturbations.layerwise(RHO, axis_name=axis),
+  'samson': lambda axis: perturbations.samson(RHO, np.inf, axis),
+  'unified': lambda axis: perturbations.unified(RHO, 0.5, axis),
+  'unnormalised': lambda axis: perturbations.unnormalised(RHO, axis),
+  'fisher': lambda axis: perturbations.fisher(RHO, axis_name=axis),
+  'monge': lambda axis: perturbations.monge(RHO, axis),
+  'loss_equated': lambda axis: perturbations.loss_equated(RHO, 1.0, axis),
+  'zsharp': lambda axis: perturbations.zsharp(RHO, 0.6, axis),
   'masked': lambda axis: sam_jax.masked(
     sam_jax.l2(RHO, axis), {'in': True, 'shift': False, 'out': True, 'b': True}
   ),
@@ -31,8 +39,8 @@ CELLS = [
   ('l2', SECOND_ORDER),
   ('l1', TWO_STEPS),
   ('l1.5', SECOND_ORDER),
-  ('asam', SECOND_ORDER),
   ('masked', TWO_STEPS),
+  ('samson', SECOND_ORDER),
 ]
 
 
@@ -94,6 +102,29 @@ def test_norms_are_those_of_all_slices():
     )
 
 
+def test_each_epsilon_is_that_of_all_slices():
+  """Of one gradient in one program, which is cheaper than the cells."""
+
+  def every(loss, axis):
+    def run(params, x):
+      grads = jax.grad(loss)(params, x)
+      return {name: make(axis)(grads, params) for name, make in MAKE.items()}
+
+    return run
+
+  actual = _mapped(every(_sliced_loss, 'model'), dict.fromkeys(MAKE, SPECS))
+  actual = actual(*_arguments())
+  expected = jax.jit(every(_loss, None))(*_arguments())
+  for name in MAKE:
+    jax.tree.map(
+      lambda a, b, name=name: np.testing.assert_allclose(
+        a, b, rtol=1e-4, atol=1e-5, err_msg=name
+      ),
+      actual[name],
+      expected[name],
+    )
+
+
 @pytest.mark.parametrize('name', MAKE)
 def test_without_an_axis_slices_are_refused(name):
   grad_fn = sam_jax.value_and_grad(_sliced_loss, MAKE[name](None))
@@ -101,6 +132,15 @@ def test_without_an_axis_slices_are_refused(name):
     _mapped(grad_fn, (P(), SPECS)).trace(*_arguments())
   plain = sam_jax.value_and_grad(_sliced_loss, sam_jax.l2(0))
   _mapped(plain, (P(), SPECS)).trace(*_arguments())  # nothing to normalise
+
+
+def test_a_mean_over_the_inputs_of_a_slice_is_refused():
+  perturbation = perturbations.centralised(sam_jax.l2(RHO, 'model'))
+  grad_fn = sam_jax.value_and_grad(_sliced_loss, perturbation)
+  with pytest.raises(
+    ValueError, match=r"split over the mesh axes \('model',\)"
+  ):
+    _mapped(grad_fn, (P(), SPECS)).trace(*_arguments())
 
 
 def test_a_perturbation_of_ones_own_says_that_it_needs_no_other_axis():
@@ -179,11 +219,17 @@ def test_devices_that_gather_their_slices_share_the_norm_of_the_sum():
 def test_arrays_that_are_cut_along_explicit_axes_get_the_same():
   """Where no `shard_map` is needed, and random numbers have to be cut too."""
   draw = perturbations.random(RHO, jax.random.key(0))
-  made = {'asam': sam_jax.asam(RHO), 'random': draw}
+  made = {
+    'asam': sam_jax.asam(RHO),
+    'random': draw,
+    'centralised': perturbations.centralised(perturbations.zsharp(RHO, 0.6)),
+  }
 
   def run(params, x, loss):
     return {
-      name: sam_jax.grad(loss, perturbation, second_order=True)(params, x)
+      name: sam_jax.grad(loss, perturbation, second_order=name == 'asam')(
+        params, x
+      )
       for name, perturbation in made.items()
     }
 

@@ -15,10 +15,7 @@ import numpy as np
 import pytest
 
 import sam_jax
-from sam_jax import perturbations
-
-RHO, ETA, KEY = 0.5, 0.01, 3
-
+from tests.primitive import formulas
 
 _EVERYTHING = {
   'array': jnp.array([3.0, -4.0]),
@@ -44,79 +41,42 @@ _NARROW = {
       ('float8_e3m4', 0.625),
     ]
   },
-  'float32': jnp.array([[0.5, 3.0]]),
+  'float32': jnp.array([[0.5, 3.0], [1.5, -1.0]]),
   'python': 1.0,
 }
 _IN_64_BITS = (np.array([3.0, -4.0]), np.ones(2, np.float32), 2.0, 1 + 2j)
 
 
 class Tree(NamedTuple):
-  """Parameters, and how to differentiate with respect to them."""
+  """Parameters, how to differentiate by them, and one use for the family."""
 
   params: Any
   options: dict[str, Any] = {}
   is_x64: bool = False
+  use: str = 'one_step'
 
 
 TREES = {
   'everything': Tree(_EVERYTHING, {'allow_int': True}),
   'narrow': Tree(_NARROW),
-  '64 bits': Tree(_IN_64_BITS, is_x64=True),
+  '64 bits': Tree(_IN_64_BITS, is_x64=True, use='second_order'),
   'a number': Tree(-3.0),
   'nothing': Tree({}),
   'an empty leaf': Tree((3, None, jnp.zeros(0)), {'allow_int': True}),
 }
 
-# --- The oracle: z are the parameters, g the way uphill, both complex128.
-
-
-def _l2(g, z):
-  return RHO * g / np.sqrt(np.sum(np.abs(g) ** 2))
-
-
-def _power(g, z, p=1.5):
-  q = p / (p - 1)
-  size = np.abs(g)
-  return RHO * g / size * size ** (q - 1) / np.sum(size**q) ** (1 / p)
-
-
-def _sign(g, z):
-  return RHO * g / np.abs(g)
-
-
-def _largest(g, z):
-  is_largest = np.abs(g) > (1 - 1e-9) * np.abs(g).max()
-  return RHO * g / np.abs(g) * is_largest / is_largest.sum()
-
-
-def _stretched(ball):
-  def perturb(g, z):
-    stretch = np.abs(z) + ETA
-    return stretch * ball(stretch * g, z)
-
-  return perturb
-
-
-def _all_but_the_first(params):
-  leaves, structure = jax.tree.flatten(params)
-  return jax.tree.unflatten(structure, [i > 0 for i in range(len(leaves))])
-
-
-# Name -> what is tested, the oracle; random and masked ones have their own.
-PERTURBATIONS = {
-  'l2': (sam_jax.l2(RHO), _l2),
-  'l1': (sam_jax.lp(RHO, 1), _largest),
-  'l1.5': (sam_jax.lp(RHO, 1.5), _power),
-  'linf': (sam_jax.lp(RHO, np.inf), _sign),
-  'asam': (sam_jax.asam(RHO, ETA), _stretched(_l2)),
-  'random': (perturbations.random(RHO, jax.random.key(KEY)), None),
-  'masked': (sam_jax.masked(sam_jax.l2(RHO), _all_but_the_first), None),
-  'none': (sam_jax.l2(0), lambda g, z: 0 * g),
-}
+ALL = formulas.PERTURBATIONS | formulas.FAMILY
 USES = {
   'two_steps': {'ascent_steps': 2, 'with_info': True},
   'second_order': {'second_order': True},
 }
+ONE_STEP = {'one_step': {'with_info': True}}
+
+
+def _cells(tree):
+  """What is tried of a tree: balls in all ways, the family in one."""
+  cells = [(name, use) for name in formulas.PERTURBATIONS for use in USES]
+  return cells + [(name, tree.use) for name in formulas.FAMILY]
 
 
 def _is_moved(leaf):
@@ -147,11 +107,6 @@ def _flat(leaves):
   return np.concatenate([*flat, np.zeros(0)])
 
 
-def _split(flat, leaves):
-  sizes = [np.size(x) for x in leaves]
-  return np.split(flat, np.cumsum(sizes))[: len(leaves)]
-
-
 def _precision(leaf):
   return float(jnp.finfo(jnp.asarray(leaf).dtype).eps)
 
@@ -168,7 +123,9 @@ class Oracle:
   def pack(self, z):
     """The real vector that the loss has."""
     parts = []
-    for leaf, x in zip(self.leaves, _split(z, self.leaves), strict=True):
+    for leaf, x in zip(
+      self.leaves, formulas.split(z, self.leaves), strict=True
+    ):
       parts += [x.real, x.imag] if jnp.iscomplexobj(leaf) else [x.real]
     return np.concatenate([*parts, np.zeros(0)])
 
@@ -191,17 +148,17 @@ class Oracle:
 
   def epsilon(self, name, g, z):
     if name == 'random':
-      return _l2(self.drawn(), z)
+      return formulas.l2(self.drawn(), z, self.leaves)
     if name == 'masked':
       first = np.size(self.leaves[0]) if self.leaves else 0
       rest = np.arange(g.size) >= first
-      return _l2(g * rest, z) if rest.any() else 0 * g
-    return PERTURBATIONS[name][1](g, z) if g.size else g
+      return formulas.l2(g * rest, z, self.leaves) if rest.any() else 0 * g
+    return ALL[name][1](g, z, self.leaves) if g.size else g
 
   def drawn(self):
     drawn = []
     for i, leaf in enumerate(self.leaves):
-      key = jax.random.fold_in(jax.random.key(KEY), i)
+      key = jax.random.fold_in(jax.random.key(formulas.KEY), i)
       leaf = jnp.asarray(leaf)
       dtype = jnp.float64 if jnp.finfo(leaf.dtype).bits == 64 else jnp.float32
       draw = lambda *shape, k=key, d=dtype: jax.random.normal(k, shape, d)
@@ -227,7 +184,7 @@ class Oracle:
 
   def assert_close(self, actual, expected):
     """Within a few roundings of the leaf, and of the coarsest one a little."""
-    expected = _split(expected, self.leaves)
+    expected = formulas.split(expected, self.leaves)
     largest = max((np.abs(x).max(initial=0) for x in expected), default=0)
     coarsest = max((_precision(x) for x in self.leaves), default=0)
     for leaf, a, b in zip(self.leaves, actual, expected, strict=True):
@@ -248,13 +205,12 @@ class Oracle:
 
 
 def _every_use(tree):
-  """All perturbations in all ways."""
+  """All cells of a tree."""
   return {
     (name, use): sam_jax.value_and_grad(
-      _loss, perturbation, **options, **tree.options
+      _loss, ALL[name][0], **(USES | ONE_STEP)[use], **tree.options
     )(tree.params)
-    for name, (perturbation, _) in PERTURBATIONS.items()
-    for use, options in USES.items()
+    for name, use in _cells(tree)
   }
 
 
@@ -295,9 +251,10 @@ def _results(name):
     return jax.jit(_traced(tree, kinds))(), Oracle(tree.params), kinds
 
 
-@pytest.mark.parametrize('use', USES)
-@pytest.mark.parametrize('perturbation', PERTURBATIONS)
-@pytest.mark.parametrize('name', TREES)
+@pytest.mark.parametrize(
+  ('name', 'perturbation', 'use'),
+  [(name, *cell) for name, tree in TREES.items() for cell in _cells(tree)],
+)
 def test_each_gradient_is_that_of_the_formulas(name, perturbation, use):
   results, oracle, kinds = _results(name)
   assert kinds[perturbation, use] == kinds['jax']
@@ -308,7 +265,7 @@ def test_each_gradient_is_that_of_the_formulas(name, perturbation, use):
   oracle.assert_close(jax.tree.leaves(grads), uphill.conj())
   if info:
     added = _flat(jax.tree.leaves(info[0].epsilon))
-    moved = _split(oracle.z + added, oracle.leaves)
+    moved = formulas.split(oracle.z + added, oracle.leaves)
     oracle.assert_close(moved, oracle.z + epsilon)
 
 
@@ -316,4 +273,4 @@ def test_a_dtype_without_signs_is_refused():
   params = {'w': jnp.ones(2), 'scales': jnp.ones(2, jnp.float8_e8m0fnu)}
   fun = lambda p: jnp.sum(p['w']) * jnp.sum(p['scales'].astype(jnp.float32))
   with pytest.raises(ValueError, match='dtype float8_e8m0fnu'):
-    sam_jax.grad(fun, sam_jax.l2(RHO))(params)
+    sam_jax.grad(fun, sam_jax.l2(formulas.RHO))(params)

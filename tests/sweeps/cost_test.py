@@ -57,6 +57,30 @@ def test_cells_of_one_program_are_timed_once(tmp_path, monkeypatch):
   assert 'hours on 1 x' in total
 
 
+def test_steps_are_timed_all_over_the_run(tmp_path, monkeypatch):
+  """A method that perturbs in the last steps alone is not timed in the first.
+
+  And one that perturbs in other steps is timed by itself.
+  """
+  config = str(tiny.config_file(tmp_path, num_steps=40, **tiny.PLAIN))
+  cells = cells_lib.product(
+    {'config': [config], 'method.name': ['late_sam']},
+    [{'method.start': 0.5}, {'method.start': 0.8}],
+  )
+  timed = []
+
+  def seconds_per_step(experiment, count):
+    places = cost._places(experiment.num_steps, count)
+    assert sorted(set(places)) == places and 0 <= places[0]
+    timed.append(sum(place >= 0.5 * 40 for place in places) / count)
+    return 0.0
+
+  monkeypatch.setattr(cost, '_seconds_per_step', seconds_per_step)
+  rows, _, _ = _describe(monkeypatch, cells, tmp_path / 'runs', 10)
+  assert timed == [0.5, 0.5]
+  assert sorted(row[0] for row in rows) == ['48', '60']
+
+
 def test_without_data_a_dry_run_tells_the_rest(tmp_path, monkeypatch):
   config = str(tiny.config_file(tmp_path, num_steps=4, **tiny.PLAIN))
   cells = cells_lib.product(

@@ -202,4 +202,9 @@ def test_curves_of_a_few_settings_are_drawn_by_their_names(
   # The band does not reach below 0.
   band = axes.collections[0].get_paths()[0].vertices
   assert (band[:, 1].min(), band[:, 1].max()) == (0, 90)
+  # Nine bands would hide each other.
+  lines = {str(i): _setting([0.1]) for i in range(9)}
+  pictures.draw_curves(tmp_path / 'a.png', lines, 'digits')
+  [axes] = kept[1].axes
+  assert (len(axes.get_lines()), len(axes.collections)) == (9, 0)
   plt.close('all')

@@ -1,0 +1,229 @@
+"""Writes a page for each method in docs/methods/, from its docstring.
+
+    python scripts/method_pages.py          # writes them
+    python scripts/method_pages.py --check  # fails if one would be another
+
+The figures of the table are those of docs/methods/measured.json, which
+`python scripts/benchmark_step.py --methods=... --json=...` wrote, and of
+docs/methods/compared.json, which `sam-compare` wrote. What was not measured is
+left empty.
+"""
+
+import inspect
+import json
+import pathlib
+import re
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# The checkout goes first, installed or not.
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(_ROOT))
+
+from sam_jax import _cli, methods
+from sam_jax.methods import choices, parts, registry
+
+flags = _cli.Flags()
+_CHECK = flags.DEFINE_bool('check', False, 'Whether to write nothing.')
+
+DIRECTORY = _ROOT / 'docs' / 'methods'
+_SECTION = re.compile(r'^(Args|Raises|Returns|Example|Source): ?', re.MULTILINE)
+_AXES = {
+  'direction': parts.DIRECTIONS,
+  'metric': parts.METRICS,
+  'mask': parts.MASKS,
+  'when': parts.WHENS,
+  'combine': parts.COMBINES,
+}
+
+
+def main(argv: Sequence[str]) -> int:
+  """Writes or checks the pages; returns the exit status."""
+  _cli.refuse_arguments(argv[1:])
+  wanted = pages()
+  if not _CHECK.value:
+    DIRECTORY.mkdir(exist_ok=True)
+    for path in DIRECTORY.glob('*.md'):
+      path.unlink()
+    for name, text in wanted.items():
+      (DIRECTORY / name).write_text(text, encoding='utf-8')
+    print(f'wrote {len(wanted)} pages to {DIRECTORY.relative_to(_ROOT)}')
+    return 0
+  found = {
+    path.name: path.read_text('utf-8') for path in DIRECTORY.glob('*.md')
+  }
+  if wrong := sorted(
+    name for name in wanted | found if wanted.get(name) != found.get(name)
+  ):
+    print(f'{", ".join(wrong)}: run python scripts/method_pages.py')
+    return 1
+  return 0
+
+
+def pages() -> dict[str, str]:
+  """Returns the text of each page, by file name."""
+  own = {f'{name}.md': _page(name) for name in methods.names()}
+  return {'README.md': _overview(), **own}
+
+
+def _overview() -> str:
+  """Returns the page with the table of all methods, and the axes."""
+  measured, compared = _figures('measured.json'), _figures('compared.json')
+  rows = []
+  for name in methods.names():
+    figures = measured.get(name, {})
+    rows.append(
+      [
+        f'[{name}]({name}.md)',
+        _sections(name)[''].split('\n')[0].removeprefix('Returns ').rstrip('.'),
+        f'{methods.create(name).gradient_evaluations:.3g}',
+        _number(figures.get('time'), '.2f'),
+        _number(figures.get('copies'), '.1f'),
+        compared.get(name, ''),
+      ]
+    )
+  head = ['method', 'what it is', 'gradients per step', 'time, SGD = 1']
+  head += ['memory above SGD, in copies of the parameters', 'error']
+  axes = '\n\n'.join(
+    f'### {field}\n\n{_table(["choice", "what it is"], _choices(axis))}'
+    for field, axis in _AXES.items()
+  )
+  return f"""# Methods
+
+How the gradient of a step is obtained. `config.method.name` chooses one, and
+the fields below are those of `config.method`; in Python each is a function of
+`sam_jax.methods`. The table is made by `python scripts/method_pages.py`.
+
+{_table(head, rows)}
+
+## Axes
+
+Every method that perturbs also takes the choices below, except for those that
+it is a choice of itself. A choice is written as a name, or a name with
+arguments: `--config.method.metric='adaptive(eta=0)'`. `every`, `start` and
+`probability` say which steps perturb, `ascent_share` and `descent_share` which
+share of the examples makes the two gradients, and `rho_schedule` and `rho_min`
+how the radius changes along the run.
+
+{axes}
+"""
+
+
+def _choices(axis: choices.Axis) -> list[list[str]]:
+  """Returns the rows of the table of an axis."""
+  rows = []
+  for name in axis.names():
+    factory = axis.factory(name)
+    arguments = ', '.join(
+      str(p).split(':')[0]
+      if p.default is p.empty
+      else f'{p.name}={p.default!r}'
+      for p in inspect.signature(factory).parameters.values()
+    )
+    text = (inspect.getdoc(factory) or '').split('\n\n')[0].replace('\n', ' ')
+    text = text.removeprefix('Returns ')
+    rows.append([f'`{name}({arguments})`' if arguments else f'`{name}`', text])
+  return rows
+
+
+def _page(name: str) -> str:
+  """Returns the page of a method."""
+  sections = _sections(name)
+  first, _, body = sections[''].partition('\n')
+  fields = {
+    field: p.default
+    for field, p in registry.parameters(name).items()
+    if p.kind is not p.VAR_KEYWORD
+  }
+  text = [f'# {name}', first.replace('Returns ', '', 1), _math(body).strip()]
+  cost = methods.create(name).gradient_evaluations
+  text.append(f'Declared cost: {cost:.3g} gradients per step.')
+  if figures := _figures('measured.json').get(name):
+    text.append(
+      f'Measured: {figures["time"]:.2f} times the step of SGD '
+      f'({figures["low"]:.2f} to {figures["high"]:.2f}), {figures["where"]}.'
+    )
+  if fields:
+    meanings = _arguments(sections.get('Args', ''))
+    rows = [
+      [f'`{field}`', f'`{default!r}`', meanings.get(field, '')]
+      for field, default in fields.items()
+    ]
+    text += ['## Fields', _table(['field', 'default', 'what it is'], rows)]
+  if source := sections.get('Source'):
+    text += ['## Source', _math(source)]
+  return '\n\n'.join(part for part in text if part) + '\n'
+
+
+def _sections(name: str) -> dict[str, str]:
+  """Returns the sections of a method's docstring by title, '' is the first."""
+  text = inspect.getdoc(inspect.unwrap(registry.factory(name))) or ''
+  pieces = _SECTION.split(text)
+  return {
+    '': pieces[0].strip(),
+    **{
+      title: textwrap.dedent(content).strip()
+      for title, content in zip(pieces[1::2], pieces[2::2], strict=True)
+    },
+  }
+
+
+def _arguments(text: str) -> dict[str, str]:
+  """Returns the meanings of the arguments in a section `Args`."""
+  found: dict[str, str] = {}
+  name = ''
+  for line in text.splitlines():
+    if match := re.match(r'(\**\w+): (.*)', line):
+      name, line = match.group(1).lstrip('*'), match.group(2)
+      found[name] = line.strip()
+    else:
+      found[name] += f' {line.strip()}'
+  return found
+
+
+def _math(text: str) -> str:
+  """Returns text with its formulas as GitHub shows them."""
+  lines, formula, result = text.split('\n'), None, []
+  for line in [*lines, '']:
+    if formula is not None:
+      if line.startswith(' ') or (not line and not formula):
+        formula += [line.strip()] if line else []
+        continue
+      result += ['```math', *formula, '```']
+      formula = None
+    if line.startswith('.. math::'):
+      rest = line.removeprefix('.. math::').strip()
+      formula = [rest] if rest else []
+    else:
+      result.append(line)
+  return '\n'.join(result).replace('`radius.create`', '`rho_schedule`').strip()
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """Returns a table of Markdown."""
+  lines = [head, ['---'] * len(head), *rows]
+  return '\n'.join(
+    f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in line)} |'
+    for line in lines
+  )
+
+
+def _figures(name: str) -> Mapping[str, Any]:
+  """Returns what was measured, by method."""
+  path = DIRECTORY / name
+  return json.loads(path.read_text('utf-8')) if path.exists() else {}
+
+
+def _number(value: float | None, digits: str) -> str:
+  """Returns a number, or nothing if there is none."""
+  return '' if value is None else format(value, digits)
+
+
+def cli() -> None:
+  _cli.run(main, 'method_pages', flags)
+
+
+if __name__ == '__main__':
+  cli()
