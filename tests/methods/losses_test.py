@@ -152,7 +152,18 @@ def test_parameters_and_state_keep_their_dtypes(row, dtype):
     assert dtypes(step.state.method_state) == dtypes(row.create().init(params))
 
 
-@_WITH_ORACLE
+@pytest.mark.parametrize(
+  'row',
+  [
+    # Focal-SAM makes the step of ImbSAM; the others take seconds to compile.
+    pytest.param(
+      row, marks=pytest.mark.slow if row.name in ('focal_sam', 'dgsam') else ()
+    )
+    for row in rows_losses.ROWS
+    if row.oracle
+  ],
+  ids=str,
+)
 def test_it_costs_what_it_says(row):
   """The compiler's count of a training step with two microbatches in a loop."""
   width, rows = 64, 256

@@ -137,6 +137,7 @@ ROWS = [
     _mesa,
     {'decay': 0.0},
   ),
+  _row('mesa', {'decay': 0.7, 'start': 1.0}, None, {}),
   _row(
     'imb_sam',
     {'rho': 0.3},
