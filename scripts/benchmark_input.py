@@ -205,7 +205,7 @@ def _drain(stream: Iterator[datasets.Batch], batch_size: int) -> None:
 def _measure_decoding() -> dict[str, float]:
   """Returns the figures of decoding; none if the images are in memory."""
   config = _config('none')
-  images, labels = factories.load_data(config).train
+  images, labels, _ = factories.load_data(config).train
   if not isinstance(images, encoded.EncodedImages):
     return {}
   rows = np.random.default_rng(0).permutation(len(images))[:_NUM_DECODED]

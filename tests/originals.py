@@ -60,6 +60,7 @@ def write_cifar(directory, name, size=4):
     (directory / file).write_bytes(np.hstack(columns).tobytes())
     parts.append(datasets.Examples(images, labels.astype(np.int32)))
   train = datasets.Examples(
-    *(np.concatenate(arrays) for arrays in zip(*parts[:-1], strict=True))
+    np.concatenate([part.images for part in parts[:-1]]),
+    np.concatenate([part.labels for part in parts[:-1]]),
   )
   return train, parts[-1]

@@ -35,12 +35,13 @@ class Mlp(nn.Module):
 class Task(tasks.ImageClassification):
   """Classes of any arrays, augmented and mixed by functions of the test."""
 
-  def __init__(self, augment, mix, label_smoothing):
+  def __init__(self, augment, mix, label_smoothing, more):
     info = {
       'num_classes': 5,
       'image_shape': (1, 1, 1),
       'mean': (0,),
       'std': (1,),
+      **more,
     }
     super().__init__(None, info, label_smoothing=label_smoothing)
     self._augment_images, self._mix_images = augment, mix
@@ -140,11 +141,13 @@ def make(
   seed=0,
   skips_nonfinite=False,
   replace_collectives=None,
+  info=(),
   **method_options,
 ):
   """Returns a Stepper; `m` and `b` as in `layout.create`.
 
-  `optimizer_options` is a dict, or its items.
+  `optimizer_options` is a dict, or its items, and so is `info`: what is known
+  of the data besides the classes.
   """
   layout = layout_lib.create(batch_size, devices, m, b)
   if method == 'sgd':  # what the test sets for the other methods
@@ -154,7 +157,7 @@ def make(
     schedule, learning_rate=learning_rate, num_steps=num_steps
   )
   fns = train_step.StepFns(
-    task=Task(augment, mix, label_smoothing),
+    task=Task(augment, mix, label_smoothing, dict(info)),
     apply_fn=apply_fn,
     method=(
       method

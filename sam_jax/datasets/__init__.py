@@ -15,6 +15,7 @@ with extras.required():
     fashion_mnist as fashion_mnist,
     image_folder as image_folder,
     large as large,
+    rotated_digits as rotated_digits,
     svhn as svhn,
   )
   from sam_jax.datasets.batches import (

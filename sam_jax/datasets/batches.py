@@ -63,7 +63,8 @@ def train_batches(
     A generator, to be closed when no more is needed, of dicts: `image` uint8
     [rows, height, width, channels], `label` int32 [rows], `position` int32
     [rows], the row in the *global* batch, by which random augmentation is
-    keyed, and the crop of an encoded image too, with seed and step.
+    keyed, and the crop of an encoded image too, with seed and step; and
+    `domain` int32 [rows], if the examples have domains.
 
   Raises:
     ValueError: batch_size not in [1, n], a negative start_step, or a shard
@@ -124,19 +125,22 @@ class _TrainingBatches:
   positions: np.ndarray
 
   def __call__(self, step: int) -> Batch:
-    images, labels = self.examples
+    images, labels, domains = self.examples
     epoch, offset = divmod(step, len(labels) // self.batch_size)
     order = _permutation(len(labels), self.seed, epoch)
     rows = order[offset * self.batch_size + self.positions]
     batch = {'position': self.positions.copy()}
     if isinstance(images, np.ndarray):
-      return batch | {'image': images[rows], 'label': labels[rows]}
+      batch |= {'image': images[rows], 'label': labels[rows]}
+      return batch if domains is None else batch | {'domain': domains[rows]}
     # The bytes of the name keep this stream apart from others of the seed.
     keys = np.array(
       [[self.seed, step, position, *b'crop'] for position in self.positions]
     )
     batch |= streams.training_images(images, rows, keys)
-    return batch | {'label': labels[batch.pop('row')]}
+    used = batch.pop('row')
+    batch |= {'label': labels[used]}
+    return batch if domains is None else batch | {'domain': domains[used]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +152,7 @@ class _EvaluationBatches:
   positions: np.ndarray
 
   def __call__(self, number: int) -> Batch:
-    images, labels = self.examples
+    images, labels, _ = self.examples
     rows = number * self.batch_size + self.positions
     kept = np.minimum(rows, len(labels) - 1)
     if isinstance(images, np.ndarray):

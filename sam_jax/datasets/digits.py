@@ -9,8 +9,8 @@ _MAX_VALUE = 16  # of the stored intensities
 
 # Of all 1,797 images, rounded as those of Fashion-MNIST are: one constant for
 # every seed and split.
-_MEAN = (0.3053,)
-_STD = (0.3759,)
+MEAN = (0.3053,)
+STD = (0.3759,)
 
 # As for MNIST in Patrini et al. 2017.
 _CONFUSIONS = {2: 7, 3: 8, 5: 6, 6: 5, 7: 1}
@@ -37,8 +37,6 @@ def load(
   Raises:
     ValueError: a directory is given, or train_size leaves a split empty.
   """
-  from sklearn import datasets as sklearn_datasets
-
   if directory is not None:
     raise ValueError(
       f'digits come with scikit-learn; directory is {directory!r}, it must be '
@@ -48,24 +46,32 @@ def load(
     raise ValueError(
       f'train_size is {train_size}; it must be in [10, {_NUM_EXAMPLES})'
     )
-  images, labels = sklearn_datasets.load_digits(return_X_y=True)
-  images = np.round(images * 255 / _MAX_VALUE).astype(np.uint8)
-  images, labels = images.reshape(-1, 8, 8, 1), labels.astype(np.int32)
-  order = _stratified_order(labels, seed)
+  images, labels = read()
+  images = np.round(images).astype(np.uint8)[..., None]
+  order = stratified_order(labels, seed)
   train, test = order[:train_size], order[train_size:]
   return registry.Source(
     train=registry.Examples(images[train], labels[train]),
     test=registry.Examples(images[test], labels[test]),
     num_classes=10,
-    mean=_MEAN,
-    std=_STD,
+    mean=MEAN,
+    std=STD,
     num_validation=train_size // 10,
     confusions=_CONFUSIONS,
     classes=tuple('0123456789'),
   )
 
 
-def _stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+def read() -> tuple[np.ndarray, np.ndarray]:
+  """Returns all images, float [n, 8, 8] in [0, 255], and labels, int32 [n]."""
+  from sklearn import datasets as sklearn_datasets
+
+  images, labels = sklearn_datasets.load_digits(return_X_y=True)
+  images = (images * 255 / _MAX_VALUE).reshape(-1, 8, 8)
+  return images, labels.astype(np.int32)
+
+
+def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
   """Returns a random order of which every stretch is stratified.
 
   Each class is shuffled and spread evenly over [0, 1): its k-th of n members

@@ -1,6 +1,7 @@
 """Images that stay encoded until a batch wants them."""
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -60,6 +61,18 @@ class Files:
   def num_bytes(self, index: int) -> int | None:
     """Returns the bytes of the file; None if they were not asked for."""
     return None if self.sizes is None else self.sizes[index]
+
+
+def joined(parts: Sequence[Files]) -> Files:
+  """Returns the files of several places of one directory, in turn."""
+  if len(parts) == 1:
+    return parts[0]
+  sizes = [part.sizes for part in parts if part.sizes is not None]
+  return Files(
+    list(itertools.chain.from_iterable(part.names for part in parts)),
+    parts[0].root,
+    list(itertools.chain(*sizes)) if len(sizes) == len(parts) else None,
+  )
 
 
 @dataclasses.dataclass(frozen=True)

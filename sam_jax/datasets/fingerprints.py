@@ -37,9 +37,16 @@ class Fingerprint(TypedDict):
 
 
 def of(
-  images: np.ndarray | encoded.EncodedImages, labels: np.ndarray
+  images: np.ndarray | encoded.EncodedImages,
+  labels: np.ndarray,
+  domains: np.ndarray | None = None,
 ) -> Fingerprint:
-  """Returns the fingerprint of labelled images, encoded ones in any order."""
+  """Returns the fingerprint of labelled images, encoded ones in any order.
+
+  Where the examples have domains, those belong to the labels.
+  """
+  if domains is not None:
+    labels = np.stack([labels, domains], axis=1)
   if isinstance(images, np.ndarray):
     return {
       'count': len(labels),

@@ -100,14 +100,18 @@ def classes(folder: pathlib.Path) -> Classes:
 
 
 def find(
-  root: pathlib.Path, folder: pathlib.Path, expected: Sequence[str]
+  root: pathlib.Path,
+  folder: pathlib.Path,
+  expected: Sequence[str],
+  source: pathlib.Path,
 ) -> tuple[encoded.Files, np.ndarray]:
   """Returns all images of a split and their labels, sorted by class and name.
 
   Args:
     root: of the data set, which the names of files are relative to.
-    folder: of the split, directly in `root`.
+    folder: of the split, in `root`, or of a domain in one.
     expected: names of the classes.
+    source: folder that they are from.
 
   Raises:
     ValueError: there are other classes, or one without images.
@@ -117,7 +121,7 @@ def find(
   if list(found) != list(expected):
     odd = sorted(set(found) ^ set(expected))
     raise ValueError(
-      f'{folder} does not have the classes of {root / "train"}: {odd[0]!r} is '
+      f'{folder} does not have the classes of {source}: {odd[0]!r} is '
       f'in one of them only, {len(odd)} such in all'
     )
   left_out = _LeftOut()
@@ -139,7 +143,8 @@ def find(
   if text := left_out.describe():
     logging.warning('%s: files are left out: %s', folder, text)
   labels = np.repeat(np.arange(len(found)), counts).astype(np.int32)
-  names = [f'{folder.name}/{name}' for name, _ in images]
+  place = folder.relative_to(root).as_posix()
+  names = [f'{place}/{name}' for name, _ in images]
   return encoded.Files(names, str(root), [size for _, size in images]), labels
 
 

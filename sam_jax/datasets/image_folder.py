@@ -23,6 +23,7 @@ def load(
   *,
   image_size: int = 224,
   workers: int = 0,
+  domains: bool = False,
   mean: Sequence[float] = MEAN,
   std: Sequence[float] = STD,
 ) -> registry.Source:
@@ -40,13 +41,18 @@ def load(
     seed: of that choice.
     image_size: height and width in pixels of what the images are decoded to.
     workers: processes that decode; 0 uses threads of this one.
+    domains: whether the images are in train/DOMAIN/CLASS/... and
+      test/DOMAIN/CLASS/..., for methods such as `disam`. All domains have the
+      same classes. Those of `test` and `val` may be others than those of
+      `train`: one that is not trained on tells how well a model works on a
+      domain that it has never seen.
     mean: of each channel, for images scaled to [0, 1].
     std: likewise.
 
   Raises:
     FileNotFoundError: a folder is missing; says which are expected.
     ValueError: a class has no images, the folders have different classes, or
-      there is only one.
+      there is only one; or there are no folders of domains.
     OSError: a folder cannot be read.
   """
   if directory is None:
@@ -61,22 +67,31 @@ def load(
       f'{root} has no folder train; put the images into train/CLASS/ and '
       'test/CLASS/ (or val/CLASS/) there'
     )
-  found = folders.classes(train_folder)
+  levels = _domains(train_folder) if domains else {'': train_folder}
+  first = next(iter(levels.values()))
+  found = folders.classes(first)
   classes = list(found)
   if len(classes) == 1:
-    raise _one_class(train_folder, found[classes[0]][0])
+    raise _one_class(first, found[classes[0]][0])
   order = np.random.default_rng([seed, *b'image_folder'])
 
   def read(folder: pathlib.Path) -> registry.Examples:
-    files, labels = folders.find(root, folder, classes)
+    places = list(_domains(folder).values()) if domains else [folder]
+    parts = [folders.find(root, place, classes, first) for place in places]
+    files = encoded.joined([files for files, _ in parts])
     images = encoded.EncodedImages(
       files, np.arange(len(files)), image_size, workers
     )
-    return registry.Examples(images, labels)
+    counts = [len(labels) for _, labels in parts]
+    numbers = np.repeat(np.arange(len(parts)), counts).astype(np.int32)
+    labels = np.concatenate([labels for _, labels in parts])
+    return registry.Examples(images, labels, numbers if domains else None)
 
   def read_first(names: tuple[str, ...]) -> registry.Examples | None:
     folder = _first(root, names)
-    return None if folder is None else read(folder)
+    if folder is None:
+      return None
+    return read(folder)._replace(domains=None)  # they may be others
 
   train = read(train_folder)
   test, validation = read_first(_TEST_NAMES), read_first(_VALIDATION_NAMES)
@@ -91,7 +106,31 @@ def load(
     std=tuple(std),
     num_validation=int(_VALIDATION_SHARE * len(train.labels)),
     validation=validation,
+    domains=tuple(levels) if domains else None,
   )
+
+
+def _domains(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Returns the folders of the domains in that of a split, by name.
+
+  Raises:
+    ValueError: there are none, or two of one name.
+    OSError: the folder cannot be read.
+  """
+  try:
+    found = folders.classes(folder)
+  except ValueError as error:
+    raise ValueError(
+      f'{folder} has no folders; with data.domains it must have one for each '
+      'domain, with a folder of images for each class'
+    ) from error
+  for name, places in found.items():
+    if len(places) > 1:
+      raise ValueError(
+        f'{folder} has {len(places)} folders of the domain {name!r}, whose '
+        'names differ by Unicode normalisation only; put them together'
+      )
+  return {name: places[0] for name, places in found.items()}
 
 
 def _first(root: pathlib.Path, names: Sequence[str]) -> pathlib.Path | None:

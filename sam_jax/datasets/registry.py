@@ -24,14 +24,18 @@ class Examples(NamedTuple):
   Attributes:
     images: uint8 [n, height, width, channels], in memory or still encoded.
     labels: int32 [n], in memory.
+    domains: int32 [n], which of the domains of the data set they are from; None
+      if it has none, or the examples are for evaluation.
   """
 
   images: np.ndarray | encoded.EncodedImages
   labels: np.ndarray
+  domains: np.ndarray | None = None
 
   def select(self, key: slice | np.ndarray) -> 'Examples':
     """Returns the examples of a slice or of an array of indices."""
-    return Examples(self.images[key], self.labels[key])
+    domains = None if self.domains is None else self.domains[key]
+    return Examples(self.images[key], self.labels[key], domains)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Source:
     confusions: the class for which a class is mistaken, for asymmetric label
       noise; None if there is no such convention.
     classes: their names, in the order of the labels; None if they have none.
+    domains: names of the domains that the training examples are from, in the
+      order of their numbers; None if there are none.
   """
 
   train: Examples
@@ -64,6 +70,7 @@ class Source:
   validation: Examples | None = None
   confusions: label_noise_lib.Confusions | None = None
   classes: tuple[str, ...] | None = None
+  domains: tuple[str, ...] | None = None
 
   @property
   def splits(self) -> dict[str, Examples]:
@@ -93,6 +100,7 @@ class Dataset:
     classes: their names; None if they have none.
     source: what it was made from, as its authors published it: before a split
       was cut off or a label changed. None if that is not known.
+    domains: names of those of the training examples; None if there are none.
   """
 
   name: str
@@ -103,6 +111,7 @@ class Dataset:
   std: tuple[float, ...]
   classes: tuple[str, ...] | None = None
   source: Source | None = None
+  domains: tuple[str, ...] | None = None
 
   @property
   def info(self) -> dict[str, Any]:
@@ -113,6 +122,15 @@ class Dataset:
       'mean': list(self.mean),
       'std': list(self.std),
       'classes': self.classes and list(self.classes),
+    }
+
+  @property
+  def training_info(self) -> dict[str, Any]:
+    """What a method may have to know of the training examples besides."""
+    counts = np.bincount(self.train.labels, minlength=self.num_classes)
+    return {
+      'class_counts': counts.tolist(),
+      'domains': self.domains and list(self.domains),
     }
 
 
@@ -224,6 +242,7 @@ def create(
     source.std,
     source.classes,
     source,
+    source.domains,
   )
 
 
@@ -298,7 +317,8 @@ def _split(name: str, source: Source, split: str) -> tuple[Examples, Examples]:
     )
   if source.extra is not None:
     train = Examples(
-      *map(np.concatenate, zip(train, source.extra, strict=True))
+      np.concatenate([train.images, source.extra.images]),
+      np.concatenate([train.labels, source.extra.labels]),
     )
   return train, evaluation
 
@@ -315,6 +335,7 @@ def _check_source(name: str, source: Source) -> None:
       f'{name}: {len({*names})} names of classes for {source.num_classes} '
       'classes; give each class a name of its own, or none'
     )
+  _check_domains(name, source)
   if not len(source.mean) == len(source.std) == shape[-1]:
     raise ValueError(
       f'{name}: {len(source.mean)} means and {len(source.std)} standard '
@@ -326,7 +347,7 @@ def _check_examples(
   what: str, examples: Examples, shape: tuple[int, ...]
 ) -> None:
   """Raises ValueError unless images and labels have the agreed form."""
-  images, labels = examples
+  images, labels, _ = examples
   if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
     raise ValueError(
       f'{what}: images are {images.dtype} {list(images.shape)}; they must be '
@@ -341,6 +362,34 @@ def _check_examples(
     raise ValueError(
       f'{what}: labels are {labels.dtype} {list(labels.shape)} for '
       f'{len(images)} images; they must be int32 [{len(images)}]'
+    )
+
+
+def _check_domains(name: str, source: Source) -> None:
+  """Raises ValueError unless the training examples are of known domains."""
+  names, domains = source.domains, source.train.domains
+  if names is None and domains is None:
+    return
+  if names is None or domains is None:
+    raise ValueError(
+      f'{name}: give the names of the domains and the domain of each training '
+      'example, or neither'
+    )
+  if source.extra is not None:
+    raise ValueError(f'{name}: extra examples have no domain; leave them out')
+  count = len({*names})
+  if count != len(names) or domains.dtype != np.int32:
+    raise ValueError(
+      f'{name}: domains are {domains.dtype} with {count} different names of '
+      f'{len(names)}; they must be int32, with a name of their own each'
+    )
+  if domains.shape != source.train.labels.shape or {*domains.tolist()} != {
+    *range(count)
+  }:
+    raise ValueError(
+      f'{name}: {len(domains)} domains in {sorted({*domains.tolist()})} for '
+      f'{len(source.train.labels)} training examples; there must be one for '
+      f'each, and some of all in [0, {count})'
     )
 
 

@@ -14,18 +14,24 @@ from sam_jax.methods._ae_sam import ae_sam
 from sam_jax.methods._asam import asam
 from sam_jax.methods._async_sam import async_sam
 from sam_jax.methods._cr_sam import cr_sam
+from sam_jax.methods._dgsam import dgsam
+from sam_jax.methods._disam import disam
 from sam_jax.methods._eigen_sam import eigen_sam
 from sam_jax.methods._esam import esam
 from sam_jax.methods._fisher_mask_sam import fisher_mask_sam
 from sam_jax.methods._fisher_sam import fisher_sam
+from sam_jax.methods._focal_sam import focal_sam
 from sam_jax.methods._friendly_sam import friendly_sam
+from sam_jax.methods._functional_sam import functional_sam
 from sam_jax.methods._gcsam import gcsam
 from sam_jax.methods._gsam import gsam
+from sam_jax.methods._imb_sam import imb_sam
 from sam_jax.methods._k_sam import k_sam
 from sam_jax.methods._late_sam import late_sam
 from sam_jax.methods._layerwise import layerwise_sam
 from sam_jax.methods._le_sam import le_sam
 from sam_jax.methods._looksam import looksam
+from sam_jax.methods._mesa import mesa
 from sam_jax.methods._monge_sam import monge_sam
 from sam_jax.methods._msam import msam
 from sam_jax.methods._quarter_sam import quarter_sam
@@ -74,19 +80,25 @@ __all__ = [
   'cr_sam',
   'create',
   'defaults',
+  'dgsam',
+  'disam',
   'eigen_sam',
   'either',
   'esam',
   'fisher_mask_sam',
   'fisher_sam',
+  'focal_sam',
   'friendly_sam',
+  'functional_sam',
   'gcsam',
   'gsam',
+  'imb_sam',
   'k_sam',
   'late_sam',
   'layerwise_sam',
   'le_sam',
   'looksam',
+  'mesa',
   'momentum_of',
   'monge_sam',
   'msam',

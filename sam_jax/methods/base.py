@@ -8,8 +8,8 @@ to the whole batch, such as a norm or a projection of the averaged gradient, is
 made in `finish`, and so is everything that is remembered from step to step.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,13 @@ import jax.numpy as jnp
 from sam_jax import convolutions, tree, types
 from sam_jax.methods import own_loop
 from sam_jax.methods.interface import Context, GroupResult, Problem, State
+
+# What a task may have besides a loss, and what a message calls it.
+NEEDS = {
+  'logits': 'a model whose outputs are logits',
+  'classes': 'examples of classes, and to know how many each class has',
+  'domains': 'examples of several domains, see data.name="rotated_digits"',
+}
 
 
 class Method:
@@ -29,10 +36,28 @@ class Method:
       and a backward pass, in units of the batch size. A mean, if steps differ.
     needs: fields of the context that not every run of `sam_jax.train` has, and
       without which the method cannot run; checked before the first step.
+    needs_of_task: what it needs besides the loss, words of `NEEDS`.
   """
 
   gradient_evaluations: float = 1.0
   needs: tuple[str, ...] = ()
+  needs_of_task: ClassVar[tuple[str, ...]] = ()
+
+  def check(self, offers: Mapping[str, Any]) -> None:
+    """Refuses a task that lacks what the method needs.
+
+    Args:
+      offers: what the task has besides a loss, by the words of `NEEDS`.
+
+    Raises:
+      ValueError: the message names what is missing.
+    """
+    for name in self.needs_of_task:
+      if name not in offers:
+        raise ValueError(
+          f'the method needs {NEEDS[name]}, which the task and its data do not '
+          'have; choose others, or a method that needs the loss alone'
+        )
 
   @property
   def measures_all(self) -> bool:

@@ -4,10 +4,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 
 from sam_jax import sam, types
 
 Diagnostics = Mapping[str, jax.Array]
+# `(outputs, losses, penalty, values) -> losses`, see `Problem.with_losses`.
+LossesFn = Callable[[Any, jax.Array, Any, Any], jax.Array]
 
 
 class Context(NamedTuple):
@@ -24,6 +27,7 @@ class Context(NamedTuple):
     learning_rate: of the step, a scalar.
     peak_learning_rate: the largest one that the run was asked for.
     momentum: the optimizer's, a tree like the parameters, see `momentum_of`.
+    params: at the start of the step, for `finish`.
   """
 
   step: jax.Array
@@ -33,6 +37,7 @@ class Context(NamedTuple):
   learning_rate: types.Scalar | None = None
   peak_learning_rate: types.Scalar | None = None
   momentum: types.PyTree | None = None
+  params: types.Params | None = None
 
   def get(self, name: str) -> Any:
     """Returns a field that has to be there.
@@ -62,6 +67,14 @@ _ITEMS = {
   'scored': 'the loss of each example',
   'first': 'a share of the examples',
   'chosen': 'chosen examples',
+  'outputs': "the model's outputs",
+  'slopes': "the derivative of the loss by the model's outputs",
+  'with_losses': 'losses of its own',
+  'class_values': 'the class of each example',
+  'class_counts': 'the number of training examples of each class',
+  'domains': 'the domain of each example',
+  'num_domains': 'the number of domains',
+  'mean': 'means over the examples',
   'squared_gradients': 'the gradient of each example',
 }
 
@@ -84,6 +97,25 @@ class Problem(NamedTuple):
     first: `share -> Problem`, that of the first examples alone.
     chosen: `(scores, share) -> Problem`, that of the examples with the largest
       scores, an array like the losses; of equal ones the first.
+    outputs: `params -> outputs` of the model, for those of the group's examples
+      that are on this device: a tree of arrays `[microbatches, b, ...]`.
+    slopes: `params -> ((out, grads), slopes)`: what `ascend` returns, and the
+      derivative of each example's loss by the model's outputs, a tree like
+      these.
+    with_losses: `(losses_fn, values) -> Problem`, that of the same examples
+      with other losses. `losses_fn` takes the outputs and the losses of a
+      microbatch, the penalty that is added to each of these, and the
+      microbatch's part of `values`, a tree of arrays `[microbatches, b, ...]`.
+      It returns the loss of each example with its penalty. What is logged stays
+      the loss of the task.
+    class_values: `values -> [microbatches, b]`: the one of the class of each
+      example on this device; of mixed labels, the mean.
+    class_counts: training examples of each class, `[classes]`.
+    domains: number of the domain of each example on this device, an int32 array
+      like the losses.
+    num_domains: of the data set.
+    mean: `values -> mean` over the group's examples, of a tree of arrays
+      `[microbatches, b, ...]`.
     squared_gradients: `(params, number) -> tree`, the mean over that many
       examples, the first ones, of the squared gradient of the loss of each one
       by itself, with the model as it is evaluated: BatchNorm of one example has
@@ -99,6 +131,14 @@ class Problem(NamedTuple):
   ) = None
   first: Callable[[float], 'Problem'] | None = None
   chosen: Callable[[jax.Array, float], 'Problem'] | None = None
+  outputs: Callable[[types.Params], types.PyTree] | None = None
+  slopes: Callable[[types.Params], tuple[Any, types.PyTree]] | None = None
+  with_losses: Callable[[LossesFn, types.PyTree], 'Problem'] | None = None
+  class_values: Callable[[Any], jax.Array] | None = None
+  class_counts: np.ndarray | None = None
+  domains: jax.Array | None = None
+  num_domains: int | None = None
+  mean: Callable[[types.PyTree], types.PyTree] | None = None
   squared_gradients: Callable[[types.Params, int], types.PyTree] | None = None
 
   def get(self, name: str) -> Any:
@@ -111,8 +151,8 @@ class Problem(NamedTuple):
     if value is None:
       raise ValueError(
         f'the method needs {_ITEMS[name]}, which a loss that is a function of '
-        'the parameters does not offer; train with sam_jax.train, or choose a '
-        'method that needs the loss alone'
+        'the parameters does not offer; train with sam_jax.train and a task '
+        'that has it, or choose a method that needs the loss alone'
       )
     return value
 

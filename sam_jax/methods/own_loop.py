@@ -107,6 +107,7 @@ def value_and_grad(
       learning_rate=learning_rate(state.step) if is_schedule else learning_rate,
       peak_learning_rate=peak_learning_rate,
       momentum=kwargs.pop('momentum') if takes_momentum else None,
+      params=params,
     )
     found: list[types.Grads] = []
 

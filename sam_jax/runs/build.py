@@ -174,7 +174,9 @@ def build(
   dataset = shared.dataset(
     lambda: factories.load_data(config), config.task, config.data
   )
-  task = factories.create_task(config, dataset.info, parallel.collectives.axes)
+  info = {**dataset.info, **getattr(dataset, 'training_info', {})}
+  task = factories.create_task(config, info, parallel.collectives.axes)
+  validation.check_method(config, method, task)
   steps_per_epoch = datasets.steps_per_epoch(
     task.count(dataset.train), config.batch_size
   )

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from sam_jax import keys, lookup, tasks, types
+from sam_jax import keys, lookup, methods, tasks, types
 from sam_jax.runs import workdir
 from sam_jax.training import layout as layout_lib
 
@@ -94,6 +94,27 @@ def check_mixing(config: ml_collections.ConfigDict) -> None:
       f'mixing.name={config.mixing.name!r} mixes the images of a microbatch '
       'and microbatch_size is 1; it must be at least 2'
     )
+
+
+def check_method(
+  config: ml_collections.ConfigDict, method: methods.Method, task: tasks.Task
+) -> None:
+  """Refuses a method that needs of the task what it does not have.
+
+  Raises:
+    ValueError: the message names the method and what is missing.
+  """
+  offers = dict(task.offers)
+  if config.labels_from:  # they are predicted after all is built
+    offers.pop('classes', None)
+  try:
+    method.check(offers)
+  except ValueError as error:
+    raise ValueError(
+      f'method.name={config.method.name!r}, task.name={config.task.name!r}, '
+      f'data.name={config.data.name!r}: {error}'
+      + ('; labels_from leaves them unknown' if config.labels_from else '')
+    ) from error
 
 
 def check_norm(

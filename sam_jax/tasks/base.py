@@ -83,6 +83,16 @@ class Task(abc.ABC):
     self.model = model
     self.info = info
 
+  @property
+  def offers(self) -> Mapping[str, Any]:
+    """What a method may use besides the loss, see `methods.base.NEEDS`.
+
+    `logits`: True if the model's outputs are logits along their last axis.
+    `classes`: number of training examples of each class; then `class_values`
+    is there. `domains`: their number; then a batch has `domain`, int32.
+    """
+    return {}
+
   # --- The data set and the model, on the host ---
 
   @classmethod
@@ -181,6 +191,15 @@ class Task(abc.ABC):
   @abc.abstractmethod
   def example_losses(self, outputs: Any, batch: Batch) -> jax.Array:
     """Returns the loss of each example, whose mean is trained, `[rows]`."""
+
+  def class_values(self, values: jax.Array, batch: Batch) -> jax.Array:
+    """Returns a value of each example's class, `[rows]`; see `offers`.
+
+    Args:
+      values: of the classes, `[classes]`.
+      batch: a microbatch, augmented and mixed.
+    """
+    raise NotImplementedError(f'{type(self).__name__} has no classes')
 
   def train_metrics(self, outputs: Any, batch: Batch) -> dict[str, jax.Array]:
     """Returns means over a microbatch to log besides the loss, scalars."""

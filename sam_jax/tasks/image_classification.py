@@ -50,6 +50,12 @@ class ImageTask(base.Task):
     )
 
   @property
+  def offers(self) -> dict[str, Any]:
+    """The number of domains, if the data set has any."""
+    domains = self.info.get('domains')
+    return {'domains': len(domains)} if domains else {}
+
+  @property
   def _resolution(self) -> int | None:
     return getattr(self.model, 'resolution', None)
 
@@ -62,12 +68,11 @@ class ImageTask(base.Task):
 
   def batch_shapes(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a training batch."""
+    numbers = ['label', 'position', *(['domain'] * ('domains' in self.offers))]
+    images = jax.ShapeDtypeStruct((rows, *self.info['image_shape']), jnp.uint8)
     return {
-      'image': jax.ShapeDtypeStruct(
-        (rows, *self.info['image_shape']), jnp.uint8
-      ),
-      'label': jax.ShapeDtypeStruct((rows,), jnp.int32),
-      'position': jax.ShapeDtypeStruct((rows,), jnp.int32),
+      'image': images,
+      **{name: jax.ShapeDtypeStruct((rows,), jnp.int32) for name in numbers},
     }
 
   def init_inputs(self) -> jax.Array:
@@ -147,6 +152,18 @@ class ImageClassification(ImageTask):
   def example_losses(self, outputs: jax.Array, batch: base.Batch) -> jax.Array:
     """Returns the smoothed cross entropy of each example, in nats."""
     return losses.cross_entropy(outputs, batch['label'], self._label_smoothing)
+
+  @property
+  def offers(self) -> dict[str, Any]:
+    """Logits, the classes if they were counted, and domains."""
+    counts = self.info.get('class_counts')
+    classes = {} if counts is None else {'classes': counts}
+    return {'logits': True, **classes, **super().offers}
+
+  def class_values(self, values: jax.Array, batch: base.Batch) -> jax.Array:
+    """Returns the value of each image's class; of a mixed one, the mean."""
+    labels = batch['label']
+    return values[labels] if labels.ndim == 1 else labels @ values
 
   def train_metrics(
     self, outputs: jax.Array, batch: base.Batch

@@ -14,6 +14,7 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from sam_jax import keys, methods, tasks, tree, types
@@ -31,6 +32,9 @@ Batch = Mapping[str, jax.Array]
 # Random streams. Each is keyed by the step and by the position in the global
 # batch, never by the device.
 _AUGMENTATION, _DROPOUT, _METHOD, _MIXING = range(4)
+
+# Of a batch: what belongs to losses of the method's own.
+_VALUES = 'method_values'
 
 
 @flax.struct.dataclass
@@ -111,6 +115,7 @@ class StepFns:
       learning_rate=self.learning_rate_fn(made),
       peak_learning_rate=self.peak_learning_rate,
       momentum=methods.momentum_of(state.opt_state),
+      params=state.params,
     )
 
 
@@ -292,7 +297,11 @@ def _group_gradient(
 
 
 def _problem(
-  fns: StepFns, batch_stats: types.PyTree, step: jax.Array, pieces: Batch
+  fns: StepFns,
+  batch_stats: types.PyTree,
+  step: jax.Array,
+  pieces: Batch,
+  losses_fn: methods.LossesFn | None = None,
 ) -> methods.Problem:
   """Returns what the method may ask of a group's examples.
 
@@ -305,69 +314,137 @@ def _problem(
     return math.ceil(round(share * fns.layout.microbatch_size, 6))
 
   def first(share: float) -> methods.Problem:
-    return of(jax.tree.map(lambda x: x[:, : rows(share)], pieces))
+    return of(jax.tree.map(lambda x: x[:, : rows(share)], pieces), losses_fn)
 
   def chosen(scores: jax.Array, share: float) -> methods.Problem:
     _, index = jax.lax.top_k(scores, rows(share))
     pick = jax.vmap(lambda x, i: x[i])
-    return of(jax.tree.map(lambda x: pick(x, index), pieces))
+    return of(jax.tree.map(lambda x: pick(x, index), pieces), losses_fn)
 
-  group_fn = functools.partial(_group_fn, fns, batch_stats, step, pieces)
+  def with_losses(
+    losses_fn: methods.LossesFn, values: types.PyTree
+  ) -> methods.Problem:
+    return of({**pieces, _VALUES: values}, losses_fn)
+
+  def mean(values: types.PyTree) -> types.PyTree:
+    local = jax.tree.map(lambda x: jnp.mean(x, axis=(0, 1)), values)
+    return fns.collectives.group_mean(local)
+
+  def slopes(params: types.Params) -> tuple[Any, types.PyTree]:
+    out, grads, found = group_fn(params, is_ascent=True, row_fn=_slopes(fns))
+    return (out, grads), found
+
+  at = (batch_stats, step, pieces)
+  group_fn = functools.partial(_group_fn, fns, losses_fn, *at)
+  losses = functools.partial(_losses, losses_fn)
   return methods.Problem(
     descend=lambda params: group_fn(params, is_ascent=False)[:2],
     ascend=lambda params: group_fn(params, is_ascent=True)[:2],
     diagnose=functools.partial(
       diagnostics.of_perturbation, mantissa_bits=fns.mantissa_bits
     ),
-    example_losses=functools.partial(
-      _example_losses, fns, batch_stats, step, pieces
-    ),
-    scored=functools.partial(group_fn, is_ascent=True, is_scored=True),
+    example_losses=functools.partial(_example_losses, fns, losses, *at),
+    scored=functools.partial(group_fn, is_ascent=True, row_fn=losses),
     first=first,
     chosen=chosen,
+    outputs=functools.partial(_outputs, fns, *at),
+    slopes=slopes,
+    with_losses=with_losses,
+    mean=mean,
     squared_gradients=functools.partial(
       _squared_gradients, fns, batch_stats, pieces
     ),
+    **_of_examples(fns.task, pieces),
   )
+
+
+def _of_examples(task: tasks.Task, pieces: Batch) -> dict[str, Any]:
+  """Returns what is known of the examples' classes and domains."""
+  offers = task.offers
+  items: dict[str, Any] = {}
+
+  def class_values(values: Any) -> jax.Array:
+    of_piece = functools.partial(task.class_values, jnp.float32(values))
+    return jax.vmap(of_piece)(pieces)
+
+  if 'classes' in offers:
+    items['class_values'] = class_values
+    items['class_counts'] = np.array(offers['classes'])
+  if 'domains' in offers:
+    items['domains'] = pieces['domain']
+    items['num_domains'] = offers['domains']
+  return items
+
+
+# `(outputs, losses of the task, microbatch) -> rows`.
+_RowFn = Callable[[Any, jax.Array, Batch], types.PyTree]
+
+
+def _slopes(fns: StepFns) -> _RowFn:
+  """Returns the derivative of each example's loss by its outputs."""
+
+  def slopes(outputs: Any, losses: jax.Array, piece: Batch) -> types.PyTree:
+    del losses  # an example's loss depends on its own outputs alone
+    return jax.grad(lambda o: jnp.sum(fns.task.example_losses(o, piece)))(
+      outputs
+    )
+
+  return slopes
 
 
 def _group_fn(
   fns: StepFns,
+  losses_fn: methods.LossesFn | None,
   batch_stats: types.PyTree,
   step: jax.Array,
   pieces: Batch,
   params: types.Params,
   *,
   is_ascent: bool,
-  is_scored: bool = False,
+  row_fn: _RowFn | None = None,
 ) -> tuple[Any, types.Grads, Any]:
-  """Returns value and aux, the gradient, and the losses of the examples.
+  """Returns value and aux, the gradient, and something of each example.
 
   The first two are means over the group's microbatches, wherever they are, so
-  that they are those of the group on every device that shares it. The losses
-  are those of the examples that are here, `()` unless they are wanted.
+  that they are those of the group on every device that shares it. The third is
+  what `row_fn` makes of the examples that are here.
   """
-  loss_fn = functools.partial(_loss, fns, is_ascent)
+  loss_fn = functools.partial(_loss, fns, losses_fn, is_ascent)
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
   def of_piece(piece: Batch) -> tuple[types.PyTree, types.PyTree]:
-    (loss, (aux, losses)), grads = grad_fn(params, batch_stats, step, piece)
-    return ((loss, aux), grads), losses if is_scored else ()
+    (loss, aux), grads = grad_fn(params, batch_stats, step, piece)
+    aux, outputs, losses = aux
+    rows = () if row_fn is None else row_fn(outputs, losses, piece)
+    return ((loss, aux), grads), rows
 
-  local, losses = microbatches.mean_and_each(of_piece, pieces, fns.loop)
+  local, rows = microbatches.mean_and_each(of_piece, pieces, fns.loop)
   out, grads = fns.collectives.group_mean(local)
-  return out, grads, losses
+  return out, grads, rows
+
+
+def _losses(
+  losses_fn: methods.LossesFn | None,
+  outputs: Any,
+  losses: jax.Array,
+  piece: Batch,
+) -> jax.Array:
+  """Returns the losses of examples, or the method's own, without a penalty."""
+  if losses_fn is None:
+    return losses
+  return losses_fn(outputs, losses, 0.0, piece[_VALUES])
 
 
 def _loss(
   fns: StepFns,
+  losses_fn: methods.LossesFn | None,
   is_ascent: bool,
   params: types.Params,
   batch_stats: types.PyTree,
   step: jax.Array,
   microbatch: Batch,
-) -> tuple[jax.Array, tuple[diagnostics.Aux, jax.Array]]:
-  """Returns the loss of a microbatch, and those of its examples in aux."""
+) -> tuple[jax.Array, tuple[diagnostics.Aux, Any, jax.Array]]:
+  """Returns the loss of a microbatch; in aux its outputs and their losses."""
   outputs, updated = _apply(
     fns, is_ascent, params, batch_stats, step, microbatch
   )
@@ -385,11 +462,16 @@ def _loss(
   if not fns.method.measures_all:
     count = losses.size * fns.layout.batch_size // fns.layout.microbatch_size
     metrics['metric_examples'] = jnp.float32(count)
-  return loss + penalty, (diagnostics.Aux(metrics, change), losses)
+  total = loss + penalty
+  if losses_fn is not None:
+    values = microbatch[_VALUES]
+    total = jnp.mean(losses_fn(outputs, losses, penalty, values))
+  return total, (diagnostics.Aux(metrics, change), outputs, losses)
 
 
 def _example_losses(
   fns: StepFns,
+  row_fn: _RowFn,
   batch_stats: types.PyTree,
   step: jax.Array,
   pieces: Batch,
@@ -399,9 +481,24 @@ def _example_losses(
 
   def losses(piece: Batch) -> jax.Array:
     outputs, _ = _apply(fns, False, params, batch_stats, step, piece)
-    return fns.task.example_losses(outputs, piece)
+    return row_fn(outputs, fns.task.example_losses(outputs, piece), piece)
 
   return microbatches.each(losses, pieces, fns.loop)
+
+
+def _outputs(
+  fns: StepFns,
+  batch_stats: types.PyTree,
+  step: jax.Array,
+  pieces: Batch,
+  params: types.Params,
+) -> Any:
+  """Returns the model's outputs as it is trained, `[microbatches, b, ...]`."""
+  return microbatches.each(
+    lambda piece: _apply(fns, False, params, batch_stats, step, piece)[0],
+    pieces,
+    fns.loop,
+  )
 
 
 def _squared_gradients(

@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_read_is_another_one(root, original, monkeypatch):
 
 
 def test_arrays_are_hashed_whole():
-  images, labels = originals.examples(40)
+  images, labels, _ = originals.examples(40)
   first = fingerprints.of(images, labels)
   assert fingerprints.of(images.copy(order='F'), labels.copy()) == first
   other = images.copy()

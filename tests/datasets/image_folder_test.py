@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sam_jax import datasets
+from sam_jax.datasets import fingerprints
 from tests import image_files
 
 
@@ -157,3 +158,49 @@ def test_a_folder_without_classes_is_refused(tmp_path):
 def test_no_folder_is_refused():
   with pytest.raises(ValueError, match='needs data.directory'):
     datasets.create('image_folder')
+
+
+def _domains(root, names):
+  for name in names:
+    image_files.folder(root / name, {'x': 2})
+    (root / 'train').mkdir(exist_ok=True)
+    (root / name / 'x').rename(root / 'train' / name)
+  image_files.folder(root / 'unseen', {'x': 1})
+  (root / 'test').mkdir()
+  (root / 'unseen' / 'x').rename(root / 'test' / 'unseen')
+
+
+def test_domains_are_a_level_of_folders_above_the_classes(tmp_path):
+  _domains(tmp_path, ['sketch', 'photo'])
+  found = _create(tmp_path, domains=True)
+  assert found.domains == ('photo', 'sketch')
+  assert found.classes == ('blue', 'green', 'grey', 'red')
+  train = found.train
+  for i, (label, domain) in enumerate(
+    zip(train.labels, train.domains, strict=True)
+  ):
+    _, *place, _ = train.images.file(i).split('/')
+    assert place == [found.domains[domain], found.classes[label]]
+  assert np.bincount(train.domains).tolist() == [8, 8]
+  assert found.evaluation.domains is None
+  assert _names(found.evaluation)[0] == ('blue', '000.jpg')
+  batch = next(datasets.train_batches(train, 4, seed=0))
+  assert batch['domain'].shape == (4,)
+
+
+def test_the_domain_of_an_example_belongs_to_the_fingerprint(tmp_path):
+  _domains(tmp_path, ['a', 'b'])
+  train = _create(tmp_path, domains=True).train
+  swapped = train._replace(domains=1 - train.domains)
+  first, second = (fingerprints.of(*t) for t in (train, swapped))
+  assert first['labels'] != second['labels']
+  assert first['contents'] == second['contents']
+
+
+def test_domains_with_other_classes_are_refused(tmp_path):
+  _domains(tmp_path, ['a', 'b'])
+  (tmp_path / 'train' / 'b' / 'red').rename(tmp_path / 'elsewhere')
+  with pytest.raises(
+    ValueError, match=r"b does not .*train/a: 'red' is in one"
+  ):
+    _create(tmp_path, domains=True)

@@ -54,7 +54,7 @@ def test_a_prepared_set_is_read_without_tensorflow(prepared):
   # Of the Flowers one trains on both.
   expected = [('train', i) for i in range(12)]
   expected += [('validation', i) for i in range(8)]
-  images, labels = flowers.train
+  images, labels, _ = flowers.train
   assert images.shape == (20, 16, 16, 3)
   assert [images.read(i) for i in range(20)] == [
     stored[split][i] for split, i in expected

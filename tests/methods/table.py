@@ -11,6 +11,8 @@ from sam_jax import methods
 # Of gradient descent with momentum: v = MOMENTUM v + g, w = w - RATE v.
 STEPS, RATE, MOMENTUM = 5, 0.1, 0.5
 KEY = jax.random.key(3)
+# Of data with five classes in three domains.
+INFO = {'class_counts': [40, 30, 20, 6, 4], 'domains': ['a', 'b', 'c']}
 
 # The quadratic w'Aw/2 + b'w, and those of the examples, whose mean it is.
 HESSIAN = np.diag([4.0, 2.0, 1.0, 0.5, 0.25]) + 0.2
@@ -70,6 +72,9 @@ class Row(NamedTuple):
     uncounted: gradients in a step that the compiler does not count, because it
       counts the body of a loop once.
     needs_examples: whether the loss has to be one of examples.
+    is_of_network: whether it looks into the loss. Then the trials of a function
+      of the parameters are those of a network in `losses_test.py`, and the
+      oracle is of that.
     is_chance: whether it depends on more than the step's number whether the
       step perturbs.
   """
@@ -83,6 +88,7 @@ class Row(NamedTuple):
   uncounted: float = 0.0
   needs_examples: bool = False
   is_chance: bool = False
+  is_of_network: bool = False
 
   def create(self, **changes):
     return methods.create(self.name, **self.fields | changes)

@@ -437,6 +437,11 @@ BAD = (
   ({'method.p': 0.5}, r'p is 0\.5'),
   ({'method.ascent_steps': 0}, 'ascent_steps is 0'),
   ({'method.eta': 0.1}, "'sam' takes no eta, and eta is 0.1"),
+  ({'method.name': 'disam'}, "'disam'.*needs examples of several domains"),
+  (
+    {'method.name': 'imb_sam', 'labels_from': 'another/run'},
+    "'imb_sam'.* needs examples of classes.* labels_from leaves them unknown",
+  ),
   ({'plugins': ('no_such_module',)}, "plugins names 'no_such_module'"),
   ({'init_from': 'gs://bucket/run'}, 'not a path on this machine'),
   ({'data.directory': 'gs://bucket'}, 'not a path on this machine'),

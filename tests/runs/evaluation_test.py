@@ -109,7 +109,7 @@ def _linear(variables, images, train):
 def test_evaluation_is_exact_for_any_batch_size_and_device_count(
   examples, num_devices, parallel_name
 ):
-  images, labels = examples
+  images, labels, _ = examples
   logits = images.reshape(NUM_EXAMPLES, -1).astype(np.float64) @ WEIGHTS / 100
   expected = {k: v.mean() for k, v in oracle.metrics(logits, labels).items()}
   runs_on, step = _compile(_linear, num_devices, parallel_name)

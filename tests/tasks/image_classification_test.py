@@ -31,6 +31,23 @@ def test_example_metrics_are_those_of_an_oracle():
   assert 0 < expected['top5_error_rate'].mean() < expected['error_rate'].mean()
 
 
+def test_the_value_of_a_class_is_weighed_for_mixed_labels():
+  values = jnp.arange(10.0)
+  plain = _task().class_values(values, {'label': jnp.array([3, 0])})
+  assert plain.tolist() == [3, 0]
+  mixed = jnp.zeros((1, 10)).at[0, 2].set(0.75).at[0, 6].set(0.25)
+  assert _task().class_values(values, {'label': mixed}).tolist() == [3.0]
+
+
+def test_a_task_offers_what_is_known_of_its_data():
+  assert _task().offers == {'logits': True}
+  more = {'class_counts': [5] * 10, 'domains': ['a', 'b']}
+  task = tasks.ImageClassification(None, _INFO | more)
+  assert task.offers == {'logits': True, 'classes': [5] * 10, 'domains': 2}
+  assert task.batch_shapes(3)['domain'].shape == (3,)
+  assert 'domain' not in _task().batch_shapes(3)
+
+
 def test_five_classes_or_fewer_have_no_top5_error():
   metrics = _metrics(jnp.zeros((3, 5)), jnp.zeros(3, int))
   assert set(metrics) == {'loss', 'error_rate'}
