@@ -59,6 +59,7 @@ from sam_jax.methods.base import Method, either
 from sam_jax.methods.interface import (
   Context,
   GroupResult,
+  LossesFn,
   Problem,
   State,
   momentum_of,
@@ -70,6 +71,7 @@ __all__ = [
   'Axes',
   'Context',
   'GroupResult',
+  'LossesFn',
   'Method',
   'Perturbed',
   'Problem',

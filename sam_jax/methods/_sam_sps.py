@@ -76,7 +76,11 @@ def sam_sps(
       'sam_sps takes a mask that remembers nothing; choose another one'
     )
   return _SamSps(
-    method, float(largest), float(lower_bound), method.gradient_evaluations
+    method,
+    float(largest),
+    float(lower_bound),
+    gradient_evaluations=method.gradient_evaluations,
+    needs=method.needs,
   )
 
 
@@ -93,6 +97,12 @@ class _SamSps(base.Method):
   largest: float
   lower_bound: float
   gradient_evaluations: float
+  needs: tuple[str, ...]
+
+  @property
+  def measures_all(self) -> bool:
+    """Whether value and metrics of a step are means over all examples."""
+    return self.method.measures_all
 
   def gradient(
     self,
