@@ -70,14 +70,14 @@ def pages() -> dict[str, str]:
 
 def _overview() -> str:
   """Returns the page with the table of all methods, and the axes."""
-  measured, compared = _figures('measured.json'), _figures('compared.json')
+  measured, compared = _measured(), _figures('compared.json')
   rows = []
   for name in methods.names():
     figures = measured.get(name, {})
     rows.append(
       [
         f'[{name}]({name}.md)',
-        _sections(name)[''].split('\n')[0].removeprefix('Returns ').rstrip('.'),
+        _title(name),
         f'{methods.create(name).gradient_evaluations:.4g}',
         _number(figures.get('time'), '.2f'),
         _number(figures.get('copies'), '.1f'),
@@ -98,6 +98,8 @@ the fields below are those of `config.method`; in Python each is a function of
 
 {_table(head, rows)}
 
+{_where(measured)}
+
 ## Axes
 
 Every method that perturbs also takes the choices below, except for those that
@@ -109,6 +111,18 @@ arguments: `--config.method.metric='adaptive(eta=0)'`. `every`, `start` and
 
 {axes}
 """
+
+
+def _where(measured: Mapping[str, Mapping[str, Any]]) -> str:
+  """Returns what was measured, and what was not."""
+  places = sorted({figures['where'] for figures in measured.values()})
+  return (
+    f'Measured with {" and ".join(places)}, by `scripts/benchmark_step.py`, '
+    'interleaved. What was not measured is empty. Small steps, which a GPU '
+    'makes in a few milliseconds, cost more than their share: there a pass '
+    'over a quarter of the examples takes as long as one over all, and a '
+    'method that chooses between two branches waits for the choice.'
+  )
 
 
 def _choices(axis: choices.Axis) -> list[list[str]]:
@@ -132,19 +146,19 @@ def _choices(axis: choices.Axis) -> list[list[str]]:
 def _page(name: str) -> str:
   """Returns the page of a method."""
   sections = _sections(name)
-  first, _, body = sections[''].partition('\n')
+  body = sections[''].partition('\n')[2]
   fields = {
     field: p.default
     for field, p in registry.parameters(name).items()
     if p.kind is not p.VAR_KEYWORD
   }
-  text = [f'# {name}', first.replace('Returns ', '', 1), _math(body).strip()]
+  text = [f'# {name}', f'{_title(name)}.', _math(body).strip()]
   cost = methods.create(name).gradient_evaluations
-  text.append(f'Declared cost: {cost:.4g} gradients per step.')
-  if figures := _figures('measured.json').get(name):
+  text.append(f'Declared cost, in gradients per step: {cost:.4g}.')
+  if figures := _measured().get(name):
     text.append(
       f'Measured: {figures["time"]:.2f} times the step of SGD '
-      f'({figures["low"]:.2f} to {figures["high"]:.2f}), {figures["where"]}.'
+      f'({figures["low"]:.2f} to {figures["high"]:.2f}); {figures["where"]}.'
     )
   if fields:
     meanings = _arguments(sections.get('Args', ''))
@@ -156,6 +170,12 @@ def _page(name: str) -> str:
   if source := sections.get('Source'):
     text += ['## Source', _math(source)]
   return '\n\n'.join(part for part in text if part) + '\n'
+
+
+def _title(name: str) -> str:
+  """Returns what a method is, a few words."""
+  text = _sections(name)[''].split('\n')[0].removeprefix('Returns ').rstrip('.')
+  return text[:1].upper() + text[1:]
 
 
 def _sections(name: str) -> dict[str, str]:
@@ -215,6 +235,25 @@ def _figures(name: str) -> Mapping[str, Any]:
   """Returns what was measured, by method."""
   path = DIRECTORY / name
   return json.loads(path.read_text('utf-8')) if path.exists() else {}
+
+
+def _measured() -> dict[str, dict[str, Any]]:
+  """Returns what scripts/benchmark_step.py wrote, by method."""
+  found = _figures('measured.json')
+  rows = {row['method']: row for row in found.get('methods', ())}
+  return {
+    name: {
+      'time': row['ratio']['median'],
+      'low': row['ratio']['min'],
+      'high': row['ratio']['max'],
+      'copies': (row['memory_mib'] - rows['sgd']['memory_mib'])
+      * 2**20
+      / (4 * found['parameters']),
+      'where': f'{found["model"]}, batches of {found["batch_size"]}, '
+      f'{found["device"]}, jax {found["versions"]["jax"]}',
+    }
+    for name, row in rows.items()
+  }
 
 
 def _number(value: float | None, digits: str) -> str:
