@@ -119,7 +119,7 @@ class _Mesa(base.Method):
 
     if self.start == 0:
       return with_term()
-    begins = round(self.start * ctx.get('num_steps'), 6)
+    begins = math.ceil(round(self.start * ctx.get('num_steps'), 6))
     return base.either(ctx.step >= begins, with_term, lambda: plain(problem))
 
   def conclude(

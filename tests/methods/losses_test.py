@@ -118,6 +118,7 @@ def test_every_step_is_the_papers_formula(row):
     assert np.abs(actual[-1] - _walk(*other)[-1]).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('row', rows_losses.ROWS, ids=str)
 def test_with_some_fields_it_is_another_method(row):
   same = _walk(row.name, row.fields | row.equal)
@@ -152,18 +153,8 @@ def test_parameters_and_state_keep_their_dtypes(row, dtype):
     assert dtypes(step.state.method_state) == dtypes(row.create().init(params))
 
 
-@pytest.mark.parametrize(
-  'row',
-  [
-    # Focal-SAM makes the step of ImbSAM; the others take seconds to compile.
-    pytest.param(
-      row, marks=pytest.mark.slow if row.name in ('focal_sam', 'dgsam') else ()
-    )
-    for row in rows_losses.ROWS
-    if row.oracle
-  ],
-  ids=str,
-)
+@pytest.mark.slow
+@_WITH_ORACLE
 def test_it_costs_what_it_says(row):
   """The compiler's count of a training step with two microbatches in a loop."""
   width, rows = 64, 256
@@ -324,9 +315,10 @@ def test_values_out_of_range_are_refused(name, fields, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('parallel_name', ['shard_map', 'pmap'])
-@pytest.mark.parametrize('loop', ['unroll', 'vmap', 'scan'])
-@pytest.mark.parametrize('devices', [1, 2, 4])
+@pytest.mark.parametrize(
+  'devices, loop, parallel_name',
+  [(1, 'vmap', 'pmap'), (2, 'unroll', 'shard_map'), (4, 'scan', 'pmap')],
+)
 @_WITH_ORACLE
 def test_it_is_the_same_everywhere(row, devices, loop, parallel_name):
   spread = _stepper(
