@@ -2,12 +2,34 @@
 
 import ast
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from sam_jax import lookup
 
+# What ast raises, also for a text of a thousand parentheses.
+_UNREADABLE = (
+  AssertionError,
+  MemoryError,
+  RecursionError,
+  SyntaxError,
+  TypeError,
+  ValueError,
+)
 _Factory = TypeVar('_Factory', bound=Callable[..., Any])
+
+
+def literal(node: ast.expr) -> Any:
+  """Returns a value as a text has it: a word needs no quotes, inf is a number.
+
+  Raises:
+    ValueError: it is no value.
+    TypeError: likewise.
+  """
+  if isinstance(node, ast.Name):
+    return math.inf if node.id == 'inf' else node.id
+  return ast.literal_eval(node)
 
 
 class Axis:
@@ -94,9 +116,9 @@ class Axis:
         return node.id, [], {}
       assert isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
       assert all(k.arg for k in node.keywords)  # not **{...}
-      keywords = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
-      return node.func.id, list(map(ast.literal_eval, node.args)), keywords
-    except (AssertionError, SyntaxError, ValueError) as error:
+      keywords = {str(k.arg): literal(k.value) for k in node.keywords}
+      return node.func.id, list(map(literal, node.args)), keywords
+    except _UNREADABLE as error:
       raise ValueError(
         f'{self.name} is {lookup.shown(text)}; give one of '
         f'{", ".join(self.names())}, with arguments in parentheses if it has '

@@ -8,11 +8,11 @@ import ast
 import contextlib
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sam_jax import lookup, methods
+from sam_jax.methods import choices
 
 Values = tuple[Any, ...]
 
@@ -124,10 +124,8 @@ def _alternatives(node: ast.expr) -> list[ast.expr]:
 
 def _value(node: ast.expr) -> Any:
   """Returns a value; a word needs no quotes."""
-  if isinstance(node, ast.Name):
-    return math.inf if node.id == 'inf' else node.id
   with contextlib.suppress(ValueError, TypeError):
-    return ast.literal_eval(node)
+    return choices.literal(node)
   raise _refused(node)
 
 

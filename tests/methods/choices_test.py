@@ -39,6 +39,7 @@ def axis():
     ('scaled(3)', 3),
     (' scaled(0.5, power=2) ', 0.25),
     ('scaled(factor=-1)', -1),
+    ('scaled(inf)', np.inf),
   ],
 )
 def test_a_text_is_a_name_with_arguments(axis, text, expected):
@@ -58,6 +59,8 @@ def test_an_object_is_a_choice_as_it_is(axis):
     ('scaled(1)(2)', 'give one of scaled'),
     ('a.scaled', 'give one of scaled'),
     ('', 'give one of scaled'),
+    (f'scaled({"(" * 5000}', 'give one of scaled'),
+    ('scaled(word)', "factor is 'word'; it must be a number"),
     ('scaled(open("x"))', 'give one of scaled'),
     ('scaled(1, 2, 3)', 'too many positional.*; it takes factor, power'),
     ('scaled(size=1)', "unexpected keyword argument 'size'; it takes factor"),
