@@ -83,6 +83,8 @@ _COMMANDS = (
   'sweep',
   'train',
 )
+# Commands that are not called as their module is.
+_SHORT = {'compare_methods': 'compare'}
 
 
 def _version() -> str:
@@ -114,7 +116,8 @@ setuptools.setup(
   extras_require=_EXTRAS,
   entry_points={
     'console_scripts': [
-      f'sam-{name.replace("_", "-")} = sam_jax.{name}:cli' for name in _COMMANDS
+      f'sam-{_SHORT.get(name, name).replace("_", "-")} = sam_jax.{name}:cli'
+      for name in _COMMANDS
     ]
   },
   classifiers=[

@@ -170,6 +170,9 @@ def _dry_run(
   found = cost.Estimates(cells, directory, _TIME_STEPS.value)
   for line in found.lines():
     print(line)
+  if comparison.tuning_cells():
+    print('These are the runs on the validation split; those on the test split')
+    print('follow, and what they cost depends on what is chosen.')
   return _refuse(found.problems())
 
 

@@ -5,10 +5,11 @@
 
 The figures of the table are those of docs/methods/measured.json, which
 `python scripts/benchmark_step.py --methods=... --json=...` wrote, and of
-docs/methods/compared.json, which `sam-compare` wrote. What was not measured is
+docs/methods/comparison.csv, which `sam-compare` wrote. What was not measured is
 left empty.
 """
 
+import csv
 import inspect
 import json
 import pathlib
@@ -30,6 +31,7 @@ _CHECK = flags.DEFINE_bool('check', False, 'Whether to write nothing.')
 
 DIRECTORY = _ROOT / 'docs' / 'methods'
 _SECTION = re.compile(r'^(Args|Raises|Returns|Example|Source): ?', re.MULTILINE)
+_SCHEDULE = ('see `radius.create`', 'see [the axes](README.md#axes)')
 _AXES = {
   'direction': parts.DIRECTIONS,
   'metric': parts.METRICS,
@@ -70,7 +72,7 @@ def pages() -> dict[str, str]:
 
 def _overview() -> str:
   """Returns the page with the table of all methods, and the axes."""
-  measured, compared = _measured(), _figures('compared.json')
+  measured, compared = _measured(), _compared()
   rows = []
   for name in methods.names():
     figures = measured.get(name, {})
@@ -93,8 +95,9 @@ def _overview() -> str:
   return f"""# Methods
 
 How the gradient of a step is obtained. `config.method.name` chooses one, and
-the fields below are those of `config.method`; in Python each is a function of
-`sam_jax.methods`. The table is made by `python scripts/method_pages.py`.
+the fields on its page are those of `config.method`; in Python each is a
+function of `sam_jax.methods`. The table is made by
+`python scripts/method_pages.py`.
 
 {_table(head, rows)}
 
@@ -107,7 +110,8 @@ it is a choice of itself. A choice is written as a name, or a name with
 arguments: `--config.method.metric='adaptive(eta=0)'`. `every`, `start` and
 `probability` say which steps perturb; `ascent_share`, `descent_share` and
 `loss_share` which share of the examples makes the two gradients; and
-`rho_schedule` and `rho_min` how the radius changes along the run.
+`rho_schedule` and `rho_min` how the radius changes along the run: 'constant',
+'linear', 'cosine', or with the 'learning_rate', from rho to rho_min.
 
 {axes}
 """
@@ -167,6 +171,12 @@ def _page(name: str) -> str:
       for field, default in fields.items()
     ]
     text += ['## Fields', _table(['field', 'default', 'what it is'], rows)]
+  if shared := [
+    f'`{field}`' for field in methods.options(name) or () if field not in fields
+  ]:
+    text.append(
+      f'It also takes {", ".join(shared)}; see [the axes](README.md#axes).'
+    )
   if source := sections.get('Source'):
     text += ['## Source', _math(source)]
   return '\n\n'.join(part for part in text if part) + '\n'
@@ -201,7 +211,7 @@ def _arguments(text: str) -> dict[str, str]:
       found[name] = line.strip()
     else:
       found[name] += f' {line.strip()}'
-  return found
+  return {name: text.replace(*_SCHEDULE) for name, text in found.items()}
 
 
 def _math(text: str) -> str:
@@ -212,6 +222,9 @@ def _math(text: str) -> str:
       if line.startswith(' ') or (not line and not formula):
         formula += [line.strip()] if line else []
         continue
+      inner = re.sub(r'\\begin\{(\w+)\}.*?\\end\{\1\}', '', ' '.join(formula))
+      if '&' in inner:  # an alignment, which stands in an environment
+        formula = [r'\begin{aligned}', *formula, r'\end{aligned}']
       result += ['```math', *formula, '```']
       formula = None
     if line.startswith('.. math::'):
@@ -219,7 +232,7 @@ def _math(text: str) -> str:
       formula = [rest] if rest else []
     else:
       result.append(line)
-  return '\n'.join(result).replace('`radius.create`', '`rho_schedule`').strip()
+  return '\n'.join(result).strip()
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -254,6 +267,18 @@ def _measured() -> dict[str, dict[str, Any]]:
     }
     for name, row in rows.items()
   }
+
+
+def _compared() -> dict[str, str]:
+  """Returns the errors that `sam-compare` found, by method."""
+  path = DIRECTORY / 'comparison.csv'
+  if not path.exists():
+    return {}
+  with path.open(encoding='utf-8', newline='') as stream:
+    return {
+      row['method'].split('(')[0]: row['error, %']
+      for row in csv.DictReader(stream)
+    }
 
 
 def _number(value: float | None, digits: str) -> str:

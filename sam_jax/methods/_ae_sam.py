@@ -22,7 +22,6 @@ class GradientNorm(parts.When):
   """
 
   needs_gradient = True
-  remembers = True
 
   def __init__(
     self, lambda_1: float = -1.0, lambda_2: float = 1.0, decay: float = 0.9

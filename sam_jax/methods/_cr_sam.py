@@ -85,7 +85,7 @@ class _CrSam(Perturbed):
     first: tuple[Any, types.Grads] | None = None,
   ) -> tuple[interface.GroupResult, sam.SamInfo]:
     """Adds what the gradient on the other side says."""
-    problem = problem._replace(ascend=problem.descend)
+    problem = problem.of_descent()
     result, info = super().perturb(problem, params, ctx, memory, first)
     backwards = jax.tree.map(lambda e: -e, info.epsilon)
     _, behind = problem.descend(leaves.Parameters(params).moved(backwards))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sam_jax import sam as sam_lib, tree, types
-from sam_jax.methods import base, interface, parts, registry
+from sam_jax.methods import base, interface, registry
 from sam_jax.methods._disam import by_domain
 from sam_jax.methods._focal_sam import weigh
 from sam_jax.methods.axes import Choices, create
@@ -71,7 +71,7 @@ def dgsam(
   sam = create(rho, {**axes, **schedule})
   if not isinstance(sam, Perturbed):  # rho is 0
     return sam
-  if type(sam.mask).remember is not parts.Part.remember:
+  if sam.mask.applies_later:
     raise ValueError(
       'dgsam takes a mask that is fixed, as of names; choose another one'
     )

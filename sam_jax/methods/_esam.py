@@ -15,6 +15,8 @@ from sam_jax.methods.interface import Context
 class Bernoulli(parts.Mask):
   """Each number with a probability, divided by it; drawn anew by each group."""
 
+  applies_later = True
+
   def __init__(self, probability: float) -> None:
     """Takes the probability.
 
@@ -90,6 +92,9 @@ def esam(
   Raises:
     ValueError: a value is out of range; or, when called, descent_share is below
       1 and the loss is a function of parameters alone, which has no examples.
+
+  The chosen examples go through the network by themselves: BatchNorm sees them
+  alone, and their dropout masks are others than when they were chosen.
 
   Source: Du et al. 2021, algorithm 1. Differs from the authors' code, which
   draws whole tensors, and keeps examples whose rise is strictly above the k-th

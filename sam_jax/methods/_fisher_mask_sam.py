@@ -14,6 +14,8 @@ from sam_jax.methods.interface import Context, Problem
 class SquaredGradient(masks.Remembered):
   """Those with the largest squared gradient of the whole batch."""
 
+  needs_gradient = True
+
   def __init__(self, keep_ratio: float = 0.1, refresh: int = 100) -> None:
     """Takes the share that is perturbed.
 

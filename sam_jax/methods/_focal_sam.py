@@ -102,7 +102,7 @@ class ByClass(Perturbed):
       weigh, problem.get('class_values')(of_class)
     )
     # The three gradients are of one function, its penalty included.
-    weighted = weighted._replace(ascend=weighted.descend)
+    weighted = weighted.of_descent()
     result, info = super().perturb(weighted, params, ctx, memory)
 
     def add(g: jax.Array, d: jax.Array, a: jax.Array) -> jax.Array:

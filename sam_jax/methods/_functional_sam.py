@@ -71,6 +71,8 @@ class _FunctionalSam(Perturbed):
   ) -> tuple[interface.GroupResult, sam.SamInfo]:
     """Returns the result with the slopes of the loss at w."""
     del first  # it has no slopes
+    if self.combine is not sam.descent:
+      problem = problem.of_descent()
     found, slopes = problem.get('slopes')(params)
     linear = problem.get('with_losses')(_along, slopes)
     linear = linear._replace(ascend=problem.ascend)

@@ -51,7 +51,7 @@ def imb_sam(
   `utils/trainval.py`. Differs from these: the head's gradient is made as that
   of all examples less that of the tail, which is the same up to rounding.
   """
-  if eta < 0:
+  if not eta >= 0:
     raise ValueError(f'eta is {eta}; it must be a number of images, >= 0')
 
   def weights(counts: np.ndarray) -> np.ndarray:

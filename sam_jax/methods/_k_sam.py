@@ -37,6 +37,9 @@ def k_sam(
     ValueError: a value is out of range; or, when called, the loss is a function
       of parameters alone, which has no examples.
 
+  The chosen examples go through the network by themselves: BatchNorm sees them
+  alone, and their dropout masks are others than when they were chosen.
+
   Source: Ni et al. 2022, abstract and section 3. Differs from the paper: the
   examples are chosen in each microbatch.
   """

@@ -107,9 +107,7 @@ class _LookSam(base.Method):
 
     def perturbed() -> interface.GroupResult:
       # Both passes differentiate one function.
-      result, info = self.sam.perturb(
-        problem._replace(ascend=problem.descend), params, ctx
-      )
+      result, info = self.sam.perturb(problem.of_descent(), params, ctx)
       return result._replace(stats=info.ascent_grads)
 
     plain = super().gradient

@@ -28,7 +28,7 @@ class Momentum(parts.Direction):
     )
 
 
-_FIXED = ['direction', 'combine', 'ascent_share', 'descent_share']
+_FIXED = ['direction', 'combine', 'ascent_share', 'descent_share', 'loss_share']
 
 
 @registry.register('msam', fixes=_FIXED)

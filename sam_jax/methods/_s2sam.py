@@ -37,7 +37,7 @@ class Previous(parts.Direction):
     return leaves.kept(memory, grads)
 
 
-_FIXED = ['direction', 'combine', 'ascent_share', 'descent_share']
+_FIXED = ['direction', 'combine', 'ascent_share', 'descent_share', 'loss_share']
 
 
 @registry.register('s2sam', fixes=_FIXED)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sam_jax import tree, types
-from sam_jax.methods import base, interface, parts, registry
+from sam_jax.methods import base, interface, registry
 from sam_jax.methods.axes import Choices, create
 from sam_jax.methods.perturbed import Perturbed
 
@@ -71,7 +71,7 @@ def sam_sps(
     raise ValueError(f'lower_bound is {lower_bound}; it must be a number')
   schedule = {'rho_schedule': rho_schedule, 'rho_min': rho_min}
   method = create(rho, {**axes, **schedule})
-  if isinstance(method, Perturbed) and _remembers(method.mask):
+  if isinstance(method, Perturbed) and method.mask.remembers:
     raise ValueError(
       'sam_sps takes a mask that remembers nothing; choose another one'
     )
@@ -82,11 +82,6 @@ def sam_sps(
     gradient_evaluations=method.gradient_evaluations,
     needs=method.needs,
   )
-
-
-def _remembers(mask: parts.Mask) -> bool:
-  """Whether a mask has a state, for which there is no place."""
-  return type(mask).remember is not parts.Part.remember
 
 
 @dataclasses.dataclass(frozen=True)

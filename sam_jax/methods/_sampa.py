@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from sam_jax import leaves, perturbations, tree, types
-from sam_jax.methods import base, interface, parts, registry
+from sam_jax.methods import base, interface, registry
 from sam_jax.methods.axes import Choices, create
 from sam_jax.methods.perturbed import Perturbed
 
-_FIXED = ['direction', 'combine', 'ascent_share', 'descent_share']
+_FIXED = ['direction', 'combine', 'ascent_share', 'descent_share', 'loss_share']
 
 
 @registry.register('sampa', fixes=_FIXED)
@@ -78,7 +78,7 @@ def sampa(
   sam = create(rho, {**axes, **schedule})
   if not isinstance(sam, Perturbed):  # rho is 0
     return sam if lam == 0 else _SamPa(None, lam, momentum, needs)
-  if type(sam.mask) is not parts.Mask:
+  if sam.mask.applies_later:
     raise ValueError(
       'sampa takes a mask that is fixed, as of names; choose another one'
     )

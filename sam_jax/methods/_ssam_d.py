@@ -39,6 +39,7 @@ class Dynamic(masks.Remembered):
       lookup.check(name, score, SCORES)
     self._sparsity, self._drop_rate = sparsity, drop_rate
     self._drop, self._grow = drop, grow
+    self.needs_gradient = 'gradient' in (drop, grow)
 
   def stats(
     self,

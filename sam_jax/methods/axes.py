@@ -125,7 +125,9 @@ def create(
   mask = mask if isinstance(mask, parts.Mask) else parts.Fixed(mask)
   when = _when(chosen)
   shares = _shares(chosen)
-  _check_together(direction, when, combine, shares, ascent_steps, second_order)
+  _check_together(
+    direction, mask, when, combine, shares, ascent_steps, second_order
+  )
   metric(rho)  # refuses what is out of range
   if rho == 0:
     return base.Method()
@@ -210,6 +212,7 @@ def _shares(chosen: Mapping[str, Any]) -> dict[str, float]:
 
 def _check_together(
   direction: parts.Direction,
+  mask: parts.Mask,
   when: parts.When | None,
   combine: parts.Combine,
   shares: Mapping[str, float],
@@ -220,6 +223,7 @@ def _check_together(
   if not direction.needs_gradient:
     wrong = {
       'combine': combine is not sam.descent,
+      'mask': mask.needs_gradient,
       'when': when is not None and when.needs_gradient,
       'ascent_share': shares['ascent_share'] < 1,
       'descent_share': shares['descent_share'] < 1,

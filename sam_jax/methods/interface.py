@@ -97,6 +97,7 @@ class Problem(NamedTuple):
     first: `share -> Problem`, that of the first examples alone.
     chosen: `(scores, share) -> Problem`, that of the examples with the largest
       scores, an array like the losses; of equal ones the first.
+    trained: see `of_descent`.
     outputs: `params -> outputs` of the model, for those of the group's examples
       that are on this device: a tree of arrays `[microbatches, b, ...]`.
     slopes: `params -> ((out, grads), slopes)`: what `ascend` returns, and the
@@ -131,6 +132,7 @@ class Problem(NamedTuple):
   ) = None
   first: Callable[[float], 'Problem'] | None = None
   chosen: Callable[[jax.Array, float], 'Problem'] | None = None
+  trained: Callable[[], 'Problem'] | None = None
   outputs: Callable[[types.Params], types.PyTree] | None = None
   slopes: Callable[[types.Params], tuple[Any, types.PyTree]] | None = None
   with_losses: Callable[[LossesFn, types.PyTree], 'Problem'] | None = None
@@ -140,6 +142,16 @@ class Problem(NamedTuple):
   num_domains: int | None = None
   mean: Callable[[types.PyTree], types.PyTree] | None = None
   squared_gradients: Callable[[types.Params, int], types.PyTree] | None = None
+
+  def of_descent(self) -> 'Problem':
+    """Returns the one whose perturbation is made from the loss that is trained.
+
+    Its shares are so too. For whoever compares the two gradients: they are then
+    of one function.
+    """
+    if self.trained is not None:
+      return self.trained()
+    return self._replace(ascend=self.descend)
 
   def get(self, name: str) -> Any:
     """Returns an item that has to be there.

@@ -46,7 +46,7 @@ class Remembered(parts.Mask):
   normalised is that of all parameters.
   """
 
-  remembers = True
+  applies_later = True
 
   def __init__(self, refresh: int) -> None:
     """Takes the number of steps from one mask to the next.

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from sam_jax import arguments, leaves, types
+from sam_jax import arguments, leaves, tree, types
 from sam_jax.methods import interface
 
 
@@ -102,7 +102,7 @@ def value_and_grad(
     ctx = interface.Context(
       state.step,
       num_steps=num_steps,
-      key=step_key,
+      key=_of_device(step_key, params),
       step_key=step_key,
       learning_rate=learning_rate(state.step) if is_schedule else learning_rate,
       peak_learning_rate=peak_learning_rate,
@@ -150,3 +150,13 @@ def _with_aux(fun: Callable[..., Any], has_aux: bool) -> Callable[..., Any]:
     return fun(*args, **kwargs), None
 
   return with_aux
+
+
+def _of_device(key: jax.Array | None, params: types.Params) -> jax.Array | None:
+  """Returns a key with the place of the device on what params vary over."""
+  if key is None:
+    return None
+  axes = frozenset().union(*map(tree.varying, jax.tree.leaves(params)))
+  for axis in sorted(axes - tree.varying(key)):
+    key = jax.random.fold_in(key, jax.lax.axis_index(axis))
+  return key

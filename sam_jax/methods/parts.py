@@ -44,12 +44,15 @@ class Part:
     cost: gradients that its `stats` take in a step, as `gradient_evaluations`
       of a method counts them.
     needs: see `base.Method`.
-    remembers: whether it does.
   """
 
   cost: float = 0.0
   needs: tuple[str, ...] = ()
-  remembers: bool = False
+
+  @property
+  def remembers(self) -> bool:
+    """Whether something is remembered from step to step."""
+    return type(self).remember is not Part.remember
 
   def memory(self, params: types.Params) -> types.PyTree:
     """Returns what is remembered before the first step; `()` is nothing."""
@@ -133,7 +136,16 @@ class Gradient(Direction):
 
 
 class Mask(Part):
-  """Which parameters are perturbed, where that changes along the run."""
+  """Which parameters are perturbed, where that changes along the run.
+
+  Attributes:
+    applies_later: whether it acts on the perturbation, after the metric; a mask
+      of names acts before it.
+    needs_gradient: whether the gradient at w is looked at.
+  """
+
+  applies_later: bool = False
+  needs_gradient: bool = False
 
   def __call__(
     self, memory: types.PyTree, epsilon: types.PyTree, ctx: Context

@@ -66,10 +66,13 @@ class Perturbed(base.Method):
     memory = self._by_part(state.memory)
     if self.when is None:
       return self.perturb(problem, params, ctx, memory)[0]
+    if self.direction.remembers:
+      # Of steps that perturb and of others it is to remember the same loss.
+      problem = problem.of_descent()
     first = None
     if self.when.needs_gradient:
       # It is that of the plain step too, and so of the loss that is trained.
-      problem = problem._replace(ascend=problem.descend)
+      problem = problem.of_descent()
       first = problem.descend(params)
     grads = None if first is None else first[1]
 
@@ -106,7 +109,7 @@ class Perturbed(base.Method):
       scores = problem.get('example_losses')(params)
       problem = problem.get('chosen')(scores, self.loss_share)
     if self.combine is not sam.descent:
-      problem = problem._replace(ascend=problem.descend)
+      problem = problem.of_descent()
     perturbation = self.perturbation_fn(ctx)
 
     def perturb(grads: types.Grads, trained: types.Params) -> types.PyTree:

@@ -221,6 +221,8 @@ class Journal:
     state = self.state
     means = _divide(state.metric_sums, state.metric_count)
     means |= _divide(state.perturbed_sums, state.perturbed_weight)
+    if 0 < state.perturbed_weight < state.metric_count:
+      means['perturbed_share'] = state.perturbed_weight / state.metric_count
     state.metric_sums, state.metric_count = {}, 0
     state.perturbed_sums, state.perturbed_weight = {}, 0.0
     return {f'train/{name}': value for name, value in means.items()}

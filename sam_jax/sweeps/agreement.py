@@ -38,6 +38,7 @@ measure without any information reaches is therefore part of the answer.
 """
 
 import itertools
+import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -120,6 +121,8 @@ def information(
   """
   rng = np.random.default_rng(seed)
   values = np.asarray(measure, np.float64)
+  if np.isnan([values, np.asarray(gap, np.float64)]).any():
+    return Information(math.nan, (), math.nan)
   shuffled = [rng.permutation(values) for _ in range(_SHUFFLES)]
   least = np.full(1 + _SHUFFLES, np.inf)
   given: tuple[str, ...] = ()

@@ -82,6 +82,8 @@ def parse(given: str) -> list[Entry]:
   except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
     raise ValueError(f'{lookup.shown(given)} is no list; {_FORM}') from error
   nodes = body.elts if isinstance(body, ast.Tuple) else [body]
+  if not nodes:
+    raise ValueError(f'the list of methods is empty; {_FORM}')
   entries = list(map(_entry, nodes))
   labels = [entry.label for entry in entries]
   for label in labels:
@@ -145,6 +147,8 @@ def _check_fields(name: str, values: Mapping[str, Values]) -> None:
         f'method {name!r} takes no {field}; it takes '
         f'{", ".join(options or ()) or "no fields"}'
       )
+    if field == RHO and None in tried:
+      raise ValueError(f'{name} has rho=None; leave rho out, or give numbers')
     if len(set(map(repr, tried))) < len(tried):
       raise ValueError(f'{name} has a value of {field} twice; give it once')
   varied = [k for k, v in values.items() if len(v) > 1 and k != RHO]

@@ -96,7 +96,7 @@ def draw_curves(
     figure.set_size_inches(10, 5 + 0.1 * len(lines))
   for name, setting in lines.items():
     _plot_curve(axes, setting, styles[name], cost, has_band=is_few)
-  axes.set_xlabel(_COSTS.get(cost, 'epoch'), fontsize=8)
+  axes.set_xlabel(_curve_label(cost), fontsize=8)
   axes.set_ylabel(_axis(list(lines.values())), fontsize=8)
   if is_log:
     axes.set_yscale('log')
@@ -105,6 +105,13 @@ def draw_curves(
     axes.tick_params(axis='y', which='both', labelsize=7)
   axes.grid(alpha=0.3, which='both')
   _save(figure, path, styles)
+
+
+def _curve_label(cost: str) -> str:
+  """Returns what the axis along a training shows."""
+  if not cost:
+    return 'epoch'
+  return f'{_COSTS[cost]}, as if spent evenly along the run'
 
 
 def _varied(settings: Settings, field: str) -> Settings:

@@ -5,14 +5,14 @@ same in all panels.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 
-from sam_jax.sweeps import pictures, predictors
+from sam_jax.sweeps import method_styles, pictures, predictors
 
 _LOG_RATIO = 10.0  # of the largest sharpness to the smallest, for a log scale
 
@@ -41,7 +41,7 @@ def draw(
     sharey='row',
   )
   methods = list(dict.fromkeys(m for p in predictions for m in p.methods))
-  colours = {method: f'C{i % 10}' for i, method in enumerate(methods)}
+  colours = {method: method_styles.color(method) for method in methods}
   for axes, row in zip(grid, rows.values(), strict=True):
     for panel, prediction in zip(axes, row, strict=False):
       _draw_panel(panel, prediction, colours)
@@ -55,7 +55,7 @@ def draw(
 
 
 def _draw_panel(
-  axes: Any, prediction: predictors.Prediction, colours: dict[str, str]
+  axes: Any, prediction: predictors.Prediction, colours: Mapping[str, Any]
 ) -> None:
   """Draws the runs of one prediction."""
   sharpness = np.array(prediction.sharpness)
@@ -92,7 +92,7 @@ def _label(prediction: predictors.Prediction) -> str:
   return pictures.plain('\n'.join(lines))
 
 
-def _add_legend(figure: Any, colours: dict[str, str]) -> None:
+def _add_legend(figure: Any, colours: Mapping[str, Any]) -> None:
   """Says which colour is which method."""
   handles = [
     plt.Line2D([], [], color=colour, marker='o', linestyle='', label=method)

@@ -33,6 +33,9 @@ Batch = Mapping[str, jax.Array]
 # batch, never by the device.
 _AUGMENTATION, _DROPOUT, _METHOD, _MIXING = range(4)
 
+# By how much a share of the examples may be exceeded: its cost is declared.
+_MAX_ROUNDING = 1.25
+
 # Of a batch: what belongs to losses of the method's own.
 _VALUES = 'method_values'
 
@@ -114,7 +117,11 @@ class StepFns:
       step_key=key,
       learning_rate=self.learning_rate_fn(made),
       peak_learning_rate=self.peak_learning_rate,
-      momentum=methods.momentum_of(state.opt_state),
+      momentum=(
+        methods.momentum_of(state.opt_state)
+        if 'momentum' in self.method.needs
+        else None
+      ),
       params=state.params,
     )
 
@@ -302,16 +309,28 @@ def _problem(
   step: jax.Array,
   pieces: Batch,
   losses_fn: methods.LossesFn | None = None,
+  ascends_descent: bool = False,
 ) -> methods.Problem:
   """Returns what the method may ask of a group's examples.
 
   A share of them is that of each microbatch, rounded up: then every device has
   as many, and which they are does not depend on the devices.
   """
-  of = functools.partial(_problem, fns, batch_stats, step)
+  of = functools.partial(
+    _problem, fns, batch_stats, step, ascends_descent=ascends_descent
+  )
+  is_ascent = not ascends_descent
 
   def rows(share: float) -> int:
-    return math.ceil(round(share * fns.layout.microbatch_size, 6))
+    size = fns.layout.microbatch_size
+    count = math.ceil(round(share * size, 6))
+    if count > _MAX_ROUNDING * share * size:
+      raise ValueError(
+        f'a share of {share:g} of microbatches of {size} is '
+        f'{share * size:g} examples, and {count} of them are {count / size:g}; '
+        'choose a larger microbatch_size, or another share'
+      )
+    return count
 
   def first(share: float) -> methods.Problem:
     return of(jax.tree.map(lambda x: x[:, : rows(share)], pieces), losses_fn)
@@ -331,7 +350,9 @@ def _problem(
     return fns.collectives.group_mean(local)
 
   def slopes(params: types.Params) -> tuple[Any, types.PyTree]:
-    out, grads, found = group_fn(params, is_ascent=True, row_fn=_slopes(fns))
+    out, grads, found = group_fn(
+      params, is_ascent=is_ascent, row_fn=_slopes(fns)
+    )
     return (out, grads), found
 
   at = (batch_stats, step, pieces)
@@ -339,14 +360,15 @@ def _problem(
   losses = functools.partial(_losses, losses_fn)
   return methods.Problem(
     descend=lambda params: group_fn(params, is_ascent=False)[:2],
-    ascend=lambda params: group_fn(params, is_ascent=True)[:2],
+    ascend=lambda params: group_fn(params, is_ascent=is_ascent)[:2],
     diagnose=functools.partial(
       diagnostics.of_perturbation, mantissa_bits=fns.mantissa_bits
     ),
     example_losses=functools.partial(_example_losses, fns, losses, *at),
-    scored=functools.partial(group_fn, is_ascent=True, row_fn=losses),
+    scored=functools.partial(group_fn, is_ascent=is_ascent, row_fn=losses),
     first=first,
     chosen=chosen,
+    trained=functools.partial(of, pieces, losses_fn, ascends_descent=True),
     outputs=functools.partial(_outputs, fns, *at),
     slopes=slopes,
     with_losses=with_losses,

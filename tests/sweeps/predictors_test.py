@@ -143,7 +143,9 @@ def test_the_picture_has_a_colour_for_each_method(tmp_path, monkeypatch):
   for panel, prediction in zip(panels, predictions, strict=True):
     sharpness, gap, colours = zip(*panel, strict=True)
     assert (sharpness, gap) == (prediction.sharpness, prediction.gap)
-    assert colours == ('C0',) * 3 + ('C1',) * 3
+    one, other = colours[0], colours[-1]
+    assert colours == (one,) * 3 + (other,) * 3
+    assert one != other
   image = plt.imread(tmp_path / 'a.png')
   assert image.shape[1] > 1.2 * image.shape[0]  # a row of 2 panels
   assert image.std() > 0.01
