@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
 
 def pages() -> dict[str, str]:
   """Returns the text of each page, by file name."""
-  own = {f'{name}.md': _page(name) for name in methods.names()}
+  own = {f'{name}.md': _page(name) for name in _names()}
   return {'README.md': _overview(), **own}
 
 
@@ -74,7 +74,7 @@ def _overview() -> str:
   """Returns the page with the table of all methods, and the axes."""
   measured, compared = _measured(), _compared()
   rows = []
-  for name in methods.names():
+  for name in _names():
     figures = measured.get(name, {})
     rows.append(
       [
@@ -180,6 +180,11 @@ def _page(name: str) -> str:
   if source := sections.get('Source'):
     text += ['## Source', _math(source)]
   return '\n\n'.join(part for part in text if part) + '\n'
+
+
+def _names() -> list[str]:
+  """Returns the names of our methods, without those of plug-ins."""
+  return [name for name in methods.names() if name in methods.__all__]
 
 
 def _title(name: str) -> str:

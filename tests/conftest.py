@@ -7,6 +7,7 @@ in the environment already goes first.
 
 import os
 import pathlib
+import signal
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _DEVICES_FLAG = '--xla_force_host_platform_device_count'
@@ -34,6 +35,11 @@ def _set_environment():
 
 
 _set_environment()
+
+# A shell ignores it for what it starts in the background, and so would the
+# programs under test.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax  # noqa: E402  (reads the environment when it is imported)
 

@@ -4,7 +4,6 @@ import importlib.util
 
 import pytest
 
-from sam_jax import methods
 from tests import tiny
 
 
@@ -30,12 +29,18 @@ def _pages(method_pages):
 def test_every_method_says_what_its_fields_are_and_where_it_is_from(
   method_pages,
 ):
-  for name in set(methods.names()) - {'sgd'}:
+  for name in set(method_pages._names()) - {'sgd'}:
     sections = method_pages._sections(name)
     assert sections['Source'], name
     meanings = method_pages._arguments(sections['Args'])
     own = [p for p in method_pages.registry.parameters(name)]
     assert set(own) == set(meanings), name
+
+
+def test_all_methods_but_those_of_plug_ins_have_a_page(method_pages):
+  fields = {'sam', 'asam', 'looksam', 'msam', 'disam', 'usam'}
+  assert fields < set(method_pages._names())
+  assert len(method_pages._names()) == len(method_pages.pages()) - 1
 
 
 def test_a_formula_is_shown_as_one(method_pages):
