@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sam_jax import leaves, tree, types
-from sam_jax.methods import base, interface, registry
+from sam_jax.methods import base, interface, registry, whens
 from sam_jax.methods.derived import FORWARD
 
 
@@ -68,10 +68,7 @@ def mesa(
       raise ValueError(f'{name} is {value}; it must be a number {limit}')
   if not 0 <= decay < 1:
     raise ValueError(f'decay is {decay}; give a number in [0, 1)')
-  if not 0 <= start <= 1:
-    raise ValueError(
-      f'start is {start}; it is a share of the run: give a number in [0, 1]'
-    )
+  whens.Late(start)  # refuses what is no share
   if lam == 0:
     return base.Method()
   return _Mesa(lam, tau, decay, start, 1 + (1 - start) * FORWARD)
@@ -119,8 +116,8 @@ class _Mesa(base.Method):
 
     if self.start == 0:
       return with_term()
-    begins = math.ceil(round(self.start * ctx.get('num_steps'), 6))
-    return base.either(ctx.step >= begins, with_term, lambda: plain(problem))
+    has_begun = whens.Late(self.start)((), None, ctx)
+    return base.either(has_begun, with_term, lambda: plain(problem))
 
   def conclude(
     self,
