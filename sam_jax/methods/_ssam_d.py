@@ -83,8 +83,7 @@ class Dynamic(masks.Remembered):
     self, mask: jax.Array, stats: dict[str, Any], ctx: Context
   ) -> jax.Array:
     """Returns the mask after some places are dropped and as many grown."""
-    live = mask.size - math.ceil(round(self._sparsity * mask.size, 6))
-    live = max(1, live)
+    live = masks.kept(mask, 1 - self._sparsity)
     start = _drawn(mask.size, ctx, 0)
     mask = jnp.where(jnp.all(mask), masks.largest(start, live), mask)
     progress = jnp.minimum(ctx.step / ctx.get('num_steps'), 1)
