@@ -28,7 +28,7 @@ def run(
 
   Args:
     directory: empty.
-    count: number of kills.
+    count: number of starts.
     seed: of the moments.
 
   Yields:
@@ -40,14 +40,23 @@ def run(
   runs, kills_of_run = 0, 0
   for i in range(count):
     workdir, began = directory / f'{runs:03}', time.monotonic()
+    # Half of a run is its start; of the other half, a resumed run has the rest.
+    longest = seconds * (1 - _made(workdir) / 2)
     process = processes.start(workdir, **FIELDS)
-    outcome = _kill_after(process, float(rng.uniform(0, seconds)))
+    outcome = _kill_after(process, float(rng.uniform(0, longest)))
     kills_of_run += 1
     fault = noise(processes.log_path(workdir).read_text())
     if outcome != _KILLED or _KILLS_PER_RUN == kills_of_run or i == count - 1:
       fault = fault or fault_after(workdir, alone, **FIELDS)
       runs, kills_of_run = runs + 1, 0
     yield attempts.Attempt(outcome, fault, time.monotonic() - began)
+
+
+def _made(workdir: pathlib.Path) -> float:
+  """Returns which share of a run is made, by its rows."""
+  path = workdir / 'metrics.jsonl'
+  rows = path.read_bytes().count(b'\n') if path.exists() else 0
+  return min(rows / FIELDS['num_epochs'], 1)
 
 
 def undisturbed(
