@@ -55,6 +55,7 @@ _STEPS = flags.DEFINE_integer('steps', 3, 'Steps per round.', lower_bound=1)
 _JSON = flags.DEFINE_string('json', None, 'File for all figures.')
 
 _NUM_CLASSES = 10
+_DOMAINS = tuple('abcde')  # for the methods that need examples of several
 
 
 @dataclasses.dataclass
@@ -86,10 +87,20 @@ def _noise(directory: str | None, seed: int) -> datasets.Source:
   rng = np.random.default_rng(seed)
   n, size, channels = _BATCH_SIZE.value, _IMAGE_SIZE.value, _CHANNELS.value
   images = rng.integers(0, 256, (n, size, size, channels), np.uint8)
-  labels = rng.integers(0, _NUM_CLASSES, n).astype(np.int32)
-  examples = datasets.Examples(images, labels)
+  labels, domains = (
+    rng.integers(0, count, n).astype(np.int32)
+    for count in (_NUM_CLASSES, len(_DOMAINS))
+  )
+  train = datasets.Examples(images, labels, domains)
   half = (0.5,) * channels
-  return datasets.Source(examples, examples, _NUM_CLASSES, half, half)
+  return datasets.Source(
+    train=train,
+    test=train._replace(domains=None),
+    num_classes=_NUM_CLASSES,
+    mean=half,
+    std=half,
+    domains=_DOMAINS,
+  )
 
 
 def main(argv: Sequence[str]) -> None:
