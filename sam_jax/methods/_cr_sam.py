@@ -9,6 +9,7 @@ import jax
 from sam_jax import leaves, sam, tree, types
 from sam_jax.methods import base, interface, registry
 from sam_jax.methods.axes import Axes, create
+from sam_jax.methods.derived import derive
 from sam_jax.methods.perturbed import Perturbed
 
 
@@ -55,18 +56,8 @@ def cr_sam(
   for name, value in (('gamma', gamma), ('beta', beta)):
     if not 0 <= value < math.inf:
       raise ValueError(f'{name} is {value}; it must be a number >= 0')
-  method = create(rho, axes)
-  if not isinstance(method, Perturbed):  # rho is 0
-    return method
-  if not method.direction.needs_gradient:
-    raise ValueError(
-      'cr_sam needs the gradient at the parameters, and the direction does '
-      "without it; choose direction='gradient'"
-    )
-  share = 1.0 if method.when is None else method.when.share
-  evaluations = method.gradient_evaluations + share
-  shared = vars(method) | {'gradient_evaluations': evaluations}
-  return _CrSam(**shared, gamma=float(gamma), beta=float(beta))
+  own = {'gamma': float(gamma), 'beta': float(beta)}
+  return derive(_CrSam, create(rho, axes), 1, **own)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -208,7 +208,7 @@ class _Blind(parts.Direction):
     ('xsam', {'combine': 'stable'}, "method 'xsam' takes no combine"),
     ('sam_sps', {'every': 2}, "method 'sam_sps' takes no every"),
     ('sam_sps', {'mask': _Remembering()}, 'a mask that remembers nothing'),
-    ('cr_sam', {'direction': _Blind()}, 'cr_sam needs the gradient at the'),
+    ('cr_sam', {'direction': _Blind()}, 'along a gradient of its own'),
   ],
 )
 def test_wrong_values_are_refused_by_name(name, fields, message):
