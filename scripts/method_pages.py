@@ -4,8 +4,8 @@
     python scripts/method_pages.py --check  # fails if one would be another
 
 The figures of the table are those of docs/methods/measured.json, which
-`python scripts/benchmark_step.py --methods=... --json=...` wrote, and of
-docs/methods/comparison.csv, which `sam-compare` wrote. What was not measured is
+`python scripts/benchmark_step.py --methods=... --json=...` wrote, and of the
+tables in docs/comparison/, which `sam-compare` wrote. What was not measured is
 left empty.
 """
 
@@ -30,6 +30,12 @@ flags = _cli.Flags()
 _CHECK = flags.DEFINE_bool('check', False, 'Whether to write nothing.')
 
 DIRECTORY = _ROOT / 'docs' / 'methods'
+COMPARISONS = _ROOT / 'docs' / 'comparison'
+# Tables of COMPARISONS that the table of methods quotes, and what they are of.
+_QUOTED = {
+  'digits': 'error, digits, %',
+  'digits_noisy': 'error, digits with 40 % wrong labels, %',
+}
 _SECTION = re.compile(r'^(Args|Raises|Returns|Example|Source): ?', re.MULTILINE)
 _SCHEDULE = ('see `radius.create`', 'see [the axes](README.md#axes)')
 _AXES = {
@@ -72,7 +78,8 @@ def pages() -> dict[str, str]:
 
 def _overview() -> str:
   """Returns the page with the table of all methods, and the axes."""
-  measured, compared = _measured(), _compared()
+  measured = _measured()
+  compared = [_compared(name) for name in _QUOTED]
   rows = []
   for name in _names():
     figures = measured.get(name, {})
@@ -83,11 +90,11 @@ def _overview() -> str:
         f'{methods.create(name).gradient_evaluations:.4g}',
         _number(figures.get('time'), '.2f'),
         _number(figures.get('copies'), '.1f'),
-        compared.get(name, ''),
+        *(errors.get(name, '') for errors in compared),
       ]
     )
   head = ['method', 'what it is', 'gradients per step', 'time, SGD = 1']
-  head += ['memory above SGD, in copies of the parameters', 'error']
+  head += ['memory above SGD, in copies of the parameters', *_QUOTED.values()]
   axes = '\n\n'.join(
     f'### {field}\n\n{_table(["choice", "what it is"], _choices(axis))}'
     for field, axis in _AXES.items()
@@ -97,7 +104,8 @@ def _overview() -> str:
 How the gradient of a step is obtained. `config.method.name` chooses one, and
 the fields on its page are those of `config.method`; in Python each is a
 function of `sam_jax.methods`. The table is made by
-`python scripts/method_pages.py`.
+`python scripts/method_pages.py`. [The comparison](../comparison.md) says how
+the errors were found, and which of them cannot be told apart.
 
 {_table(head, rows)}
 
@@ -274,9 +282,9 @@ def _measured() -> dict[str, dict[str, Any]]:
   }
 
 
-def _compared() -> dict[str, str]:
-  """Returns the errors that `sam-compare` found, by method."""
-  path = DIRECTORY / 'comparison.csv'
+def _compared(name: str) -> dict[str, str]:
+  """Returns the errors that `sam-compare` found on some data, by method."""
+  path = COMPARISONS / f'{name}.csv'
   if not path.exists():
     return {}
   with path.open(encoding='utf-8', newline='') as stream:
