@@ -12,6 +12,7 @@ from sam_jax import startup as _startup
 
 if _startup.is_command():  # before the imports that take a second
   _startup.end_at_once()
+  _startup.share_memory()
 
 from sam_jax import extras as _extras  # noqa: E402
 from sam_jax.perturbations import adaptive, asam, l2, lp, masked

@@ -3,6 +3,7 @@
 Imports little itself: until it has run, Ctrl-C prints a traceback.
 """
 
+import ctypes
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ import sys
 _PACKAGE = os.path.dirname(os.path.realpath(__file__))
 _SCRIPTS = os.path.join(os.path.dirname(_PACKAGE), 'scripts')
 _PREFIX = 'sam-'  # of the console commands: sam-train is sam_jax.train
+_ARENA_MAX = -8  # of glibc's mallopt
 
 
 def end_at_once() -> None:
@@ -21,6 +23,23 @@ def end_at_once() -> None:
   """
   if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def share_memory() -> None:
+  """Has all threads take memory from one place, where the C library is glibc.
+
+  It would give each thread its own, up to eight per core. Orbax starts threads
+  for each checkpoint, and what is free in the place of one is of no use to
+  another: a run that saved 800 checkpoints an hour grew for 50 minutes. Whoever
+  sets MALLOC_ARENA_MAX decides it. Arrays of XLA and NumPy are too large to
+  wait for each other there.
+  """
+  if 'MALLOC_ARENA_MAX' in os.environ:
+    return
+  try:
+    ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
+  except (AttributeError, OSError, TypeError):
+    pass  # another C library
 
 
 def is_command() -> bool:

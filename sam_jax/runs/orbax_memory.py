@@ -5,9 +5,9 @@ Orbax asks for it several times per checkpoint: for a description of each array
 that it could have made itself, and for numbers of which it logs a rate. A long
 run would never get these 20 kB back.
 
-Orbax also starts threads for each checkpoint, between which the allocator of
-the C library divides the memory. What it keeps for them grew by 12 kB per
-checkpoint.
+What a checkpoint needs for a while is given back to the system; the allocator
+of the C library would keep it. Commands also have all threads share it, see
+`startup.share_memory`: Orbax starts some for each checkpoint.
 """
 
 import ast
