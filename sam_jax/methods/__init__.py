@@ -44,6 +44,7 @@ from sam_jax.methods._sam_on import sam_on
 from sam_jax.methods._sam_sps import sam_sps
 from sam_jax.methods._sampa import sampa
 from sam_jax.methods._samson import samson
+from sam_jax.methods._saner import saner
 from sam_jax.methods._sgd import sgd
 from sam_jax.methods._ss_sam import ss_sam
 from sam_jax.methods._ssam_d import ssam_d
@@ -117,6 +118,7 @@ __all__ = [
   'sam_sps',
   'sampa',
   'samson',
+  'saner',
   'sgd',
   'ss_sam',
   'ssam_d',

@@ -19,7 +19,9 @@ def _quartic(w):
 def _step(method, fun, params, state=None, **options):
   """Returns gradient and state of a step, by default the first one."""
   grad_fn = method.value_and_grad(
-    fun, learning_rate=0.1, **{'takes_momentum': False} | options
+    fun,
+    learning_rate=0.1,
+    **{'takes_momentum': False, 'num_steps': 4} | options,
   )
   state = method.init(params) if state is None else state
   _, grads, state = grad_fn(state, params)
@@ -66,7 +68,7 @@ def test_cr_sam_weighs_the_curvature_and_the_slope():
   np.testing.assert_allclose(grads, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize('name', ['cr_sam', 'gsam', 'sagm', 'wsam'])
+@pytest.mark.parametrize('name', ['cr_sam', 'gsam', 'sagm', 'saner', 'wsam'])
 def test_what_is_combined_are_gradients_of_one_function(name):
   """A penalty of the descent alone would be weighed as if it were sharpness."""
   method = methods.create(name, rho=0.3)
@@ -95,6 +97,31 @@ def test_each_is_a_choice_of_every_method_too(name, fields, combine):
   np.testing.assert_allclose(grads, same, rtol=1e-6)
   other, _ = _step(methods.asam(rho=0.3, combine=combine), _quartic, _W)
   assert np.abs(other - grads).max() > 1e-3
+
+
+# --- SANER -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('scale', [1.0, 1e-15])
+@pytest.mark.parametrize(
+  'method',
+  [
+    methods.saner(rho=2.0, alpha=0.8, warmup=0.0),
+    methods.sam(rho=2.0, combine='saner(0.8)'),
+  ],
+  ids=['saner', 'combine'],
+)
+def test_saner_weakens_what_shrinks_and_keeps_its_sign(method, scale):
+  """However small; the authors' ratio is wrong from about 1e-8 down."""
+  slope = jnp.array([1.0, -1.0, 1.0, -1.0])
+  curvature = jnp.array([1.0, -0.25, -0.5, -1.75])
+
+  def fun(w):  # epsilon is the slope, and the ratio 1 + curvature
+    return scale * jnp.sum(slope * w + curvature * w**2 / 2)
+
+  grads, _ = _step(method, fun, jnp.zeros(4))
+  expected = np.array([2.0, -0.75 * 0.2, 0.5 * 0.2, 0.75])
+  np.testing.assert_allclose(grads / scale, expected, rtol=1e-5)
 
 
 # --- XSAM --------------------------------------------------------------------
@@ -151,6 +178,7 @@ def test_a_step_that_does_not_perturb_searches_nothing():
     ('gsam', {'minimize_fp': False}),
     ('sagm', {}),
     ('sam_sps', {'largest': 1e3, 'lower_bound': -10.0}),
+    ('saner', {'warmup': 0.5}),
     ('stable_sam', {}),
     ('wsam', {}),
     ('xsam', {'search_every': 1}),
@@ -204,6 +232,9 @@ class _Blind(parts.Direction):
     ('xsam', {'search_every': 0}, 'search_every is 0; it must be a whole'),
     ('sam_sps', {'largest': 0.0}, 'largest is 0.0; it is a step size'),
     ('sam_sps', {'lower_bound': float('inf')}, 'lower_bound is inf; it must'),
+    ('saner', {'alpha': 1.5}, r'alpha is 1.5; .* give a number in \[0, 1\]'),
+    ('saner', {'warmup': -0.1}, 'warmup is -0.1; it is a share of the run'),
+    ('saner', {'direction': 'previous'}, 'and combine would need one'),
     ('sagm', {'metric': 'l2'}, "method 'sagm' takes no metric"),
     ('xsam', {'combine': 'stable'}, "method 'xsam' takes no combine"),
     ('sam_sps', {'every': 2}, "method 'sam_sps' takes no every"),

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from tests.methods.table import Row
+from tests.methods.table import STEPS, Row
 
 RHO = 0.3
 SAM = ('sam', {'rho': RHO})
@@ -81,9 +81,19 @@ def _sam_sps(w, memory, moment, *, rho=RHO):
   return min(max(excess, 0) / (g @ g), 0.2) * g, memory
 
 
+def _saner(w, memory, moment, *, warmup=None):
+  g, g_s = _pair(w, moment, 2 * RHO)
+  ratio = g_s / g
+  share = min(moment.step / (warmup * STEPS), 1) if warmup else 1
+  mask = (ratio > 0) & (ratio < 1)
+  return (1 - 0.8 * share * mask) * g_s, memory
+
+
 # 20 of 21 losses, a third of a gradient each, in every third step.
 _UNCOUNTED = 20 / 3 / 3
 _XSAM = {'rho': RHO, 'rho_max': 0.6, 'search_every': 3}
+# With this radius a number gets smaller in the third and in the fourth step.
+_SANER = {'rho': 2 * RHO, 'alpha': 0.8}
 _SPS = {'largest': 0.2, 'lower_bound': -1.5}
 
 ROWS = [
@@ -137,4 +147,12 @@ ROWS = [
     functools.partial(_sam_sps, rho=0.0),
     {'largest': 1.0, 'lower_bound': -1e6},
   ),
+  Row(
+    'saner',
+    _SANER | {'warmup': 0.5},
+    functools.partial(_saner, warmup=0.5),
+    {'alpha': 0.0},
+    ('sam', {'rho': 2 * RHO}),
+  ),
+  Row('saner', _SANER | {'warmup': 0.0}, _saner, {'rho': 0.0}),
 ]
