@@ -224,12 +224,19 @@ class Report:
       )
 
   def _draw(self, path: pathlib.Path) -> None:
-    """Draws the score along the runs against the gradients that they took."""
-    names = [self._comparison.entries[label].name for label in self._found]
+    """Draws the score along the runs against the gradients that they took.
+
+    The legend begins with the best.
+    """
+    found = sorted(
+      self._found.items(),
+      key=lambda item: item[1].setting.estimate(results.FINAL).mean,
+    )
+    names = [self._comparison.entries[label].name for label, _ in found]
     lines: dict[str, settings_lib.Setting] = {}
     styles: dict[str, dict[str, Any]] = {}
     for (label, tested), style in zip(
-      self._found.items(), method_styles.styles(names), strict=True
+      found, method_styles.styles(names), strict=True
     ):
       line = self._line(label, tested)
       lines[line], styles[line] = tested.setting, style

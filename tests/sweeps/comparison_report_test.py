@@ -195,7 +195,7 @@ def test_the_picture_has_scores_against_gradients_in_fixed_colours(
   assert axes.get_xlabel().startswith('gradients, as if spent evenly')
   assert axes.get_yscale() == 'log'
   assert len(axes.collections) == 3  # the bands
-  sgd, sam, asam = axes.get_lines()
+  asam, sam, sgd = axes.get_lines()  # the best one first
   assert sgd.get_label() == r'sgd: 50.00 ± 127.06 %'
   assert sam.get_label().startswith('sam, rho=0.05: 30.00')
   # Evaluated after half of the gradients, and after all of them.
