@@ -82,6 +82,31 @@ class ConfigFlag:
     fields.check(config)
     return config.lock()
 
+  def remarks(self) -> list[str]:
+    """Returns what the config file sets for another method than is chosen.
+
+    A radius has another size in each metric: SAM's is rarely meant for a method
+    that the command line puts in its place.
+
+    Returns:
+      A line for each field whose default is another one.
+
+    Raises:
+      ValueError: see `load`.
+    """
+    from sam_jax import methods  # --help does without it
+
+    chosen, own = self.load().method.name, config_files.read(self.path).method
+    if chosen == own.name:
+      return []
+    return [
+      f'{field}={own[name]} of the config file is meant for {own.name}; '
+      f'{chosen} has {value} by default, which --config.{field}=None takes'
+      for name, value in methods.defaults(chosen).items()
+      for field in [f'method.{name}']
+      if own.get(name) not in (None, value) and field not in self._overrides
+    ]
+
   @property
   def path(self) -> str:
     """The path of the config file, with its argument if any."""

@@ -78,6 +78,9 @@ def _train(argv: Sequence[str]) -> int:
   config = _CONFIG.load()
   _configure_jax(config.deterministic)
   _join_processes()
+  if jax.process_index() == 0:
+    for line in _CONFIG.remarks():
+      print(line, file=sys.stderr)
   if _DRY_RUN.value:
     dry_run.run(config, workdir)
     return 0

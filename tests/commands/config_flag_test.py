@@ -2,7 +2,7 @@
 
 import pytest
 
-from sam_jax import _config_flag, configs
+from sam_jax import _cli, _config_flag, configs
 from sam_jax.configs import default
 
 
@@ -104,3 +104,26 @@ def test_a_file_of_the_user_goes_first(monkeypatch, tmp_path):
   for name in ('cifar10', 'configs/digits.py'):
     (tmp_path / name).touch()
     assert configs.find(f'{name}:x') == f'{tmp_path}/{name}:x'
+
+
+@pytest.mark.parametrize(
+  ('typed', 'said'),
+  [
+    ([], []),
+    (['--config.method.name=asam', '--config.method.rho=0.7'], []),
+    (['--config.method.name=asam', '--config.method.rho=None'], []),
+    (['--config.method.name=sgd'], []),  # has no rho
+    (
+      ['--config.method.name=asam'],
+      [
+        'method.rho=0.7 of the config file is meant for sam; asam has 0.5 by '
+        'default, which --config.method.rho=None takes'
+      ],
+    ),
+  ],
+)
+def test_a_radius_of_another_method_is_told(typed, said):
+  flags = _cli.Flags()
+  flag = _config_flag.ConfigFlag(flags)
+  flags.values(['', *flag._take(['--config=digits:noisy', *typed])])
+  assert flag.remarks() == said
