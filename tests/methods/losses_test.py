@@ -269,6 +269,29 @@ def test_functional_sam_of_a_linear_model_is_sgd():
   np.testing.assert_allclose(*found, rtol=1e-6, atol=1e-6)
 
 
+class _Rows(methods.Method):
+  """Remembers the numbers of the last batch."""
+
+  def memory(self, params):
+    return jnp.full(B, -1)
+
+  def gradient(self, problem, *rest):
+    result = super().gradient(problem, *rest)
+    return result._replace(rows=problem.get('examples'))
+
+  def conclude(self, memory, result, ctx):
+    return result.grads, result.rows
+
+
+def test_rows_are_those_of_the_batch_in_its_order():
+  variables, batches = _data()
+  stepper = _stepper(_Rows(), devices=4)
+  for step, batch in zip(stepper.run(variables, batches), batches, strict=True):
+    np.testing.assert_array_equal(
+      step.state.method_state.memory, batch['example']
+    )
+
+
 # --- What is refused ---
 
 
