@@ -63,8 +63,10 @@ def train_batches(
     A generator, to be closed when no more is needed, of dicts: `image` uint8
     [rows, height, width, channels], `label` int32 [rows], `position` int32
     [rows], the row in the *global* batch, by which random augmentation is
-    keyed, and the crop of an encoded image too, with seed and step; and
-    `domain` int32 [rows], if the examples have domains.
+    keyed, and the crop of an encoded image too, with seed and step; `example`
+    int32 [rows], the row of `examples`, also where the image in it cannot be
+    decoded and the next one is taken; and `domain` int32 [rows], if the
+    examples have domains.
 
   Raises:
     ValueError: batch_size not in [1, n], a negative start_step, or a shard
@@ -129,7 +131,10 @@ class _TrainingBatches:
     epoch, offset = divmod(step, len(labels) // self.batch_size)
     order = _permutation(len(labels), self.seed, epoch)
     rows = order[offset * self.batch_size + self.positions]
-    batch = {'position': self.positions.copy()}
+    batch = {
+      'position': self.positions.copy(),
+      'example': rows.astype(np.int32),
+    }
     if isinstance(images, np.ndarray):
       batch |= {'image': images[rows], 'label': labels[rows]}
       return batch if domains is None else batch | {'domain': domains[rows]}

@@ -37,6 +37,7 @@ from sam_jax.methods._msam import msam
 from sam_jax.methods._quarter_sam import quarter_sam
 from sam_jax.methods._random import random
 from sam_jax.methods._s2sam import s2sam
+from sam_jax.methods._saf import saf
 from sam_jax.methods._sagm import sagm
 from sam_jax.methods._sam import sam
 from sam_jax.methods._sam_k import sam_k
@@ -111,6 +112,7 @@ __all__ = [
   'random',
   'register',
   's2sam',
+  'saf',
   'sagm',
   'sam',
   'sam_k',

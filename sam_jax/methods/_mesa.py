@@ -56,16 +56,11 @@ def mesa(
   code has it, and the values belong to it. Differs from their code: there the
   averaged network is in evaluation mode, with averaged running statistics.
 
-  SAF of the same paper is not here: its targets are the logits of each training
-  example three epochs ago. That is a table of (examples x classes x 3) numbers
-  that grows with the data set, is looked up by an example's number, which a
-  batch does not have, and would be copied to every device and into every
-  checkpoint.
+  `saf` of the same paper has, in the place of the averaged parameters' outputs,
+  those of the same example some epochs ago: no forward pass more, but a table
+  that grows with the data set.
   """
-  for name, value in (('lam', lam), ('tau', tau)):
-    if not 0 <= value < math.inf or (name == 'tau' and value == 0):
-      limit = '> 0' if name == 'tau' else '>= 0'
-      raise ValueError(f'{name} is {value}; it must be a number {limit}')
+  check_term(lam, tau)
   if not 0 <= decay < 1:
     raise ValueError(f'decay is {decay}; give a number in [0, 1)')
   whens.Late(start)  # refuses what is no share
@@ -146,11 +141,37 @@ class _Mesa(base.Method):
     targets: jax.Array,
   ) -> jax.Array:
     """Returns the losses of a microbatch with the term."""
-    log_p = jax.nn.log_softmax(tree.wide(targets) / self.tau)
-    log_q = jax.nn.log_softmax(tree.wide(logits) / self.tau)
-    divergence: Any = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
-    divergence = jnp.mean(divergence.reshape(len(losses), -1), axis=1)
-    return losses + penalty + self.lam * self.tau**2 * divergence
+    term = divergence(targets, logits, self.tau)
+    return losses + penalty + self.lam * term
+
+
+def check_term(lam: float, tau: float) -> None:
+  """Refuses a weight or a temperature that is none.
+
+  Raises:
+    ValueError: the message names it.
+  """
+  for name, value in (('lam', lam), ('tau', tau)):
+    if not 0 <= value < math.inf or (name == 'tau' and value == 0):
+      limit = '> 0' if name == 'tau' else '>= 0'
+      raise ValueError(f'{name} is {value}; it must be a number {limit}')
+
+
+def divergence(targets: jax.Array, logits: jax.Array, tau: float) -> jax.Array:
+  r"""Returns \tau^2 KL(softmax(targets / tau) || softmax(logits / tau)).
+
+  Args:
+    targets: logits, `[rows, ..., classes]`.
+    logits: likewise.
+    tau: temperature.
+
+  Returns:
+    Means over all but the first axis, `[rows]`.
+  """
+  log_p = jax.nn.log_softmax(tree.wide(targets) / tau)
+  log_q = jax.nn.log_softmax(tree.wide(logits) / tau)
+  found: Any = jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+  return tau**2 * jnp.mean(found.reshape(len(found), -1), axis=1)
 
 
 def _is_none(x: Any) -> bool:

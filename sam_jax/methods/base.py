@@ -22,6 +22,10 @@ from sam_jax.methods.interface import Context, GroupResult, Problem, State
 NEEDS = {
   'logits': 'a model whose outputs are logits',
   'classes': 'examples of classes, and to know how many each class has',
+  'examples': (
+    'training examples whose numbers are known, and that are not mixed with '
+    'each other, see mixing.name="none"'
+  ),
   'domains': 'examples of several domains, see data.name="rotated_digits"',
 }
 
@@ -91,7 +95,8 @@ class Method:
 
     Args:
       state: before the step.
-      result: of the groups, averaged over all of them and all devices.
+      result: of the groups, averaged over all of them and all devices; its
+        rows are those of the batch.
       ctx: as in `gradient`, with a key that is that of no group.
     """
     grads, memory = self.conclude(state.memory, result, ctx)

@@ -68,10 +68,12 @@ _ITEMS = {
   'first': 'a share of the examples',
   'chosen': 'chosen examples',
   'outputs': "the model's outputs",
+  'observed': "the model's outputs",
   'slopes': "the derivative of the loss by the model's outputs",
   'with_losses': 'losses of its own',
   'class_values': 'the class of each example',
   'class_counts': 'the number of training examples of each class',
+  'examples': 'the number of each example in the training set',
   'domains': 'the domain of each example',
   'num_domains': 'the number of domains',
   'mean': 'means over the examples',
@@ -100,6 +102,8 @@ class Problem(NamedTuple):
     trained: see `of_descent`.
     outputs: `params -> outputs` of the model, for those of the group's examples
       that are on this device: a tree of arrays `[microbatches, b, ...]`.
+    observed: `params -> (out, grads, outputs)`, what `descend` and `outputs`
+      return, by one forward pass.
     slopes: `params -> ((out, grads), slopes)`: what `ascend` returns, and the
       derivative of each example's loss by the model's outputs, a tree like
       these.
@@ -112,6 +116,8 @@ class Problem(NamedTuple):
     class_values: `values -> [microbatches, b]`: the one of the class of each
       example on this device; of mixed labels, the mean.
     class_counts: training examples of each class, `[classes]`.
+    examples: number in the training set of each example on this device, an
+      int32 array like the losses; a batch has none twice.
     domains: number of the domain of each example on this device, an int32 array
       like the losses.
     num_domains: of the data set.
@@ -134,10 +140,14 @@ class Problem(NamedTuple):
   chosen: Callable[[jax.Array, float], 'Problem'] | None = None
   trained: Callable[[], 'Problem'] | None = None
   outputs: Callable[[types.Params], types.PyTree] | None = None
+  observed: (
+    Callable[[types.Params], tuple[Any, types.Grads, types.PyTree]] | None
+  ) = None
   slopes: Callable[[types.Params], tuple[Any, types.PyTree]] | None = None
   with_losses: Callable[[LossesFn, types.PyTree], 'Problem'] | None = None
   class_values: Callable[[Any], jax.Array] | None = None
   class_counts: np.ndarray | None = None
+  examples: jax.Array | None = None
   domains: jax.Array | None = None
   num_domains: int | None = None
   mean: Callable[[types.PyTree], types.PyTree] | None = None
@@ -172,6 +182,8 @@ class Problem(NamedTuple):
 class GroupResult(NamedTuple):
   """What a group returns; averaged over all groups before `finish`.
 
+  All but `rows`: these are put together.
+
   Attributes:
     out: `(value, aux)` at the unperturbed parameters.
     grads: the gradient.
@@ -180,6 +192,9 @@ class GroupResult(NamedTuple):
       is the share of the groups that were.
     diagnostics: of the perturbation, and zeros without one. A mean over the
       perturbed groups is a mean over all, divided by that of `perturbed`.
+    rows: whatever `finish` needs of each example, a tree of arrays
+      `[microbatches, b, ...]` of all that are on this device. It gets those of
+      the batch, `[B, ...]`, in the order of the batch, on every device.
   """
 
   out: Any
@@ -187,6 +202,7 @@ class GroupResult(NamedTuple):
   stats: types.PyTree
   perturbed: jax.Array
   diagnostics: Diagnostics
+  rows: types.PyTree = ()
 
 
 class State(NamedTuple):

@@ -87,9 +87,12 @@ class Task(abc.ABC):
   def offers(self) -> Mapping[str, Any]:
     """What a method may use besides the loss, see `methods.base.NEEDS`.
 
-    `logits`: True if the model's outputs are logits along their last axis.
+    `logits`: how many there are along the last axis of the model's outputs, if
+    these are logits.
     `classes`: number of training examples of each class; then `class_values`
-    is there. `domains`: their number; then a batch has `domain`, int32.
+    is there. `examples`: number of training examples, if each row of a batch is
+    made of one alone; then a batch has `example`, int32: its number, from 0 on.
+    `domains`: their number; then a batch has `domain`, int32.
     """
     return {}
 

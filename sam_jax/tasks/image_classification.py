@@ -68,7 +68,8 @@ class ImageTask(base.Task):
 
   def batch_shapes(self, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a training batch."""
-    numbers = ['label', 'position', *(['domain'] * ('domains' in self.offers))]
+    numbers = ['label', 'position', 'example']
+    numbers += ['domain'] * ('domains' in self.offers)
     images = jax.ShapeDtypeStruct((rows, *self.info['image_shape']), jnp.uint8)
     return {
       'image': images,
@@ -138,10 +139,9 @@ class ImageClassification(ImageTask):
         f'the data have {info["num_classes"]} class, and there is nothing to '
         'learn; usually there is one folder level too many'
       )
-    self._mix = mixing_lib.create(
-      num_classes=info['num_classes'],
-      **(mixing or {'name': 'none', 'alpha': 1.0, 'probability': 1.0}),
-    )
+    mixing = mixing or {'name': 'none', 'alpha': 1.0, 'probability': 1.0}
+    self._is_mixed = mixing['name'] != 'none'
+    self._mix = mixing_lib.create(num_classes=info['num_classes'], **mixing)
     self._label_smoothing = label_smoothing
 
   def mix(self, key: jax.Array, batch: base.Batch) -> base.Batch:
@@ -155,10 +155,14 @@ class ImageClassification(ImageTask):
 
   @property
   def offers(self) -> dict[str, Any]:
-    """Logits, the classes if they were counted, and domains."""
+    """Logits, classes and examples if they were counted, and domains."""
+    offers = {'logits': self.info['num_classes'], **super().offers}
     counts = self.info.get('class_counts')
-    classes = {} if counts is None else {'classes': counts}
-    return {'logits': True, **classes, **super().offers}
+    if counts is not None:
+      offers['classes'] = counts
+      if not self._is_mixed:
+        offers['examples'] = sum(counts)
+    return offers
 
   def class_values(self, values: jax.Array, batch: base.Batch) -> jax.Array:
     """Returns the value of each image's class; of a mixed one, the mean."""

@@ -212,8 +212,9 @@ def train_step(
   ctx = fns.context(state)
   group_fn = functools.partial(_group_gradient, state, ctx, fns)
   groups = _split(batch, fns.layout.device_groups)
-  result = fns.collectives.global_mean(
-    microbatches.mean(group_fn, groups, fns.loop)
+  local, rows = microbatches.mean_and_each(group_fn, groups, fns.loop)
+  result = fns.collectives.global_mean(local)._replace(
+    rows=_of_batch(fns, rows, batch['position'])
   )
   grads, method_state = fns.method.finish(state.method_state, result, ctx)
   updates, opt_state = fns.optimizer.update(
@@ -267,6 +268,25 @@ def _unless_nonfinite(
   )
 
 
+def _of_batch(
+  fns: StepFns, rows: types.PyTree, positions: jax.Array
+) -> types.PyTree:
+  """Returns the rows of the batch, of those of this device's examples.
+
+  Args:
+    fns: the layout, and what sums over the devices.
+    rows: tree of arrays `[groups, microbatches, b, ...]`.
+    positions: of these examples in the batch, `[rows]`.
+  """
+
+  def place(x: jax.Array) -> jax.Array:
+    shape = (fns.layout.batch_size, *x.shape[3:])
+    of_all = tree.vary_like(jnp.zeros(shape, x.dtype), positions)
+    return of_all.at[positions].set(x.reshape(len(positions), *shape[1:]))
+
+  return fns.collectives.global_sum(jax.tree.map(place, rows))
+
+
 def _split(batch: Batch, count: int) -> Batch:
   """Cuts the leading axis into `count` equal, contiguous pieces."""
   return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
@@ -290,17 +310,19 @@ def prepare(group: Batch, step: jax.Array, fns: StepFns) -> Batch:
 
 def _group_gradient(
   state: TrainState, ctx: methods.Context, fns: StepFns, group: Batch
-) -> methods.GroupResult:
+) -> tuple[methods.GroupResult, types.PyTree]:
   """Returns what the method makes of a group, of which this is the local part.
 
-  The parameters are cast to this device's own, see `parallel.Collectives`.
+  What it makes of each example is apart. The parameters are cast to this
+  device's own, see `parallel.Collectives`.
   """
   pieces = prepare(group, ctx.step, fns)
   params, batch_stats = fns.collectives.vary((state.params, state.batch_stats))
   problem = _problem(fns, batch_stats, ctx.step, pieces)
   index = group['position'][0] // fns.layout.m
   ctx = ctx._replace(key=jax.random.fold_in(ctx.get('key'), index))
-  return fns.method.gradient(problem, state.method_state, params, ctx)
+  result = fns.method.gradient(problem, state.method_state, params, ctx)
+  return result._replace(rows=()), result.rows
 
 
 def _problem(
@@ -370,6 +392,9 @@ def _problem(
     chosen=chosen,
     trained=functools.partial(of, pieces, losses_fn, ascends_descent=True),
     outputs=functools.partial(_outputs, fns, *at),
+    observed=functools.partial(
+      group_fn, is_ascent=False, row_fn=lambda outputs, *_: outputs
+    ),
     slopes=slopes,
     with_losses=with_losses,
     mean=mean,
@@ -381,9 +406,9 @@ def _problem(
 
 
 def _of_examples(task: tasks.Task, pieces: Batch) -> dict[str, Any]:
-  """Returns what is known of the examples' classes and domains."""
+  """Returns what is known of the examples: number, class and domain."""
   offers = task.offers
-  items: dict[str, Any] = {}
+  items: dict[str, Any] = {'examples': pieces.get('example')}
 
   def class_values(values: Any) -> jax.Array:
     of_piece = functools.partial(task.class_values, jnp.float32(values))

@@ -37,13 +37,13 @@ def _assert_equal(batches, expected):
 def test_a_batch_holds_images_with_their_labels_and_positions():
   for batch in _take(2 * _STEPS):
     assert batch['image'].shape == (_BATCH_SIZE, 2, 3, 1)
-    assert [batch[k].dtype for k in ('image', 'label', 'position')] == [
-      np.uint8,
-      np.int32,
-      np.int32,
-    ]
+    numbers = ('label', 'position', 'example')
+    assert batch['image'].dtype == np.uint8
+    assert {batch[name].dtype for name in numbers} == {np.dtype(np.int32)}
     np.testing.assert_array_equal(batch['image'][:, 1, 2, 0], batch['label'])
     np.testing.assert_array_equal(batch['position'], np.arange(_BATCH_SIZE))
+    # Of these data it is the label, too.
+    np.testing.assert_array_equal(batch['example'], batch['label'])
 
 
 def test_an_epoch_shows_no_example_twice_and_epochs_differ():

@@ -62,7 +62,7 @@ def test_labels_and_positions_are_those_of_images_in_memory(paths):
   for ours, other in zip(_train(paths, 8), expected, strict=True):
     assert ours.keys() == other.keys()
     assert ours['image'].shape == other['image'].shape
-    for name in ('label', 'position'):
+    for name in ('label', 'position', 'example'):
       assert ours[name].dtype == other[name].dtype
       np.testing.assert_array_equal(ours[name], other[name])
 
@@ -199,7 +199,12 @@ def test_a_damaged_training_image_is_replaced_by_the_next(paths, damaged):
   assert '2 of 22 training images cannot be decoded' in messages[-1]
   for i in (4, 5):
     assert sum(f'broken{i}.jpg' in message for message in messages) == 1
-  labels = np.concatenate([b['label'] for b in batches])
+  labels, examples = (
+    np.concatenate([b[name] for b in batches]) for name in ('label', 'example')
+  )
+  # An epoch has no number twice, although it has an image twice.
+  for epoch in np.split(examples, 3):
+    assert len(np.unique(epoch)) == len(epoch)
   assert not np.isin([4, 5], labels).any()
   for batch, intact in zip(batches, _train(paths, steps), strict=True):
     is_replaced = np.isin(intact['label'], [4, 5])

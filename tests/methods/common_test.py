@@ -246,8 +246,9 @@ def _problem():
       'image': rng.normal(size=(B, 6)).astype(np.float32),
       'label': rng.integers(0, 5, B).astype(np.int32),
       'domain': rng.integers(0, 3, B).astype(np.int32),
+      'example': (np.arange(B, dtype=np.int32) + 3 * step) % (B + 4),
     }
-    for _ in range(STEPS)
+    for step in range(STEPS)
   ]
   variables = steps.Mlp().init(jax.random.key(0), jnp.zeros((2, 6)), train=True)
   return jax.tree.map(np.asarray, dict(variables)), batches

@@ -41,10 +41,12 @@ def _data():
   labels = rng.integers(0, 5, shape).astype(np.int32)
   domains = rng.integers(0, 3, shape).astype(np.int32)
   domains[0, :M] = domains[0, :M] % 2  # a group without the last one
+  # Every step is an epoch, which leaves out 4 of 20.
+  numbers = [5 * rng.permutation(20)[:B].astype(np.int32) for _ in range(STEPS)]
   variables = _Net().init(jax.random.key(0), images[0], train=True)
   return jax.tree.map(np.asarray, dict(variables)), [
-    {'image': x, 'label': y, 'domain': d}
-    for x, y, d in zip(images, labels, domains, strict=True)
+    {'image': x, 'label': y, 'domain': d, 'example': n}
+    for x, y, d, n in zip(images, labels, domains, numbers, strict=True)
   ]
 
 
@@ -83,6 +85,7 @@ def _groups(batch, step):
       batch['image'][rows].astype(np.float64),
       batch['label'][rows],
       batch['domain'][rows],
+      batch['example'][rows],
       jax.random.fold_in(key, i),
     )
 
@@ -160,7 +163,8 @@ def test_it_costs_what_it_says(row):
   width, rows = 64, 256
   params = {f'w{i}': np.eye(width, dtype=np.float32) for i in range(3)}
   batch = {'image': np.ones((rows, width), np.float32)} | {
-    name: np.zeros(rows, np.int32) for name in ('label', 'domain', 'position')
+    name: np.zeros(rows, np.int32)
+    for name in ('label', 'domain', 'position', 'example')
   }
 
   def apply_fn(variables, x, **options):
@@ -176,7 +180,7 @@ def test_it_costs_what_it_says(row):
     compiled = stepper.compiled.lower(state, batch).compile()
     return compiled.cost_analysis()['flops']
 
-  method = row.create()
+  method = row.create(**{'classes': width} if row.name == 'saf' else {})
   ratio = flops(method) / flops('sgd')
   # The first layer has no gradient with respect to its input.
   assert ratio == pytest.approx(method.gradient_evaluations, rel=0.08)
@@ -265,6 +269,29 @@ def test_functional_sam_of_a_linear_model_is_sgd():
   np.testing.assert_allclose(*found, rtol=1e-6, atol=1e-6)
 
 
+class _Rows(methods.Method):
+  """Remembers the numbers of the last batch."""
+
+  def memory(self, params):
+    return jnp.full(B, -1)
+
+  def gradient(self, problem, *rest):
+    result = super().gradient(problem, *rest)
+    return result._replace(rows=problem.get('examples'))
+
+  def conclude(self, memory, result, ctx):
+    return result.grads, result.rows
+
+
+def test_rows_are_those_of_the_batch_in_its_order():
+  variables, batches = _data()
+  stepper = _stepper(_Rows(), devices=4)
+  for step, batch in zip(stepper.run(variables, batches), batches, strict=True):
+    np.testing.assert_array_equal(
+      step.state.method_state.memory, batch['example']
+    )
+
+
 # --- What is refused ---
 
 
@@ -279,6 +306,7 @@ class _Fixed(parts.Direction):
   [
     ('functional_sam', "derivative of the loss by the model's outputs"),
     ('mesa', "model's outputs"),
+    ('saf', 'number of each example in the training set'),
     ('imb_sam', 'number of training examples of each class'),
     ('focal_sam', 'number of training examples of each class'),
     ('disam', 'loss of each example'),
@@ -306,6 +334,11 @@ def test_a_function_of_the_parameters_is_not_enough(name, what):
     ('mesa', {'tau': 0.0}, 'tau is 0.0; it must be a number > 0'),
     ('mesa', {'decay': 1.0}, 'decay is 1.0'),
     ('mesa', {'start': 1.5}, 'start is 1.5'),
+    ('saf', {'lam': -1.0}, 'lam is -1.0; it must be a number >= 0'),
+    ('saf', {'epochs': 0}, 'epochs is 0; it must be a whole number >= 1'),
+    ('saf', {'examples': 0}, 'examples is 0'),
+    ('saf', {'classes': 1}, 'classes is 1; it must be a whole number >= 2'),
+    ('saf', {'start': -0.1}, 'start is -0.1'),
     ('functional_sam', {'direction': _Fixed()}, 'a gradient of its own'),
   ],
 )

@@ -264,6 +264,7 @@ NEED_EXAMPLES = {
   'k_sam': {'loss_share': 1.0},
   'mesa': None,
   'quarter_sam': {'ascent_share': 1.0},
+  'saf': None,
   'ssam_f': None,
 }
 

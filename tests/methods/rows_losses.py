@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from tests.methods.table import INFO, Row
+from tests.methods.table import INFO, STEPS, Row
 
 FEATURES, HIDDEN, CLASSES = 6, 4, 5
 DECAY = 0.05  # of weight decay in the loss
@@ -31,6 +31,7 @@ class Group(NamedTuple):
   x: np.ndarray
   y: np.ndarray
   domain: np.ndarray
+  example: np.ndarray
   key: jax.Array
 
   def parts(self, w):
@@ -85,6 +86,22 @@ def _mesa(w, memory, groups, step):
   return np.mean([of(group) for group in groups], axis=0), average
 
 
+def _saf(w, memory, groups, step):
+  del step
+  past = memory or {}  # the logits of each example, oldest first
+  grads = []
+  for group in groups:
+    outputs = group.outputs(w)
+    slopes = np.zeros_like(outputs)
+    for i, number in enumerate(group.example):
+      kept = past.setdefault(int(number), [])
+      if len(kept) >= 2:
+        slopes[i] = _softmax(outputs[i] / 2.0) - _softmax(kept[-2] / 2.0)
+      kept.append(outputs[i])
+    grads.append(group.grad(w) + group.pull(w, 0.8 * 2.0 * slopes))
+  return np.mean(grads, axis=0), past
+
+
 def _partly(weights, lam, group, w):
   of_example = weights[group.y]
   partial = group.grad(w, of_example)
@@ -121,6 +138,7 @@ def _row(name, fields, oracle, *identity):
 
 
 _SAM = ('sam', {'rho': 0.3})
+_SAF = {'lam': 0.8, 'start': 0.0, 'examples': 100, 'classes': 5}
 _TAIL = (_COUNTS < 20).astype(np.float64)
 _FOCAL = (1 - _COUNTS / _COUNTS.sum()) ** 3
 
@@ -138,6 +156,9 @@ ROWS = [
     {'decay': 0.0},
   ),
   _row('mesa', {'decay': 0.7, 'start': 1.0}, None, {}),
+  _row('saf', _SAF | {'tau': 2.0, 'epochs': 2}, _saf, {'lam': 0.0}),
+  _row('saf', _SAF, None, {'epochs': STEPS}),
+  _row('saf', _SAF, None, {'start': 1.0}),
   _row(
     'imb_sam',
     {'rho': 0.3},

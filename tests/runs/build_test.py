@@ -469,6 +469,14 @@ BAD = (
   ({'augmentation.magnitude': 31}, 'magnitude 31'),
   ({'mixing.name': 'manifold'}, r"mixing 'manifold'.*mixup"),
   ({'mixing.alpha': -1.0}, 'alpha=-1'),
+  (
+    {'method.name': 'saf'},
+    r'examples is 50000 .* set examples=\d+ and classes',
+  ),
+  (
+    {'method.name': 'saf', 'mixing.name': 'cutmix'},
+    r"'saf'.* not mixed with each other, see mixing\.name=\"none\"",
+  ),
   ({'mixing.probability': 2.0}, 'probability=2'),
   (
     {'mixing.name': 'mixup', 'microbatch_size': 1},

@@ -194,6 +194,30 @@ def test_a_run_with_all_kinds_of_state_is_resumed_bit_for_bit(
   _assert_perturbed_at(tmp_path / 'whole', [1, 4, 7, 10])
 
 
+def test_a_run_that_remembers_each_example_is_resumed_bit_for_bit(
+  monkeypatch, tmp_path
+):
+  """Of 95 examples an epoch leaves out 15, and two epochs not the same."""
+  fields = tiny.PLAIN | {
+    'data.train_size': 95,
+    'method.name': 'saf',
+    'method.epochs': 1,
+    'method.start': 0.0,
+    'method.examples': 95,
+  }
+  tiny.use_devices(monkeypatch, 1)
+  tiny.share_programs(monkeypatch, {})
+  tiny.train(tmp_path / 'whole', **fields)
+  tiny.crash_at(monkeypatch, tmp_path / 'crashed', 7, **fields)
+  tiny.train(tmp_path / 'crashed', **fields)
+  tiny.assert_same_run(tmp_path / 'crashed', tmp_path / 'whole')
+  memory = tiny.state(tmp_path / 'whole')['method_state']['memory']
+  assert memory['seen'].sum() == 160
+  assert set(memory['seen'].tolist()) == {0, 1, 2}
+  is_empty = ~np.any(memory['logits'], axis=(1, 2))
+  np.testing.assert_array_equal(is_empty, memory['seen'] == 0)
+
+
 def _assert_perturbed_at(directory, steps):
   """Only these steps log a perturbation, and the means are over them."""
   lines = metrics_log.read(directory)

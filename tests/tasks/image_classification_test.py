@@ -40,10 +40,14 @@ def test_the_value_of_a_class_is_weighed_for_mixed_labels():
 
 
 def test_a_task_offers_what_is_known_of_its_data():
-  assert _task().offers == {'logits': True}
+  assert _task().offers == {'logits': 10}
   more = {'class_counts': [5] * 10, 'domains': ['a', 'b']}
   task = tasks.ImageClassification(None, _INFO | more)
-  assert task.offers == {'logits': True, 'classes': [5] * 10, 'domains': 2}
+  known = {'logits': 10, 'classes': [5] * 10, 'domains': 2}
+  assert task.offers == known | {'examples': 50}
+  mixing = {'name': 'mixup', 'alpha': 1.0, 'probability': 1.0}
+  mixed = tasks.ImageClassification(None, _INFO | more, mixing=mixing)
+  assert mixed.offers == known
   assert task.batch_shapes(3)['domain'].shape == (3,)
   assert 'domain' not in _task().batch_shapes(3)
 
