@@ -104,8 +104,9 @@ def _overview() -> str:
 How the gradient of a step is obtained. `config.method.name` chooses one, and
 the fields on its page are those of `config.method`; in Python each is a
 function of `sam_jax.methods`. The table is made by
-`python scripts/method_pages.py`. [The comparison](../comparison.md) says how
-the errors were found, and which of them cannot be told apart.
+`python scripts/method_pages.py`. [The comparison](../comparison/README.md) says
+how the errors were found, which of them cannot be told apart, and which method
+to take. bSAM and SASSHA are [not offered](../optimizers.md).
 
 {_table(head, rows)}
 
@@ -113,13 +114,19 @@ the errors were found, and which of them cannot be told apart.
 
 ## Axes
 
-Every method that perturbs also takes the choices below, except for those that
-it is a choice of itself. A choice is written as a name, or a name with
-arguments: `--config.method.metric='adaptive(eta=0)'`. `every`, `start` and
-`probability` say which steps perturb; `ascent_share`, `descent_share` and
-`loss_share` which share of the examples makes the two gradients; and
-`rho_schedule` and `rho_min` how the radius changes along the run: 'constant',
-'linear', 'cosine', or with the 'learning_rate', from rho to rho_min.
+Every method that perturbs also takes the choices below, but not on the axis
+that it stands for: `sam_on` takes no `mask`, `asam` no `metric`. A choice is
+written as a name, or a name with arguments:
+`--config.method.metric='adaptive(eta=0)'`. Besides, there are
+
+- `every`: perturb in one step of so many (default 1), `start`: share of the run
+  before the first step that perturbs, in [0, 1] (0), `probability`: with which a
+  step perturbs (1);
+- `ascent_share`, `descent_share`, `loss_share`: share of the examples of a group
+  that make the first gradient, the second one, or both, in (0, 1] (1);
+- `rho_schedule`, `rho_min`: how the radius changes along the run, from rho to
+  rho_min: 'constant' (default), 'linear', 'cosine', or with the
+  'learning_rate'.
 
 {axes}
 """
