@@ -172,7 +172,7 @@ def test_gradient_and_state_keep_their_dtypes(row, dtype):
 def test_a_zero_gradient_stays_zero_and_nan_stays_nan(row):
   method = row.create()
   params = _tree(START)
-  # A NaN in the perturbation reaches the gradient; that of a plane it would not.
+  # Not a plane, whose gradient a NaN in the perturbation would not reach.
   fun = lambda params, scale: (
     scale * sum(jnp.vdot(p, p) for p in jax.tree.leaves(params))
   )
