@@ -150,8 +150,12 @@ class _Weighted(steps.Task):
 def test_weights_of_examples_are_those_of_both_passes(method):
   """An example of weight 0 may be anything, as padding is."""
   stepper, variables = _stepper(method)
-  task = _Weighted(*(lambda _, images, rest: images,) * 2, 0.0, {})
-  object.__setattr__(task, 'mix', lambda key, batch: batch)
+  task = _Weighted(
+    augment=lambda key, images, positions: images,
+    mix=lambda key, images, labels: (images, labels),
+    label_smoothing=0.0,
+    more={},
+  )
   fns = dataclasses.replace(stepper.fns, task=task)
   stepper = steps.Stepper(fns, stepper.parallel)
   weight = np.array([2, 1, 0, 0], np.float32)

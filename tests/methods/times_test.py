@@ -113,7 +113,10 @@ def test_a_fisher_mask_covers_biases_and_embeddings_by_one_norm():
     'embedding': jnp.zeros(5),
   }
   slopes = {
-    'dense': {'bias': jnp.array([9.0, 1.0]), 'kernel': jnp.full(3, 2.0)},
+    'dense': {
+      'bias': jnp.array([9.0, 1.0]),
+      'kernel': jnp.array([7.0, 2.0, 2.0]),
+    },
     'embedding': jnp.array([8.0, 1.0, 1.0, 1.0, 1.0]),
   }
   loss = lambda params, x: (
@@ -124,15 +127,17 @@ def test_a_fisher_mask_covers_biases_and_embeddings_by_one_norm():
       )
     )
   )
-  method = methods.fisher_mask_sam(rho=1.0, keep_ratio=0.2, refresh=100)
+  method = methods.fisher_mask_sam(rho=1.0, keep_ratio=0.3, refresh=100)
   _, state = _gradient(method, loss, jnp.ones(2), params)
   grads, _ = _gradient(method, loss, jnp.ones(2), params, 1, state)
   epsilon = jax.tree.map(lambda g, s: np.asarray(g - s), grads, slopes)
-  length = np.sqrt(81 + 64 + 4 * 3 + 5)
+  length = np.sqrt(81 + 64 + 49 + 4 * 2 + 5)
   np.testing.assert_allclose(
     epsilon['dense']['bias'], [9 / length, 0], atol=1e-6
   )
-  np.testing.assert_allclose(epsilon['dense']['kernel'], 0, atol=1e-6)
+  np.testing.assert_allclose(
+    epsilon['dense']['kernel'], [7 / length, 0, 0], atol=1e-6
+  )
   np.testing.assert_allclose(
     epsilon['embedding'], [8 / length, 0, 0, 0, 0], atol=1e-6
   )
