@@ -176,6 +176,15 @@ def test_the_data_of_a_config_are_known(config):
   assert config.get_config().data.name in datasets.names()
 
 
+def test_the_data_of_all_rows_of_fine_tuning_are_known():
+  """The command of the release refuses all but CIFAR and ImageNet."""
+  rows = re.findall(r'^\| (\w+) +\| \d', finetune.__doc__, re.MULTILINE)
+  assert len(rows) == 9
+  for data in rows:
+    assert finetune.get_config(f'b7,{data}').data.name == data
+    assert data in datasets.names()
+
+
 @pytest.mark.parametrize('variant', ['clean', 'noisy'])
 def test_the_digits_say_how_the_batch_is_cut(variant):
   config = digits.get_config(variant)

@@ -116,6 +116,7 @@ def test_a_tree_of_parameters_gets_the_gradient_of_a_float64_program():
 
 
 def test_value_and_aux_are_those_of_the_unperturbed_parameters():
+  """The release logs those of the perturbed ones, Scenic keeps their state."""
   fun = lambda w: (_quadratic(w), {'norm': jnp.linalg.norm(w)})
   options = {'has_aux': True, 'ascent_steps': 2}
   with_info = sam_jax.value_and_grad(

@@ -153,6 +153,7 @@ def test_half_a_set_of_flags_is_refused(tmp_path):
 
 @pytest.mark.parametrize('count', [1, 2, 4])
 def test_processes_feed_all_rows_once(monkeypatch, count):
+  """In the release each host feeds whole batches of SVHN and Fashion-MNIST."""
   monkeypatch.setattr(jax, 'process_count', lambda: count)
   rows = []
   for index in range(count):

@@ -99,7 +99,8 @@ def test_what_is_unset_becomes_the_batch_per_device(devices, m, b, expected):
   assert (made.m, made.microbatch_size) == expected
 
 
-def test_a_layout_describes_itself():
+def test_a_layout_describes_itself_and_what_m_is():
+  """Elsewhere m is the batch per device, and nothing says so."""
   alone = layout.create(256, 2, 32, 8).describe()
   assert '256 examples per step on 2 device(s)' in alone
   assert '8 perturbation(s) of m = 32, 4 per device' in alone

@@ -24,6 +24,7 @@ def _fn(piece):
 @pytest.mark.parametrize('loop', LOOPS)
 @pytest.mark.parametrize('count', [1, 2, 5])
 def test_every_loop_returns_the_mean_of_the_pieces(loop, count):
+  """Keras adds up the gradients of the groups."""
   pieces = _pieces(count)
   mean = jax.jit(lambda p: microbatches.mean(_fn, p, loop))(pieces)
   # A few float32 roundings; the loops add in different orders.

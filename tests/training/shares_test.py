@@ -104,6 +104,26 @@ def test_a_step_is_of_its_examples_and_says_of_how_many(method, formula):
   )
 
 
+@pytest.mark.parametrize('b', [2, 4])
+def test_esam_keeps_its_share_where_all_rise_alike(b):
+  """Efficient_SAM keeps what rises strictly more than the k-th: nothing."""
+  (step,) = steps.run(
+    _apply,
+    {'params': {'w': START}},
+    [{name: np.repeat(x[:1], 8, axis=0) for name, x in BATCH.items()}],
+    m=8,
+    b=b,
+    method=methods.esam(RHO, beta=1.0, descent_share=0.5),
+    learning_rate=RATE,
+  )
+  w, rows = np.float64(START), np.array([0])
+  gradient = _gradient(_moved(w, rows), rows)
+  np.testing.assert_allclose(
+    step.state.params['w'], w - 1.9 * RATE * gradient, atol=1e-6
+  )
+  assert step.metrics['perturbed_metric_examples'] == 4
+
+
 @pytest.mark.parametrize('loop', ['unroll', 'scan'])
 def test_fisher_information_is_of_single_examples_as_they_are_evaluated(loop):
   """Of the first two of each microbatch, where three are asked for."""
