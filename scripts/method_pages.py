@@ -291,7 +291,7 @@ def _measured() -> dict[str, dict[str, Any]]:
 
 def _compared(name: str) -> dict[str, str]:
   """Returns the errors that `sam-compare` found on some data, by method."""
-  path = COMPARISONS / f'{name}.csv'
+  path = COMPARISONS / name / 'comparison.csv'
   if not path.exists():
     return {}
   with path.open(encoding='utf-8', newline='') as stream:
