@@ -11,7 +11,7 @@ import flax
 import ml_collections
 import tqdm
 
-from sam_jax import tasks, types
+from sam_jax import methods, tasks, types
 from sam_jax.runs import (
   ambient,
   checkpoints,
@@ -157,13 +157,26 @@ def _variables(
     return average
   params = state['params']
   method = factories.create_method(config)
-  method_state = flax.serialization.from_state_dict(
-    method.init(params), state['method_state']
-  )
+  method_state = method_state_of(method, params, state['method_state'])
   return {
     'params': method.eval_params(method_state, params),
     'batch_stats': state.get('batch_stats', {}),
   }
+
+
+def method_state_of(
+  method: methods.Method, params: types.Params, read: types.PyTree
+) -> methods.State:
+  """Returns a method's state, of which a checkpoint has dicts and lists."""
+
+  def named(x: types.PyTree) -> types.PyTree:
+    """Has the places of a list as names, as Flax expects it."""
+    if isinstance(x, list | tuple):
+      x = {str(i): each for i, each in enumerate(x)}
+    return {k: named(v) for k, v in x.items()} if isinstance(x, dict) else x
+
+  state = method.init(params)
+  return flax.serialization.from_state_dict(state, named(read))
 
 
 def _pick(

@@ -5,10 +5,12 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import sam_jax
+from sam_jax import methods
 from sam_jax.runs import (
   checkpoints,
   evaluation,
@@ -140,6 +142,27 @@ def test_a_run_whose_method_remembers_is_loaded(monkeypatch, tmp_path):
     loading.load(tmp_path).variables['params'],
     tiny.state(tmp_path)['params'],
   )
+
+
+def test_the_state_of_every_method_is_read_as_it_was_saved(tmp_path):
+  params = {
+    'kernel': jnp.arange(6.0).reshape(2, 3),
+    'norm': {'scale': jnp.ones(3)},
+  }
+  ours = set(methods.names()) & set(methods.__all__)  # not those of plug-ins
+  made = {name: methods.create(name) for name in ours}
+  states = {name: method.init(params) for name, method in made.items()}
+  # Zeros are what a state begins with.
+  states = jax.tree.map(lambda x: jnp.ones_like(x), states)
+  saved = checkpoints.Checkpoints(tmp_path)
+  saved.save(states, checkpoints.JournalState(step=1), {})
+  saved.wait()
+  read = saved.read_state(1)
+  saved.close()
+  for name, method in made.items():
+    found = loading.method_state_of(method, params, read[name])
+    assert jax.tree.structure(found) == jax.tree.structure(states[name]), name
+    jax.tree.map(np.testing.assert_array_equal, found, states[name])
 
 
 def test_loading_writes_nothing(finished):
