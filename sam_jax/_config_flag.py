@@ -52,6 +52,7 @@ class ConfigFlag:
       required: whether the command needs a config.
     """
     self._overrides: Overrides = {}
+    self._of_file: dict[str, Any] = {}  # the section `method`
     self._name = flags.DEFINE_string(
       'config',
       None,
@@ -78,33 +79,35 @@ class ConfigFlag:
       ValueError: there is no such config or field, or a value does not fit.
     """
     config = config_files.read(_cli.config_path(self._name.value))
+    self._of_file = config.method.to_dict()
     override(config, self._overrides)
     fields.check(config)
     return config.lock()
 
-  def remarks(self) -> list[str]:
+  def remarks(self, chosen: ml_collections.ConfigDict) -> list[str]:
     """Returns what the config file sets for another method than is chosen.
 
     A radius has another size in each metric: SAM's is rarely meant for a method
-    that the command line puts in its place.
+    that the command line puts in its place. Nothing is said of a plug-in's
+    method, whose defaults are not known yet.
+
+    Args:
+      chosen: what `load` returned.
 
     Returns:
       A line for each field whose default is another one.
-
-    Raises:
-      ValueError: see `load`.
     """
     from sam_jax import methods  # --help does without it
 
-    chosen, own = self.load().method.name, config_files.read(self.path).method
-    if chosen == own.name:
+    name, own = chosen.method.name, self._of_file
+    if name == own['name'] or name not in methods.names():
       return []
     return [
-      f'{field}={own[name]} of the config file is meant for {own.name}; '
-      f'{chosen} has {value} by default, which --config.{field}=None takes'
-      for name, value in methods.defaults(chosen).items()
-      for field in [f'method.{name}']
-      if own.get(name) not in (None, value) and field not in self._overrides
+      f'{field}={own[short]} of the config file is meant for {own["name"]}; '
+      f'{name} has {value} by default, which --config.{field}=None takes'
+      for short, value in methods.defaults(name).items()
+      for field in [f'method.{short}']
+      if own.get(short) not in (None, value) and field not in self._overrides
     ]
 
   @property

@@ -31,10 +31,10 @@ def share_memory() -> None:
   It would give each thread its own, up to eight per core. Orbax starts threads
   for each checkpoint, and what is free in the place of one is of no use to
   another: a run that saved 800 checkpoints an hour grew for 50 minutes. Whoever
-  sets MALLOC_ARENA_MAX decides it. Arrays of XLA and NumPy are too large to
-  wait for each other there.
+  sets MALLOC_ARENA_MAX, or arena_max in GLIBC_TUNABLES, decides it.
   """
-  if 'MALLOC_ARENA_MAX' in os.environ:
+  tunables = os.environ.get('GLIBC_TUNABLES', '')
+  if 'MALLOC_ARENA_MAX' in os.environ or 'arena_max' in tunables:
     return
   try:
     ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)

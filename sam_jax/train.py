@@ -79,8 +79,8 @@ def _train(argv: Sequence[str]) -> int:
   _configure_jax(config.deterministic)
   _join_processes()
   if jax.process_index() == 0:
-    for line in _CONFIG.remarks():
-      print(line, file=sys.stderr)
+    for line in _CONFIG.remarks(config):
+      _cli.say('train', line)
   if _DRY_RUN.value:
     dry_run.run(config, workdir)
     return 0

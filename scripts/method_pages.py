@@ -119,11 +119,11 @@ that it stands for: `sam_on` takes no `mask`, `asam` no `metric`. A choice is
 written as a name, or a name with arguments:
 `--config.method.metric='adaptive(eta=0)'`. Besides, there are
 
-- `every`: perturb in one step of so many (default 1), `start`: share of the run
-  before the first step that perturbs, in [0, 1] (0), `probability`: with which a
-  step perturbs (1);
-- `ascent_share`, `descent_share`, `loss_share`: share of the examples of a group
-  that make the first gradient, the second one, or both, in (0, 1] (1);
+- `every`: perturb in one step of so many (default 1), `start`: share of the
+  run before the first step that perturbs, in [0, 1] (0), `probability`: with
+  which a step perturbs (1);
+- `ascent_share`, `descent_share`, `loss_share`: share of the examples of a
+  group that make the first gradient, the second one, or both, in (0, 1] (1);
 - `rho_schedule`, `rho_min`: how the radius changes along the run, from rho to
   rho_min: 'constant' (default), 'linear', 'cosine', or with the
   'learning_rate'.

@@ -29,7 +29,8 @@ libc.fflush(ctypes.c_void_p(stream))
 
 
 def _arenas(**environment):
-  kept = {k: v for k, v in os.environ.items() if k != 'MALLOC_ARENA_MAX'}
+  ours = ('MALLOC_ARENA_MAX', 'GLIBC_TUNABLES')
+  kept = {k: v for k, v in os.environ.items() if k not in ours}
   found = subprocess.run(
     [sys.executable, '-c', _COUNT, startup.__file__],
     env=kept | environment,
@@ -47,3 +48,4 @@ def _arenas(**environment):
 def test_threads_share_their_memory_unless_the_user_says_so():
   assert _arenas() == 1
   assert _arenas(MALLOC_ARENA_MAX='3') == 3
+  assert _arenas(GLIBC_TUNABLES='glibc.malloc.arena_max=3') == 3

@@ -50,9 +50,10 @@ def saf(
     start: share of the run before the first step that has the term, in [0, 1];
       the logits are kept from the beginning. The authors have 5 of 90 epochs,
       or 30 % of the run.
-    examples: number of training examples of the data; another one is refused.
+    examples: number of training examples of the data, or more, so that a run
+      on the validation split can have the same; a smaller one is refused.
     classes: number of classes of the data; another one is refused. Both
-      defaults are those of CIFAR-10 without a validation set.
+      defaults are those of CIFAR-10.
 
   Raises:
     ValueError: a value is out of range; or, when a run is built, its data have
@@ -102,14 +103,14 @@ class _Saf(base.Method):
   classes: int
 
   def check(self, offers: Mapping[str, Any]) -> None:
-    """Refuses data of other numbers.
+    """Refuses data that do not fit into the table.
 
     Raises:
       ValueError: the message has the numbers.
     """
     super().check(offers)
     examples, classes = offers['examples'], offers['logits']
-    if (examples, classes) != (self.examples, self.classes):
+    if examples > self.examples or classes != self.classes:
       raise ValueError(
         f'examples is {self.examples} and classes is {self.classes}, and the '
         f'data have {examples} examples to train on and {classes} classes; set '
@@ -174,5 +175,10 @@ class _Saf(base.Method):
   ) -> jax.Array:
     """Returns the losses of a microbatch with the term."""
     targets, has_term = values
+    # Without a term nothing depends on the logits, be they infinite.
+    rows = has_term.reshape(-1, *(1,) * (logits.ndim - 1)) > 0
+    targets, logits = (
+      jnp.where(rows, x, jnp.zeros_like(x)) for x in (targets, logits)
+    )
     term = divergence(targets, logits, self.tau)
     return losses + penalty + self.lam * has_term * term

@@ -34,8 +34,8 @@ def derive(
     return method
   if not method.direction.needs_gradient:
     raise ValueError(
-      'the method perturbs along a gradient of its own, and the direction '
-      "needs none; choose direction='gradient', or one that is made of it"
+      'the method needs a gradient at the parameters, and the direction does '
+      "without it; choose direction='gradient', or one that is made of it"
     )
   share = 1.0
   if method.when is not None:

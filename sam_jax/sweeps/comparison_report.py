@@ -98,9 +98,11 @@ class Report:
     tuning = self.tuning_rows()
     if tuning:
       tables.write_rows(directory / 'tuning', tuning)
+    remarks = list(self.remarks())
     if self._found:
-      yield tables.write_rows(directory / 'comparison', self.rows())
-    yield from self.remarks()
+      path = directory / 'comparison'
+      yield tables.write_rows(path, self.rows(), remarks)
+    yield from remarks
     if self._found:
       path = directory / 'comparison.png'
       self._draw(path)

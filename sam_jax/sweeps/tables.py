@@ -211,12 +211,15 @@ def _remarks_on_runs(setting: settings_lib.Setting) -> Iterator[str]:
 # --- Files -------------------------------------------------------------------
 
 
-def write_rows(path: pathlib.Path, rows: Sequence[Row]) -> str:
+def write_rows(
+  path: pathlib.Path, rows: Sequence[Row], remarks: Sequence[str] = ()
+) -> str:
   """Writes a table as text, Markdown and CSV; returns the text.
 
   Args:
     path: of the files, without .txt, .md, .csv.
     rows: at least one; what a row lacks is left empty.
+    remarks: what stands below it in Markdown.
   """
   header = list(dict.fromkeys(name for row in rows for name in row))
   rows = [{name: row.get(name, '') for name in header} for row in rows]
@@ -236,6 +239,8 @@ def write_rows(path: pathlib.Path, rows: Sequence[Row]) -> str:
   writer.writeheader()
   writer.writerows(rows)
   files.write_text(path.with_suffix('.txt'), text + '\n')
+  if remarks:
+    marked += ['', *(f'- {remark}' for remark in remarks)]
   files.write_text(path.with_suffix('.md'), '\n'.join(marked) + '\n')
   files.write_text(path.with_suffix('.csv'), stream.getvalue())
   return text

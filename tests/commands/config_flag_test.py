@@ -126,4 +126,4 @@ def test_a_radius_of_another_method_is_told(typed, said):
   flags = _cli.Flags()
   flag = _config_flag.ConfigFlag(flags)
   flags.values(['', *flag._take(['--config=digits:noisy', *typed])])
-  assert flag.remarks() == said
+  assert flag.remarks(flag.load()) == said

@@ -116,7 +116,11 @@ def test_a_dry_run_prints_what_would_run_and_writes_nothing(command, tmp_path):
 
 
 PLUGIN = """
-from sam_jax import models
+from sam_jax import methods, models
+
+@methods.register('plain')
+def plain(rho=0.05):
+  return methods.sam(rho)
 
 @models.register('halves')
 def halves(num_classes, strength=1.0, **cnn):
@@ -161,6 +165,36 @@ def test_a_field_of_a_plugin_reaches_it_and_nothing_else(
   )
   assert status == 2
   assert re.fullmatch(f'train: .*{answer}.*\n', err), err
+
+
+@pytest.mark.parametrize(
+  ('name', 'plugins', 'said'),
+  [
+    (
+      'asam',
+      (),
+      'train: method.rho=0.7 of the config file is meant for sam; asam',
+    ),
+    # Its default is known if the plug-in was imported before, not here.
+    ('plain', ('halves_plugin',), ''),
+  ],
+)
+def test_the_radius_of_a_config_is_told_if_another_method_takes_it(
+  command, monkeypatch, tmp_path, name, plugins, said
+):
+  (tmp_path / 'halves_plugin.py').write_text(PLUGIN)
+  monkeypatch.syspath_prepend(tmp_path)
+  status, out, err = command(
+    'train',
+    '--config=digits:noisy',
+    f'--workdir={tmp_path}/run',
+    f'--config.plugins={plugins}',
+    f'--config.method.name={name}',
+    '--dry_run',
+    *FITTING,
+  )
+  assert status == 0 and '"m":' in out, err
+  assert err.startswith(said)
 
 
 @pytest.fixture(scope='module')

@@ -239,7 +239,7 @@ class _Blind(parts.Direction):
     ('xsam', {'combine': 'stable'}, "method 'xsam' takes no combine"),
     ('sam_sps', {'every': 2}, "method 'sam_sps' takes no every"),
     ('sam_sps', {'mask': _Remembering()}, 'a mask that remembers nothing'),
-    ('cr_sam', {'direction': _Blind()}, 'along a gradient of its own'),
+    ('cr_sam', {'direction': _Blind()}, 'needs a gradient at the parameters'),
   ],
 )
 def test_wrong_values_are_refused_by_name(name, fields, message):

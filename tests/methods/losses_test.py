@@ -339,7 +339,11 @@ def test_a_function_of_the_parameters_is_not_enough(name, what):
     ('saf', {'examples': 0}, 'examples is 0'),
     ('saf', {'classes': 1}, 'classes is 1; it must be a whole number >= 2'),
     ('saf', {'start': -0.1}, 'start is -0.1'),
-    ('functional_sam', {'direction': _Fixed()}, 'a gradient of its own'),
+    (
+      'functional_sam',
+      {'direction': _Fixed()},
+      'needs a gradient at the parameters',
+    ),
   ],
 )
 def test_values_out_of_range_are_refused(name, fields, message):

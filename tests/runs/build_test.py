@@ -470,8 +470,12 @@ BAD = (
   ({'mixing.name': 'manifold'}, r"mixing 'manifold'.*mixup"),
   ({'mixing.alpha': -1.0}, 'alpha=-1'),
   (
-    {'method.name': 'saf'},
-    r'examples is 50000 .* set examples=\d+ and classes',
+    {'method.name': 'saf', 'method.examples': 3},
+    r'examples is 3 and classes is 10, .* set examples=\d+ and classes=10',
+  ),
+  (
+    {'method.name': 'saf', 'method.classes': 9},
+    r'examples is 50000 and classes is 9, .* set examples=\d+ and classes=10',
   ),
   (
     {'method.name': 'saf', 'mixing.name': 'cutmix'},

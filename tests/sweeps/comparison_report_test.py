@@ -132,7 +132,9 @@ def report(tmp_path):
 
 
 def test_the_table_has_what_was_chosen_and_what_it_is_worth(report, tmp_path):
-  text, *_ = report.write(tmp_path)
+  text, *remarks, _ = report.write(tmp_path)
+  shown = (tmp_path / 'comparison.md').read_text()
+  assert shown.endswith('\n\n' + ''.join(f'- {each}\n' for each in remarks))
   with (tmp_path / 'comparison.csv').open() as stream:
     sgd, sam, asam = csv.DictReader(stream)
   assert (sgd['method'], sgd['chosen'], sgd['of']) == ('sgd', '-', '1')
