@@ -56,8 +56,8 @@ def cr_sam(
   for name, value in (('gamma', gamma), ('beta', beta)):
     if not 0 <= value < math.inf:
       raise ValueError(f'{name} is {value}; it must be a number >= 0')
-  own = {'gamma': float(gamma), 'beta': float(beta)}
-  return derive(_CrSam, create(rho, axes), 1, **own)
+  method = create(rho, axes)
+  return derive(_CrSam, method, 1, gamma=float(gamma), beta=float(beta))
 
 
 @dataclasses.dataclass(frozen=True)
