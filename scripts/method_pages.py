@@ -3,7 +3,7 @@
     python scripts/method_pages.py          # writes them
     python scripts/method_pages.py --check  # fails if one would be another
 
-The figures of the table are those of docs/methods/measured.json, which
+The figures of the table are those of docs/methods/measured*.json, which
 `python scripts/benchmark_step.py --methods=... --json=...` wrote, and of the
 tables in docs/comparison/, which `sam-compare` wrote. What was not measured is
 left empty.
@@ -31,6 +31,8 @@ _CHECK = flags.DEFINE_bool('check', False, 'Whether to write nothing.')
 
 DIRECTORY = _ROOT / 'docs' / 'methods'
 COMPARISONS = _ROOT / 'docs' / 'comparison'
+# Files of DIRECTORY with measurements, and where they were made.
+_MEASURED = {'measured.json': 'a GPU', 'measured_cpu.json': 'two CPU cores'}
 # Tables of COMPARISONS that the table of methods quotes, and what they are of.
 _QUOTED = {
   'digits': 'error, digits, %',
@@ -78,22 +80,23 @@ def pages() -> dict[str, str]:
 
 def _overview() -> str:
   """Returns the page with the table of all methods, and the axes."""
-  measured = _measured()
+  measured = [_measured(file) for file in _MEASURED]
   compared = [_compared(name) for name in _QUOTED]
   rows = []
   for name in _names():
-    figures = measured.get(name, {})
+    times = [figures.get(name, {}).get('time') for figures in measured]
     rows.append(
       [
         f'[{name}]({name}.md)',
         _title(name),
         f'{methods.create(name).gradient_evaluations:.4g}',
-        _number(figures.get('time'), '.2f'),
-        _number(figures.get('copies'), '.1f'),
+        *(_number(time, '.2f') for time in times),
+        _number(measured[0].get(name, {}).get('copies'), '.1f'),
         *(errors.get(name, '') for errors in compared),
       ]
     )
-  head = ['method', 'what it is', 'gradients per step', 'time, SGD = 1']
+  head = ['method', 'what it is', 'gradients per step']
+  head += [f'time on {place}, SGD = 1' for place in _MEASURED.values()]
   head += ['memory above SGD, in copies of the parameters', *_QUOTED.values()]
   axes = '\n\n'.join(
     f'### {field}\n\n{_table(["choice", "what it is"], _choices(axis))}'
@@ -132,13 +135,16 @@ written as a name, or a name with arguments:
 """
 
 
-def _where(measured: Mapping[str, Mapping[str, Any]]) -> str:
+def _where(measured: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
   """Returns what was measured, and what was not."""
-  places = sorted({figures['where'] for figures in measured.values()})
+  places = [
+    next(iter(figures.values()))['where'] for figures in measured if figures
+  ]
   return (
     f'Measured with {" and ".join(places)}, by `scripts/benchmark_step.py`, '
-    'interleaved. What was not measured is empty. Small steps, which a GPU '
-    'makes in a few milliseconds, cost more than their share: there a pass '
+    'interleaved; the memory is that of the GPU. What was not measured is '
+    'empty: methods that change in the course of a run, too. Small steps, '
+    'which a GPU makes in a few milliseconds, cost more than their share: there a pass '
     'over a quarter of the examples takes as long as one over all, and a '
     'method that chooses between two branches waits for the choice.'
   )
@@ -174,11 +180,12 @@ def _page(name: str) -> str:
   text = [f'# {name}', f'{_title(name)}.', _math(body).strip()]
   cost = methods.create(name).gradient_evaluations
   text.append(f'Declared cost, in gradients per step: {cost:.4g}.')
-  if figures := _measured().get(name):
-    text.append(
-      f'Measured: {figures["time"]:.2f} times the step of SGD '
-      f'({figures["low"]:.2f} to {figures["high"]:.2f}); {figures["where"]}.'
-    )
+  for file in _MEASURED:
+    if figures := _measured(file).get(name):
+      text.append(
+        f'Measured: {figures["time"]:.2f} times the step of SGD '
+        f'({figures["low"]:.2f} to {figures["high"]:.2f}); {figures["where"]}.'
+      )
   if fields:
     meanings = _arguments(sections.get('Args', ''))
     rows = [
@@ -270,10 +277,10 @@ def _figures(name: str) -> Mapping[str, Any]:
   return json.loads(path.read_text('utf-8')) if path.exists() else {}
 
 
-def _measured() -> dict[str, dict[str, Any]]:
-  """Returns what scripts/benchmark_step.py wrote, by method."""
-  found = _figures('measured.json')
-  rows = {row['method']: row for row in found.get('methods', ())}
+def _measured(file: str) -> dict[str, dict[str, Any]]:
+  """Returns what scripts/benchmark_step.py wrote into a file, by method."""
+  found = _figures(file)
+  rows = {row['method'].split('(')[0]: row for row in found.get('methods', ())}
   return {
     name: {
       'time': row['ratio']['median'],
