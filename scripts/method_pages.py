@@ -144,9 +144,9 @@ def _where(measured: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
     f'Measured with {" and ".join(places)}, by `scripts/benchmark_step.py`, '
     'interleaved; the memory is that of the GPU. What was not measured is '
     'empty: methods that change in the course of a run, too. Small steps, '
-    'which a GPU makes in a few milliseconds, cost more than their share: there a pass '
-    'over a quarter of the examples takes as long as one over all, and a '
-    'method that chooses between two branches waits for the choice.'
+    'which a GPU makes in a few milliseconds, cost more than their share: '
+    'there a pass over a quarter of the examples takes as long as one over '
+    'all, and a method that chooses between two branches waits for the choice.'
   )
 
 
