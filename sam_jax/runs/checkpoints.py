@@ -210,7 +210,7 @@ class Checkpoints:
     aside = path.with_name(f'{path.name}{_SET_ASIDE}')
     _delete(aside)
     path.rename(aside)
-    files.sync_directory(self._directory)
+    files.sync(self._directory)
 
   def read_journal(self, step: int) -> tuple[JournalState, dict[str, Any]]:
     """Returns what was remembered at that step, and the info of the task."""
@@ -286,7 +286,7 @@ class Checkpoints:
     if os.path.lexists(final):  # no checkpoint, or it would have been known
       self.set_aside(content['step'])
     partial.rename(final)
-    files.sync_directory(self._directory)
+    files.sync(self._directory)
 
   def _kept(self, steps: list[int], best_step: int | None) -> set[int]:
     """Returns which of these steps stay."""

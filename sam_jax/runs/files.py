@@ -37,7 +37,7 @@ def write_atomically(
     with contextlib.suppress(OSError):
       partial.unlink(missing_ok=True)
     raise
-  sync_directory(path.parent)
+  sync(path.parent)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -152,9 +152,9 @@ def _is_unicode(text: str) -> bool:
   return True
 
 
-def sync_directory(directory: pathlib.Path) -> None:
-  """Makes the names of a directory's files outlive a power cut."""
-  descriptor = os.open(directory, os.O_RDONLY)
+def sync(path: pathlib.Path) -> None:
+  """Makes a file, or the names in a directory, outlive a power cut."""
+  descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
   finally:

@@ -82,7 +82,7 @@ class MetricWriter:
         'ab+'
       )  # to append, and to read it all again
       opened.callback(lambda: self._lines.close())
-      files.sync_directory(directory)
+      files.sync(directory)
       self._events = _EventFile(directory, start_step) if tensorboard else None
       if self._events is not None:
         opened.callback(self._events.close)

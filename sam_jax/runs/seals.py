@@ -5,8 +5,8 @@ a checksum of the content. The checksums (XXH3, at the rate of memory) find
 damage, not forgery.
 """
 
+import concurrent.futures
 import errno
-import io
 import json
 import os
 import pathlib
@@ -28,7 +28,11 @@ _LASTING = {
   errno.ENOTDIR,
   errno.ENXIO,
 }
-_BUFFER_BYTES = 1 << 20
+# Of a large file, two threads read and sum parts: that takes two thirds of the
+# time of one, and more than two are no faster.
+_THREADS = 2
+_PART_BYTES = 1 << 25
+_BUFFER_BYTES = 1 << 21
 
 # Of each file of a directory, by relative path: its size and checksum.
 Inventory = dict[str, list[int]]
@@ -145,14 +149,13 @@ def take_inventory(directory: pathlib.Path) -> Inventory:
 
   Names that begin with a dot are not looked at.
   """
-  found = {}
-  for name, size in _sizes(directory).items():
-    with (directory / name).open('rb', buffering=0) as stream:
-      os.fsync(stream.fileno())
-      found[name] = [size, _checksum_of_file(stream)]
+  sizes = _sizes(directory)
+  for name in sizes:
+    files.sync(directory / name)
   for parent, _, _ in os.walk(directory, topdown=False):
-    files.sync_directory(pathlib.Path(parent))
-  return found
+    files.sync(pathlib.Path(parent))
+  checksums = _checksums(directory, sizes)
+  return {name: [size, checksums[name]] for name, size in sizes.items()}
 
 
 def check_inventory(directory: pathlib.Path, expected: Inventory) -> None:
@@ -168,13 +171,13 @@ def check_inventory(directory: pathlib.Path, expected: Inventory) -> None:
   try:
     sizes = _sizes(directory)
     _compare(directory, sizes, {k: v[0] for k, v in expected.items()})
-    for name, (_, expected_checksum) in expected.items():
-      path = directory / name
-      with path.open('rb', buffering=0) as stream:
-        if _checksum_of_file(stream) != expected_checksum:
-          raise Damaged(f'{path} is damaged: its checksum does not fit')
+    found = _checksums(directory, sizes)
   except OSError as error:
     raise _damage(error.filename or directory, error) from error
+  for name, (_, expected_checksum) in expected.items():
+    if found[name] != expected_checksum:
+      path = directory / name
+      raise Damaged(f'{path} is damaged: its checksum does not fit')
 
 
 def _damage(path: Any, error: OSError) -> OSError | Damaged:
@@ -223,10 +226,30 @@ def _raise(error: OSError) -> None:
   raise error
 
 
-def _checksum_of_file(stream: io.FileIO) -> int:
-  """Returns the checksum of all that a file holds."""
+def _checksums(
+  directory: pathlib.Path, sizes: Mapping[str, int]
+) -> dict[str, int]:
+  """Returns the checksum of each file: that of the checksums of its parts."""
+  parts = [
+    (directory / name, start, min(size - start, _PART_BYTES))
+    for name, size in sizes.items()
+    for start in range(0, max(size, 1), _PART_BYTES)
+  ]
+  with concurrent.futures.ThreadPoolExecutor(_THREADS, 'seal') as pool:
+    digests = list(pool.map(_digest, *zip(*parts, strict=True)))
+  of_files = {directory / name: xxhash.xxh3_64() for name in sizes}
+  for (path, *_), digest in zip(parts, digests, strict=True):
+    of_files[path].update(digest)
+  return {name: of_files[directory / name].intdigest() for name in sizes}
+
+
+def _digest(path: pathlib.Path, start: int, size: int) -> bytes:
+  """Returns the checksum of so many bytes of a file, from `start` on."""
   state = xxhash.xxh3_64()
-  buffer = memoryview(bytearray(_BUFFER_BYTES))
-  while count := stream.readinto(buffer):
-    state.update(buffer[:count])
-  return state.intdigest()
+  buffer = memoryview(bytearray(min(size, _BUFFER_BYTES)))
+  with path.open('rb', buffering=0) as stream:
+    stream.seek(start)
+    while size and (count := stream.readinto(buffer[:size])):
+      state.update(buffer[:count])
+      size -= count
+  return state.digest()

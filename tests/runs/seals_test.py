@@ -53,3 +53,28 @@ def test_only_what_lasts_is_damage(sealed, monkeypatch, number, is_damage):
       look()
     assert os.strerror(number) in str(raised.value)
     assert isinstance(raised.value, seals.Damaged) == is_damage
+
+
+@pytest.mark.parametrize('size', [0, 1, 7, 8, 9, 16, 23])
+def test_every_byte_of_every_part_counts(tmp_path, monkeypatch, size):
+  monkeypatch.setattr(seals, '_PART_BYTES', 8)
+  monkeypatch.setattr(seals, '_BUFFER_BYTES', 3)
+  path, content = tmp_path / 'arrays', bytes(range(size))
+  path.write_bytes(content)
+  inventory = seals.take_inventory(tmp_path)
+  seals.check_inventory(tmp_path, inventory)
+  for place in range(size):
+    changed = bytearray(content)
+    changed[place] ^= 1
+    path.write_bytes(changed)
+    with pytest.raises(seals.Damaged, match='arrays is damaged'):
+      seals.check_inventory(tmp_path, inventory)
+
+
+def test_parts_in_another_order_are_damage(tmp_path, monkeypatch):
+  monkeypatch.setattr(seals, '_PART_BYTES', 4)
+  (tmp_path / 'arrays').write_bytes(b'abcdefgh')
+  inventory = seals.take_inventory(tmp_path)
+  (tmp_path / 'arrays').write_bytes(b'efghabcd')
+  with pytest.raises(seals.Damaged, match='arrays is damaged'):
+    seals.check_inventory(tmp_path, inventory)
