@@ -306,6 +306,11 @@ def get_config() -> ml_collections.ConfigDict:
   # --- Where it runs; results do not depend on it, up to rounding ------------
   # 'shard_map', or 'pmap' as the official release.
   config.parallel = 'shard_map'
+  # Devices that share one copy of the parameters and of all states, for models
+  # that do not fit on one (FSDP). They work together on each perturbation, so
+  # that it must divide microbatch_size. 1 has a copy on each device. Not for
+  # models with BatchNorm.
+  config.fsdp = 1
   # How a device walks its microbatches: 'scan' (memory of one), 'unroll' (fast
   # on CPU; compile time grows with their number), 'vmap' (CPU, many), 'auto'.
   config.microbatch_loop = 'auto'

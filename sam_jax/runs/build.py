@@ -80,15 +80,34 @@ class Experiment:
     step = functools.partial(
       evaluation.eval_step,
       task=self.task,
-      apply_fn=factories.evaluation_apply(self.task, self.matmul_precision),
+      apply_fn=self.parallel.apply(
+        factories.evaluation_apply(self.task, self.matmul_precision)
+      ),
       collectives=self.fns.collectives,
     )
     return self.parallel.compile(step, num_replicated=1, num_donated=0)
 
   def state_shapes(self) -> train_step.TrainState:
-    """Returns the shapes and dtypes of a train state."""
+    """Returns the shapes and dtypes of a train state, and how it is cut."""
     init = functools.partial(train_step.init_state, fns=self.fns)
-    return jax.eval_shape(init, self.variables)
+    return self.cut(jax.eval_shape(init, self.variables))
+
+  def cut(self, shapes: types.PyTree) -> types.PyTree:
+    """Returns shapes with the sharding of arrays that are cut over devices."""
+    of = self.parallel.sharding
+    if of is None:
+      return shapes
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=of(x)), shapes
+    )
+
+  def batch_shapes(self) -> types.PyTree:
+    """Returns the shapes of a training batch on the devices."""
+    sharding = self.parallel.batch_sharding
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+      self.task.batch_shapes(self.layout.batch_size),
+    )
 
   def eval_variables(self, state: train_step.TrainState) -> types.PyTree:
     """Returns what the model is evaluated with."""
@@ -114,7 +133,11 @@ def resolve(
   """
   fields.check(config)
   layout = layout_lib.create(
-    config.batch_size, num_devices, config.m, config.microbatch_size
+    config.batch_size,
+    num_devices,
+    config.m,
+    config.microbatch_size,
+    config.fsdp,
   )
   resolved = config.copy_and_resolve_references()
   resolved.m = layout.m
@@ -163,7 +186,11 @@ def build(
   validation.check_ranges(config)
   validation.check_changes(config)
   layout = layout_lib.create(
-    config.batch_size, jax.device_count(), config.m, config.microbatch_size
+    config.batch_size,
+    jax.device_count(),
+    config.m,
+    config.microbatch_size,
+    config.fsdp,
   )
   parallel = parallel_lib.create(config.parallel, layout)
   validation.check_norm(config, layout)
@@ -190,10 +217,11 @@ def build(
     method=method,
     params=variables['params'],
     layout=layout,
-    collectives=parallel.collectives,
+    parallel=parallel,
     schedule=_schedule(config, num_steps, steps_per_epoch),
     num_steps=num_steps,
   )
+  validation.check_sharded(layout, variables)
   train_step.check_needs(variables, fns)
   # What does not fit is found here, not in the step.
   with factories.refusing(config, 'task', 'augmentation', 'mixing'):
@@ -279,7 +307,7 @@ def _step_fns(
   method: methods.Method,
   params: types.Params,
   layout: layout_lib.Layout,
-  collectives: parallel_lib.Collectives,
+  parallel: parallel_lib.Parallel,
   schedule: optax.Schedule,
   num_steps: int,
 ) -> train_step.StepFns:
@@ -289,7 +317,7 @@ def _step_fns(
   rounding = (config.compute_dtype, config.matmul_precision)
   return train_step.StepFns(
     task=task,
-    apply_fn=precision.apply_in(task.apply, *rounding),
+    apply_fn=precision.apply_in(parallel.apply(task.apply), *rounding),
     method=method,
     optimizer=_optimizer(config, params, schedule),
     ema_fn=ema.create(**config.ema),
@@ -298,7 +326,7 @@ def _step_fns(
     num_steps=num_steps,
     layout=layout,
     loop=microbatches.resolve(config.microbatch_loop, platform, num_pieces),
-    collectives=collectives,
+    collectives=parallel.collectives,
     mantissa_bits=precision.mantissa_bits(*rounding, platform),
     seed=config.seed,
     skips_nonfinite=config.on_nonfinite == 'skip',

@@ -220,7 +220,10 @@ class Checkpoints:
   def read_state(
     self, step: int, like: types.PyTree | None = None
   ) -> types.PyTree:
-    """Returns the arrays saved at that step, on the first device.
+    """Returns the arrays saved at that step.
+
+    An array is on the first device, or cut as its shape says: each process then
+    reads its own parts.
 
     Args:
       step: one of `steps()`, intact.
@@ -231,11 +234,14 @@ class Checkpoints:
     if like is None:
       like = self._arrays.metadata(path).item_metadata.tree
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
     # The file may name devices that are not here: say where to put the arrays.
-    shapes = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), like
-    )
-    return self._arrays.restore(path, shapes)
+    def place(x: Any) -> jax.ShapeDtypeStruct:
+      is_shape = isinstance(x, jax.ShapeDtypeStruct)
+      sharding = (x.sharding if is_shape else None) or device
+      return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return self._arrays.restore(path, jax.tree.map(place, like))
 
   def wait(self) -> None:
     """Returns when all that was saved is on disk.

@@ -1,6 +1,7 @@
 """What a run would do and cost, without training or writing anything."""
 
 import json
+import math
 import pathlib
 import time
 from typing import Any
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from sam_jax import lookup
+from sam_jax import lookup, types
 from sam_jax.runs import (
   ambient,
   bootstrap,
@@ -92,13 +93,38 @@ def describe(
     'steps': (
       f'{experiment.num_steps:,} ({experiment.steps_per_epoch:,} per epoch)'
     ),
-    'memory of a step': f'{peak_bytes(compiled) / 2**20:,.0f} MiB per device',
+    'memory of a step': _memory(state, peak_bytes(compiled)),
     'arithmetic of a step': f'{flops / 1e9:,.2f} GFLOP per device',
     'estimated time': (
       f'{progress_line.duration(seconds)} (h:mm:ss; if steps reach '
       f"{_EFFICIENCY:.0%} of this device's matrix-multiplication rate)"
     ),
   }
+
+
+def _memory(state: train_step.TrainState, total: int) -> str:
+  """Returns what a step needs on each device, and for what."""
+  parts = {
+    'parameters': _bytes(state.params),
+    'optimizer': _bytes(state.opt_state),
+    'method': _bytes(state.method_state),
+    'average of parameters': _bytes(state.ema),
+    'gradient': _bytes(state.params),
+  }
+  parts['activations and copies'] = max(total - sum(parts.values()), 0)
+  shown = ', '.join(f'{k} {v / 2**20:,.0f}' for k, v in parts.items() if v)
+  return f'{total / 2**20:,.0f} MiB per device ({shown})'
+
+
+def _bytes(shapes: types.PyTree) -> int:
+  """Returns the bytes of arrays on one device."""
+
+  def of(x: jax.ShapeDtypeStruct) -> int:
+    is_cut = x.sharding is not None
+    shape = x.sharding.shard_shape(x.shape) if is_cut else x.shape
+    return math.prod(shape) * x.dtype.itemsize
+
+  return sum(map(of, jax.tree.leaves(shapes)))
 
 
 def peak_bytes(compiled: Any) -> int:
@@ -132,8 +158,8 @@ def count_flops(compiled: Any, fns: train_step.StepFns) -> float:
 
 def _compile(experiment: build.Experiment, state: train_step.TrainState) -> Any:
   """Returns the compiled training step."""
-  batch = experiment.task.batch_shapes(experiment.layout.batch_size)
-  return experiment.compile_train_step().lower(state, batch).compile()
+  step = experiment.compile_train_step()
+  return step.lower(state, experiment.batch_shapes()).compile()
 
 
 def matmul_rate(size: int = 2048, repeats: int = 5) -> float:

@@ -24,6 +24,7 @@ _ROOT: dict[str, Any] = {
   'eval_batch_size': int,
   'eval_every_epochs': int,
   'eval_train': bool,
+  'fsdp': int,
   'gradient_clipping': float,
   'init_from': str,
   'label_smoothing': float,

@@ -13,7 +13,10 @@ from sam_jax.training import train_step
 
 
 def init_variables(
-  model: flax.linen.Module, inputs: Any, seed: int
+  model: flax.linen.Module,
+  inputs: Any,
+  seed: int,
+  shardings: types.PyTree = None,
 ) -> Mapping[str, types.PyTree]:
   """Returns freshly initialised variables of a model, float32.
 
@@ -21,8 +24,11 @@ def init_variables(
     model: of a task.
     inputs: that it takes, of any number of examples; only shapes count.
     seed: of the initialisation.
+    shardings: of the variables; None has them on the first device.
   """
-  init = jax.jit(functools.partial(model.init, train=False))
+  init = jax.jit(
+    functools.partial(model.init, train=False), out_shardings=shardings
+  )
   # Half the compile time of partitionable threefry, which is of no use here:
   # every device initialises the same values.
   with jax.threefry_partitionable(False):
@@ -32,7 +38,9 @@ def init_variables(
 def initial_state(
   experiment: build.Experiment, *, seed: int, init_from: str = ''
 ) -> train_step.TrainState:
-  """Returns the state before step 0, on the host or one device.
+  """Returns the state before step 0, on one device.
+
+  If it is cut over the devices, no device ever has the whole of it.
 
   Args:
     experiment: objects of the run.
@@ -43,11 +51,29 @@ def initial_state(
     ValueError: `init_from` does not fit the model.
     FileNotFoundError: `init_from` is not there.
   """
-  task = experiment.task
-  variables = init_variables(task.model, task.init_inputs(), seed)
+  task, replicate = experiment.task, experiment.parallel.replicate
+  init = functools.partial(train_step.init_state, fns=experiment.fns)
+  if experiment.parallel.sharding is None:
+    variables = init_variables(task.model, task.init_inputs(), seed)
+    if init_from:
+      variables = _pretrained(experiment, init_from, variables)
+    return init(variables)
+  variables = init_variables(
+    task.model,
+    task.init_inputs(),
+    seed,
+    _shardings(experiment.cut(experiment.variables)),
+  )
   if init_from:
-    variables = _pretrained(experiment, init_from, variables)
-  return train_step.init_state(variables, experiment.fns)
+    variables = replicate(_pretrained(experiment, init_from, variables))
+  return jax.jit(init, out_shardings=_shardings(experiment.state_shapes()))(
+    variables
+  )
+
+
+def _shardings(shapes: types.PyTree) -> types.PyTree:
+  """Returns how arrays of these shapes are cut."""
+  return jax.tree.map(lambda x: x.sharding, shapes)
 
 
 def check_source(experiment: build.Experiment, init_from: str) -> None:

@@ -5,6 +5,7 @@ sees, or that only several settings together make wrong.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -144,6 +145,26 @@ def check_norm(
     f'each of {layout.num_devices} devices has {pieces} of them in turn; use '
     f"{layout.num_devices * pieces} devices, model.norm='batch', or {larger}"
   )
+
+
+def check_sharded(
+  layout: layout_lib.Layout, variables: Mapping[str, types.PyTree]
+) -> None:
+  """Refuses BatchNorm where the devices of a group share one copy of a model.
+
+  Args:
+    layout: of the run.
+    variables: of the model, as shapes.
+
+  Raises:
+    ValueError: BatchNorm would see all examples of the devices together.
+  """
+  if layout.fsdp > 1 and variables.get('batch_stats'):
+    raise ValueError(
+      f'fsdp is {layout.fsdp}, and the model has BatchNorm, which would '
+      'normalise over all devices that share its parameters; use fsdp=1, or a '
+      'model without BatchNorm'
+    )
 
 
 def check_task(task: tasks.Task, outputs: types.PyTree) -> None:

@@ -27,6 +27,7 @@ _OPERATIONAL = (
   'eval_batch_size',
   'eval_every_epochs',
   'eval_train',
+  'fsdp',
   'log',
   'microbatch_loop',
   'model.remat',

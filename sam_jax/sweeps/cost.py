@@ -166,6 +166,7 @@ def _program(built: preparation.Prepared) -> str:
 def _is_operational(name: str) -> bool:
   """Whether a field changes neither the result nor the time of a step."""
   return workdir_lib.is_operational(name) and name not in (
+    'fsdp',
     'microbatch_loop',
     'model.remat',
     'parallel',

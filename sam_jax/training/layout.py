@@ -23,12 +23,15 @@ class Layout:
     m: examples that share one perturbation (one group).
     microbatch_size: b, examples per forward pass, hence per BatchNorm.
     num_devices: over which the batch is spread.
+    fsdp: devices that share one copy of the parameters, and work on the same
+      group; 1 has a copy on each device.
   """
 
   batch_size: int
   m: int
   microbatch_size: int
   num_devices: int
+  fsdp: int = 1
 
   @property
   def num_groups(self) -> int:
@@ -38,12 +41,12 @@ class Layout:
   @property
   def group_axis(self) -> int:
     """Number of sets of devices that work on different groups."""
-    return min(self.num_groups, self.num_devices)
+    return min(self.num_groups, self.num_devices // self.fsdp)
 
   @property
   def member_axis(self) -> int:
-    """Number of devices that share a group."""
-    return self.num_devices // self.group_axis
+    """Number of devices that share a group, each with a part for itself."""
+    return self.num_devices // self.fsdp // self.group_axis
 
   @property
   def device_groups(self) -> int:
@@ -56,18 +59,37 @@ class Layout:
     return self.m // (self.member_axis * self.microbatch_size)
 
   def describe(self) -> str:
-    """Returns one line for a person."""
-    share = (
-      f'{self.device_groups} per device, in turn'
-      if self.member_axis == 1
-      else f'each shared by {self.member_axis} devices'
-    )
-    return (
-      f'{self.batch_size} examples per step on {self.num_devices} device(s): '
-      f'{self.num_groups} perturbation(s) of m = {self.m}, {share}; '
-      f'{self.device_microbatches} microbatch(es) of {self.microbatch_size} '
-      'per device and perturbation'
-    )
+    """Returns one line for a person, see `create`."""
+    parts = [_counted(self.num_devices, 'device')]
+    if self.num_groups == 1:
+      parts.append(
+        f'one perturbation per step from all {self.batch_size} examples'
+      )
+    else:
+      parts += [
+        f'{self.num_groups} perturbations per step',
+        f'each from m = {self.m} of the {self.batch_size} examples',
+      ]
+    parts += self._sharing()
+    if self.device_microbatches > 1:
+      parts.append(
+        f'in {self.device_microbatches} passes of {self.microbatch_size} '
+        'examples one after the other'
+      )
+    return ', '.join(parts)
+
+  def _sharing(self) -> list[str]:
+    """Returns which devices do what."""
+    together = self.member_axis * self.fsdp
+    parts = []
+    if together > 1:
+      parts.append(f'computed by {together} devices together')
+      if self.fsdp > 1:
+        parts[0] += ', which share one copy of the parameters'
+    if self.device_groups > 1 and self.num_devices > together:
+      where = 'such set of devices' if together > 1 else 'device'
+      parts.append(f'{self.device_groups} of them in turn on each {where}')
+    return parts
 
 
 def create(
@@ -75,26 +97,40 @@ def create(
   num_devices: int,
   m: int | None = None,
   microbatch_size: int | None = None,
+  fsdp: int = 1,
 ) -> Layout:
   """Returns the layout of a batch over devices.
 
   Args:
     batch_size: B, examples per step over all devices.
     num_devices: D. It must divide B / b, and divide B / m or be a multiple.
-    m: examples per perturbation; None is B / D, what the official release does.
+    m: examples per perturbation; None is B / D, what the official release does,
+      or with fsdp B fsdp / D.
     microbatch_size: b, examples per forward pass; None is the smaller of m and
-      B / D.
+      B / D, or with fsdp m.
+    fsdp: devices that share one copy of the parameters, and work on one group
+      at a time, each on its share of every microbatch. It must divide D and b,
+      and D / fsdp must divide B / m.
 
   Raises:
     ValueError: the sizes do not fit; the message says which would.
 
   Example:
     >>> from sam_jax.training import layout
+    >>> print(layout.create(25, 1).describe())
+    one device, one perturbation per step from all 25 examples
     >>> print(layout.create(256, 2, m=32, microbatch_size=8).describe())
-    256 examples per step on 2 device(s): 8 perturbation(s) of m = 32, 4 per \
-device, in turn; 4 microbatch(es) of 8 per device and perturbation
+    2 devices, 8 perturbations per step, each from m = 32 of the 256 examples, \
+4 of them in turn on each device, in 4 passes of 8 examples one after the other
+    >>> print(layout.create(256, 8, m=128, fsdp=4).describe())
+    8 devices, 2 perturbations per step, each from m = 128 of the 256 \
+examples, computed by 4 devices together, which share one copy of the parameters
   """
-  _check_positive(batch_size=batch_size, m=m, microbatch_size=microbatch_size)
+  _check_positive(
+    batch_size=batch_size, m=m, microbatch_size=microbatch_size, fsdp=fsdp
+  )
+  if fsdp > 1:
+    return _create_sharded(batch_size, num_devices, m, microbatch_size, fsdp)
   if batch_size % num_devices:
     fitting = _device_counts(batch_size, m or 1, microbatch_size or 1)
     raise ValueError(
@@ -116,6 +152,50 @@ device, in turn; 4 microbatch(es) of 8 per device and perturbation
     )
   _check_devices(batch_size, m, b, num_devices)
   return Layout(batch_size, m, b, num_devices)
+
+
+def _create_sharded(
+  batch_size: int, num_devices: int, m: int | None, b: int | None, fsdp: int
+) -> Layout:
+  """Returns the layout for sets of devices that share their parameters.
+
+  Each set walks whole groups in turn, as a single device does.
+  """
+  if num_devices % fsdp:
+    raise ValueError(
+      f'fsdp {fsdp} does not divide {num_devices} devices; it may be one of '
+      f'{_listed(_divisors(num_devices))}'
+    )
+  sets = num_devices // fsdp
+  try:
+    made = create(batch_size, sets, m, b)
+  except ValueError as error:
+    raise ValueError(
+      f'with fsdp {fsdp}, {fsdp} devices count as one: {error}'
+    ) from None
+  if made.member_axis > 1:
+    groups = made.num_groups
+    fsdps = [
+      n for n in _divisors(num_devices) if groups % (num_devices // n) == 0
+    ]
+    ms = _divisors(batch_size // sets)
+    raise ValueError(
+      f'{_counted(groups, "perturbation")} per step (batch_size {batch_size} / '
+      f'm {made.m}) cannot be spread over {sets} sets of {fsdp} devices; fsdp '
+      f'may be one of {_listed(fsdps)}, or m one of {_listed(ms)}'
+    )
+  if made.microbatch_size % fsdp:
+    raise ValueError(
+      f'fsdp {fsdp} does not divide microbatch_size {made.microbatch_size}, '
+      'whose examples are spread over so many devices; it may be one of '
+      f'{_listed(_divisors(math.gcd(num_devices, made.microbatch_size)))}'
+    )
+  return dataclasses.replace(made, num_devices=num_devices, fsdp=fsdp)
+
+
+def _counted(count: int, noun: str) -> str:
+  """Returns a number of things in words."""
+  return f'one {noun}' if count == 1 else f'{count} {noun}s'
 
 
 def _check_positive(**sizes: int | None) -> None:

@@ -5,6 +5,11 @@ that they need as functions. A `Parallel` supplies these and compiles the step,
 either as `jax.jit(jax.shard_map(...))` over a mesh ('group', 'member') or, as
 the official release does, as `jax.pmap` with index groups. Both compute the
 same numbers. On one device the former is a plain `jax.jit`.
+
+Where the devices of a group share one copy of the parameters (`Layout.fsdp`),
+the step is written for a group: `shard_map` is over 'group' alone, and how the
+arrays of a group are cut over its devices is the compiler's matter, which
+`sharded` tells it.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +19,7 @@ import jax
 import numpy as np
 
 from sam_jax import lookup, tree, types
-from sam_jax.training import layout as layout_lib
+from sam_jax.training import layout as layout_lib, sharded
 
 _AXES = ('group', 'member')
 _PMAP_AXIS = 'device'
@@ -31,6 +36,8 @@ class Collectives(NamedTuple):
     global_mean: mean over all devices, of what is the same within a group.
     global_sum: sum over all devices.
     axes: names of the mapped axes, together all devices.
+    spread: of arrays `[pieces, examples, ...]`, cuts the examples over the
+      devices that share the step; most often there is one.
   """
 
   vary: Callable[[types.PyTree], types.PyTree]
@@ -38,6 +45,7 @@ class Collectives(NamedTuple):
   global_mean: Callable[[types.PyTree], types.PyTree]
   global_sum: Callable[[types.PyTree], types.PyTree]
   axes: tuple[str, ...]
+  spread: Callable[[types.PyTree], types.PyTree] = lambda values: values
 
 
 class Parallel(NamedTuple):
@@ -52,6 +60,11 @@ class Parallel(NamedTuple):
       that donating the result deletes them.
     unreplicate: the inverse: one copy of each array.
     shard: spreads a host batch `[batch, ...]` over the devices.
+    apply: makes of a model's `apply` one that takes replicated variables, as
+      the step has them.
+    sharding: of an array that `replicate` has cut over the devices; None if it
+      cuts none.
+    batch_sharding: of the arrays of a batch, likewise.
   """
 
   collectives: Collectives
@@ -59,6 +72,9 @@ class Parallel(NamedTuple):
   replicate: Callable[[types.PyTree], types.PyTree]
   unreplicate: Callable[[types.PyTree], types.PyTree]
   shard: Callable[[types.PyTree], types.PyTree]
+  apply: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda fn: fn
+  sharding: Callable[[Any], jax.sharding.Sharding] | None = None
+  batch_sharding: jax.sharding.Sharding | None = None
 
 
 def is_first_process() -> bool:
@@ -113,9 +129,9 @@ def which_differs(array: np.ndarray) -> str | None:
   return 'this' if differs else 'another'
 
 
-def _vary(values: types.PyTree) -> types.PyTree:
-  """Casts to varying over all axes."""
-  return jax.tree.map(lambda x: tree.vary(x, _AXES), values)
+def _vary(axes: Sequence[str]) -> Callable[[types.PyTree], types.PyTree]:
+  """Returns a cast to varying over these axes."""
+  return lambda values: jax.tree.map(lambda x: tree.vary(x, axes), values)
 
 
 def _reduce(
@@ -169,57 +185,84 @@ def _shard_map(layout: layout_lib.Layout, devices: Sequence) -> Parallel:
   """Returns the default way: jit of shard_map."""
   if layout.num_devices == 1:
     return _one_device(devices[0])
+  copies = layout.fsdp  # devices that hold one of the parameters
+  manual = _AXES[:1] if copies > 1 else _AXES
   mesh = jax.sharding.Mesh(
-    np.array(devices).reshape(layout.group_axis, layout.member_axis),
-    _AXES,
+    np.array(devices).reshape(layout.group_axis, -1),
+    (*manual, sharded.AXIS)[:2],
     axis_types=(jax.sharding.AxisType.Auto,) * 2,
   )
-  split = jax.sharding.PartitionSpec(_AXES)
-  whole = jax.sharding.PartitionSpec()
-  replicated = jax.sharding.NamedSharding(mesh, whole)
-  sharded = jax.sharding.NamedSharding(mesh, split)
+  # XLA refuses to average over one set of devices that share their parameters.
+  axes = manual if copies == 1 or layout.group_axis > 1 else ()
+  split = jax.sharding.NamedSharding(
+    mesh, jax.sharding.PartitionSpec(mesh.axis_names)
+  )
+
+  def sharding(x: Any) -> jax.sharding.NamedSharding:
+    return jax.sharding.NamedSharding(mesh, sharded.spec(np.shape(x), copies))
 
   def compile_step(
     step: Callable[..., Any], num_replicated: int, num_donated: int
   ) -> Callable[..., Any]:
+    whole = jax.sharding.PartitionSpec()
     mapped = jax.shard_map(
-      step,
+      step if copies == 1 else lambda *a: sharded.cut(step(*a), copies),
       mesh=mesh,
-      in_specs=(whole,) * num_replicated + (split,),
+      in_specs=(whole,) * num_replicated + (jax.sharding.PartitionSpec(axes),),
       out_specs=whole,
+      axis_names=set(manual),
     )
     return jax.jit(mapped, donate_argnums=tuple(range(num_donated)))
 
   def replicate(values: types.PyTree) -> types.PyTree:
     if jax.process_count() > 1:
       # Every process has all of it; devices of others take no array from here.
-      values = jax.device_get(values)
-    return jax.device_put(values, replicated)
+      values = jax.tree.map(_on_host, values)
+    return jax.device_put(values, jax.tree.map(sharding, values))
 
   def shard(batch: types.PyTree) -> types.PyTree:
     if jax.process_count() == 1:
-      return jax.device_put(batch, sharded)
+      return jax.device_put(batch, split)
     return jax.tree.map(
-      lambda x: jax.make_array_from_process_local_data(sharded, x), batch
+      lambda x: jax.make_array_from_process_local_data(split, x), batch
     )
 
-  return Parallel(
+  made = Parallel(
     collectives=Collectives(
-      vary=_vary,
-      group_mean=_reduce(jax.lax.pmean, _AXES[1:]),
-      global_mean=_reduce(jax.lax.pmean, _AXES),
-      global_sum=_reduce(jax.lax.psum, _AXES),
-      axes=_AXES,
+      vary=_vary(axes),
+      group_mean=_reduce(jax.lax.pmean, axes[1:]),
+      global_mean=_reduce(jax.lax.pmean, axes),
+      global_sum=_reduce(jax.lax.psum, axes),
+      axes=axes,
     ),
     compile=compile_step,
     replicate=replicate,
     unreplicate=lambda values: values,
     shard=shard,
   )
+  if copies == 1:
+    return made
+  return made._replace(
+    collectives=made.collectives._replace(spread=sharded.spread),
+    apply=lambda fn: sharded.gathering(fn, copies),
+    sharding=sharding,
+    batch_sharding=split,
+  )
+
+
+def _on_host(x: Any) -> Any:
+  """Returns an array of this process alone as one of NumPy's."""
+  is_shared = isinstance(x, jax.Array) and not x.is_fully_addressable
+  return x if is_shared else jax.device_get(x)
 
 
 def _pmap(layout: layout_lib.Layout, devices: Sequence) -> Parallel:
   """Returns the official release's way: pmap with index groups."""
+  if layout.fsdp > 1:
+    raise ValueError(
+      f"parallel='pmap' has all parameters on each device, and fsdp is "
+      f"{layout.fsdp}; use parallel='shard_map'"
+    )
   if jax.process_count() > 1:
     raise ValueError(
       f"parallel='pmap' runs in one process, not in {jax.process_count()}; "

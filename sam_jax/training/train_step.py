@@ -211,7 +211,7 @@ def train_step(
   """
   ctx = fns.context(state)
   group_fn = functools.partial(_group_gradient, state, ctx, fns)
-  groups = _split(batch, fns.layout.device_groups)
+  groups = fns.collectives.spread(_split(batch, fns.layout.device_groups))
   local, rows = microbatches.mean_and_each(group_fn, groups, fns.loop)
   result = fns.collectives.global_mean(local)._replace(
     rows=_of_batch(fns, rows, batch['position'])
@@ -305,7 +305,8 @@ def prepare(group: Batch, step: jax.Array, fns: StepFns) -> Batch:
   """
   group = fns.task.augment(fns.stream(_AUGMENTATION, step), group)
   mix = functools.partial(fns.task.mix, fns.stream(_MIXING, step))
-  return jax.vmap(mix)(_split(group, fns.layout.device_microbatches))
+  pieces = _split(group, fns.layout.device_microbatches)
+  return jax.vmap(mix)(fns.collectives.spread(pieces))
 
 
 def _group_gradient(

@@ -102,7 +102,11 @@ def test_what_is_unset_becomes_the_batch_per_device(devices, m, b, expected):
 def test_a_layout_describes_itself_and_what_m_is():
   """Elsewhere m is the batch per device, and nothing says so."""
   alone = layout.create(256, 2, 32, 8).describe()
-  assert '256 examples per step on 2 device(s)' in alone
-  assert '8 perturbation(s) of m = 32, 4 per device' in alone
-  assert '4 microbatch(es) of 8' in alone
-  assert 'each shared by 2 devices' in layout.create(256, 16, 32, 8).describe()
+  assert '2 devices, 8 perturbations per step, each from m = 32' in alone
+  assert '4 of them in turn on each device' in alone
+  assert 'in 4 passes of 8 examples' in alone
+  shared = layout.create(256, 16, 32, 8).describe()
+  assert 'computed by 2 devices together, in 2 passes' in shared
+  cut = layout.create(256, 4, 32, 8, fsdp=2).describe()
+  assert 'by 2 devices together, which share one copy of the para' in cut
+  assert '4 of them in turn on each such set of devices' in cut
