@@ -8,6 +8,7 @@ with extras.required():
     cifar_resnet as cifar_resnet,
     cnn as cnn,
     efficientnet as efficientnet,
+    gpt as gpt,
     preact_resnet as preact_resnet,
     pyramidnet as pyramidnet,
     resnet as resnet,
