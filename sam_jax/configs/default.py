@@ -231,7 +231,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.schedule.name = 'cosine'
   # Epochs over which the learning rate rises from 0. Official: 0 for cosine.
   config.schedule.warmup_epochs = 0.0
-  # 'exponential': share of the learning rate left at the end; official 0.012.
+  # Updates over which it rises; if given, this counts instead.
+  config.schedule.warmup_steps = placeholder(int)
+  # 'exponential', 'cosine': share of the learning rate left at the end;
+  # official 0.012 and 0.
   config.schedule.end_fraction = placeholder(float)
   # 'piecewise': shares of the run after which it is multiplied by the factor.
   config.schedule.boundaries = placeholder(tuple)

@@ -60,7 +60,7 @@ def rotate(x: jax.Array) -> jax.Array:
   """
   half = x.shape[-1] // 2
   frequencies = _ROTARY_BASE ** (-jnp.arange(half) / half)
-  angles = jnp.arange(x.shape[1])[:, None, None] * frequencies
+  angles = jnp.outer(jnp.arange(x.shape[1]), frequencies)[None, :, None]
   cos, sin = jnp.cos(angles), jnp.sin(angles)
   # In float32: bfloat16 has no digits for the position in a long window.
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)

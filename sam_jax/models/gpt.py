@@ -181,7 +181,7 @@ class Gpt(nn.Module, kw_only=True):
     x = embed(tokens)
     if self.positions == 'learned':
       embed_place = self._embed(self.context_length or 0, 'position_embedding')
-      x = x + embed_place(jnp.arange(tokens.shape[1]))
+      x = x + embed_place(jnp.arange(tokens.shape[1])[None])
     x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
     for i in range(self.depth):
       x = self._block(i, train)(x)

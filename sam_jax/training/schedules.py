@@ -17,12 +17,30 @@ def constant(learning_rate: float, num_steps: int) -> optax.Schedule:
   return optax.constant_schedule(learning_rate)
 
 
-def cosine(learning_rate: float, num_steps: int) -> optax.Schedule:
-  """Returns a half cosine, from learning_rate at step 0 to 0 at num_steps.
+def cosine(
+  learning_rate: float, num_steps: int, end_fraction: float = 0.0
+) -> optax.Schedule:
+  """Returns a half cosine, from learning_rate at step 0 on.
+
+  Args:
+    learning_rate: at step 0.
+    num_steps: length of the run.
+    end_fraction: share of the learning rate that is left at num_steps; the
+      official release has 0, and recipes for language models 0.1.
+
+  Raises:
+    ValueError: end_fraction is no share.
 
   Differs from the official release, which rises again after the last step.
   """
-  return optax.cosine_decay_schedule(learning_rate, max(num_steps, 1))
+  if not 0 <= end_fraction <= 1:
+    raise ValueError(
+      f'schedule.end_fraction is {end_fraction}; it is a share of the learning '
+      'rate, in [0, 1]'
+    )
+  return optax.cosine_decay_schedule(
+    learning_rate, max(num_steps, 1), alpha=end_fraction
+  )
 
 
 def exponential(
@@ -112,7 +130,7 @@ def create(
   if not 0 <= warmup_steps <= num_steps:
     raise ValueError(
       f'the warm-up takes {warmup_steps} of {num_steps} steps; warmup_epochs '
-      'must fit into the run'
+      'or warmup_steps must fit into the run'
     )
   factory = _SCHEDULES[name]
   given = {k: v for k, v in options.items() if v is not None}
