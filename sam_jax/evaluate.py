@@ -6,9 +6,9 @@ Prints the metrics as one JSON object. The predictions go to a CSV file, one row
 per example: its number, its file below the directory of the data set, if it is
 a file, and the columns of the task. Those of image classification are label and
 prediction, the names of these classes, and the probability of the prediction;
-those of language modelling are the number of tokens and the metrics, a row for
-each window. If the name ends in .npz, they go to arrays of these names, with the outputs of
-the model beside them.
+those of language modelling are the number of tokens of each window and its
+metrics. If the name ends in .npz, they go to arrays of these names, with the
+outputs of the model beside them.
 
 A run is evaluated on the data that it belongs to, and data that have changed
 are refused. --directory evaluates it on others that have the same classes.
@@ -108,11 +108,12 @@ def _predict(
       outputs.append(part.outputs)
     parts.append(part._replace(outputs=None, batch={}))
 
-  def join(trees: list[Any]) -> Any:
-    return jax.tree.map(lambda *x: np.concatenate(x), *trees)
-
   metrics = evaluation.summarize_predictions(parts, task)
-  return join(tables), join(outputs) if outputs else None, metrics
+  columns = {
+    name: np.concatenate([table[name] for table in tables])
+    for name in tables[0]
+  }
+  return columns, np.concatenate(outputs) if outputs else None, metrics
 
 
 def _examples(restored: 'loading.Restored', workdir: pathlib.Path) -> Any:

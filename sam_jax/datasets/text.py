@@ -203,7 +203,7 @@ def cut(
   validation_share: float | None = None,
   test_share: float | None = None,
 ) -> dict[str, bytes]:
-  """Cuts a text into training, validation and test text, in this order.
+  r"""Cuts a text into training, validation and test text, in this order.
 
   Args:
     content: the text.
@@ -219,8 +219,8 @@ def cut(
 
   Example:
     >>> from sam_jax.datasets import text
-    >>> text.cut(b'one\\ntwo\\nthree\\nfour\\n', 0.25, 0.25)['validation']
-    b'four\\n'
+    >>> text.cut(b'one\ntwo\nthree\nfour\n', 0.25, 0.25)['validation']
+    b'four\n'
   """
   validation = _SHARE if validation_share is None else validation_share
   test = _SHARE if test_share is None else test_share

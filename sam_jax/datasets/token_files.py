@@ -36,8 +36,9 @@ def load(directory: str | None, seed: int) -> text.Tokens:
   for part in ('train', 'validation'):
     if not paths[part].is_file():
       raise FileNotFoundError(
-        f'there is no {paths[part]}; data.directory has train.bin and val.bin '
-        "as nanoGPT's prepare.py writes them, tokens of 16 bits without a header"
+        f'there is no {paths[part]}; data.directory has train.bin and val.bin, '
+        "tokens of 16 bits without a header, as nanoGPT's prepare.py writes "
+        'them'
       )
   splits = {part: _map(path) for part, path in paths.items() if path.is_file()}
   return text.Tokens(splits, f'the token files in {place.name}')
