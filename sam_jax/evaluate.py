@@ -24,7 +24,6 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import jax
 import numpy as np
 
 from sam_jax import _cli

@@ -19,7 +19,9 @@ Windows = windows.Windows
 KIND = 'text'
 _SPLITS = ('train', 'validation', 'test')
 _SHARE = 0.05  # of the text that validation and test have, unless it is given
-_LINE = 10_000  # bytes within which a line is expected to end
+# Bytes by which a split may begin later, to begin with a line; and which share
+# of the text they are at most.
+_LINE, _LATER = 10_000, 0.01
 _CHUNK = 2**24  # tokens that are looked at together
 
 register = functools.partial(registry.register, kind=KIND)
@@ -203,7 +205,7 @@ def cut(
   validation_share: float | None = None,
   test_share: float | None = None,
 ) -> dict[str, bytes]:
-  r"""Cuts a text into training, validation and test text, in this order.
+  """Cuts a text into training, validation and test text, in this order.
 
   Args:
     content: the text.
@@ -219,8 +221,8 @@ def cut(
 
   Example:
     >>> from sam_jax.datasets import text
-    >>> text.cut(b'one\ntwo\nthree\nfour\n', 0.25, 0.25)['validation']
-    b'four\n'
+    >>> text.cut(b'0123456789', 0.2, 0.1)['validation']
+    b'78'
   """
   validation = _SHARE if validation_share is None else validation_share
   test = _SHARE if test_share is None else test_share
@@ -243,7 +245,8 @@ def _boundary(content: bytes, place: int) -> int:
   """Returns where a line begins, or at least a character of UTF-8."""
   if place in (0, len(content)):
     return place
-  end = content.find(b'\n', place - 1, place + _LINE)
+  later = min(_LINE, round(_LATER * len(content)))
+  end = content.find(b'\n', place - 1, place + later)
   if end >= 0:
     return end + 1
   while place < len(content) and 0x80 <= content[place] < 0xC0:

@@ -13,8 +13,9 @@ SUFFIXES = ('.txt', '.text', '.md', '.rst', '.tex')
 
 _BIBLE = pathlib.Path('/usr/lib/bible.data')
 _MAGIC = b'EC02Compressed Data File'
-# Where it says how many pieces there are; after it, where each of them begins.
-_COUNT = 0x58
+# Where it says how long a piece is unpacked, the last one aside, and how many
+# there are; after that, where each of them begins.
+_TABLE = 0x54
 _HEADER = b'\x1f\x9d\x90'  # of `compress`, which is there once for all pieces
 
 
@@ -143,11 +144,14 @@ def _unpack(path: pathlib.Path) -> bytes:
   try:
     if not data.startswith(_MAGIC):
       raise ValueError('it begins otherwise')
-    (count,) = struct.unpack_from('>I', data, _COUNT)
-    starts = struct.unpack_from(f'>{count}I', data, _COUNT + 4)
+    size, count = struct.unpack_from('>2I', data, _TABLE)
+    starts = struct.unpack_from(f'>{count}I', data, _TABLE + 8)
     ends = [*starts[1:], len(data)]
-    pieces = [data[i:j] for i, j in zip(starts, ends, strict=True)]
-    return b''.join(map(_uncompress, pieces))
+    packed = [data[i:j] for i, j in zip(starts, ends, strict=True)]
+    pieces = [_uncompress(piece) for piece in packed]
+    if any(len(piece) != size for piece in pieces[:-1]):
+      raise ValueError('a piece has another length than it should have')
+    return b''.join(pieces)
   except FileNotFoundError as error:
     raise ValueError(
       f'{path} is compressed, and there is no program gzip to unpack it'

@@ -104,8 +104,8 @@ def train_batches(
 
   The batch of step t is a function of (seed, t) alone, on any number of
   processes and devices. In an epoch every token is predicted once, but for
-  fewer than T at the beginning of the text, which may be predicted twice, and
-  fewer than T at its end, which may be left out.
+  at most T at either end of the text: some of these may be predicted twice, or
+  left out at the end.
 
   Args:
     windows: of the training split, of more than T tokens.

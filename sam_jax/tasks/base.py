@@ -74,7 +74,7 @@ class Task(abc.ABC):
       what tells these data from others, JSON.
   """
 
-  score: ClassVar[Score]
+  score: Score
   examples: ClassVar[str] = 'examples'
   shown: ClassVar[tuple[str, ...]] = ('loss',)
 
@@ -99,8 +99,10 @@ class Task(abc.ABC):
   # --- The data set and the model, on the host ---
 
   @classmethod
-  def load_data(cls, **options: Any) -> datasets.Dataset:
+  def load_data(cls, **options: Any) -> Any:
     """Returns the data set of a config's section `data`.
+
+    It has `name`, `train` and `evaluation`, examples, and `info`.
 
     Raises:
       ValueError: a value is not allowed.

@@ -24,12 +24,11 @@ class LanguageModelling(base.Task):
   evaluation is a mean over all tokens of a split but the first, whatever the
   windows: the loss, the share of tokens that are not the most probable one, the
   perplexity and, if it is known how many bytes of text the tokens are, the bits
-  per byte.
+  per byte, which are the score then.
   """
 
   score = base.Score('loss', 'loss', 'nats')
   examples: ClassVar[str] = 'windows'
-  shown: ClassVar[tuple[str, ...]] = ('bits_per_byte',)
 
   def __init__(self, model: flax.linen.Module, info: Mapping[str, Any]) -> None:
     """Takes the model, and what is known of the text.
@@ -43,6 +42,8 @@ class LanguageModelling(base.Task):
       ValueError: the model's own context is shorter than a window.
     """
     super().__init__(model, info)
+    if info['bytes_known']:
+      self.score = base.Score('bits_per_byte', 'bits per byte')
     longest = getattr(model, 'context_length', None)
     if longest is not None and longest < self.context_length:
       raise ValueError(
@@ -130,8 +131,9 @@ class LanguageModelling(base.Task):
   def train_metrics(
     self, outputs: jax.Array, batch: base.Batch
   ) -> dict[str, jax.Array]:
-    """Returns the error rate of the tokens."""
-    return {'error_rate': jnp.mean(_errors(outputs, batch))}
+    """Returns the error rate of the tokens, and the bits per byte if known."""
+    found = self._measure(outputs, batch)
+    return {name: jnp.mean(x) for name, x in found.items() if name != 'loss'}
 
   def example_metrics(
     self, outputs: jax.Array, batch: base.Batch
@@ -147,12 +149,19 @@ class LanguageModelling(base.Task):
       of which another is more probable), bits_per_byte if the bytes are known,
       and weight, the number of tokens that are predicted.
     """
+    weight = batch['length'].astype(jnp.float32)
+    return {**self._measure(outputs, batch), 'weight': weight}
+
+  def _measure(
+    self, outputs: jax.Array, batch: base.Batch
+  ) -> dict[str, jax.Array]:
+    """Returns the metrics of each window."""
     found = self.example_losses(outputs, batch)
     metrics = {'loss': found, 'error_rate': _errors(outputs, batch)}
     if 'bytes_per_token' in batch:
       bits = found / jnp.log(2.0)
       metrics['bits_per_byte'] = bits / batch['bytes_per_token']
-    return metrics | {'weight': batch['length'].astype(jnp.float32)}
+    return metrics
 
   def summary(self, means: Mapping[str, float]) -> dict[str, float]:
     """Returns the means with the perplexity, exp(loss)."""
@@ -163,7 +172,7 @@ class LanguageModelling(base.Task):
     self, outputs: np.ndarray, batch: base.Batch
   ) -> dict[str, np.ndarray]:
     """Returns the metrics of each window, and its number of tokens."""
-    metrics = jax.device_get(self.example_metrics(outputs, batch))
+    metrics = jax.device_get(self.example_metrics(jnp.array(outputs), batch))
     weight = metrics.pop('weight')
     return {'tokens': weight.astype(np.int32), **metrics}
 
