@@ -172,9 +172,10 @@ class LanguageModelling(base.Task):
     self, outputs: np.ndarray, batch: base.Batch
   ) -> dict[str, np.ndarray]:
     """Returns the metrics of each window, and its number of tokens."""
-    metrics = jax.device_get(self.example_metrics(jnp.array(outputs), batch))
-    weight = metrics.pop('weight')
-    return {'tokens': weight.astype(np.int32), **metrics}
+    metrics = self.example_metrics(jnp.array(outputs), batch)
+    del metrics['weight']
+    columns = {name: np.asarray(values) for name, values in metrics.items()}
+    return {'tokens': np.asarray(batch['length']), **columns}
 
 
 def _targets(batch: base.Batch) -> jax.Array:
@@ -193,7 +194,6 @@ def _errors(outputs: jax.Array, batch: base.Batch) -> jax.Array:
 
 def _means(values: jax.Array, batch: base.Batch) -> jax.Array:
   """Returns means over the tokens of each window, without what fills it up."""
-  length = batch['length'][:, None]
-  is_real = jnp.arange(values.shape[1]) < length
-  total = jnp.sum(jnp.where(is_real, values, 0), axis=1)
-  return total / length[:, 0]
+  length = batch['length']
+  is_real = jnp.arange(values.shape[1])[None] < length[:, None]
+  return jnp.sum(jnp.where(is_real, values, 0), axis=1) / length
