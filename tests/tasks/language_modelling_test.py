@@ -16,7 +16,7 @@ from sam_jax.runs import (
   shared as shared_lib,
 )
 from sam_jax.training import layout, parallel
-from tests import tiny
+from tests import tiny, tiny_text
 
 SIZE = 37  # of the vocabulary
 LENGTH = 4
@@ -130,41 +130,10 @@ def test_bits_per_byte_are_the_score_where_bytes_are_known():
   assert set(metrics) == {'loss', 'error_rate', 'weight'}
 
 
-FIELDS = {
-  'plugins': ('tests.plugins.tiny_lm',),
-  'task.name': 'language_modelling',
-  'model.name': 'tiny_lm',
-  'data.name': 'text',
-  'data.train_size': None,
-  'data.context_length': 8,
-  'batch_size': 8,
-  'm': 8,
-  'microbatch_size': 8,
-  'num_steps': 8,
-  'augmentation.name': 'none',
-  'augmentation.cutout_length': 0,
-  'gradient_clipping': 0.0,
-  'optimizer.momentum': 0.0,
-  'schedule.name': 'constant',
-  'weight_decay.rate': 0.0,
-  'checkpoint.every_steps': 4,
-} | dict.fromkeys(
-  [
-    'model.norm',
-    'model.features',
-    'model.hidden',
-    'model.activation',
-    'model.dropout_rate',
-  ]
-)
-
-
 @pytest.fixture(scope='module')
 def directory(tmp_path_factory):
-  """A text of 996 letters in a pattern that can be learnt."""
-  directory = tmp_path_factory.mktemp('text')
-  (directory / 'a.txt').write_text('abcab ' * 166)
-  return str(directory)
+  """Where the text is."""
+  return tiny_text.write(tmp_path_factory.mktemp('text'))
 
 
 @pytest.fixture
@@ -175,7 +144,9 @@ def shared(monkeypatch, kept=shared_lib.Shared()):  # noqa: B008
 
 
 def _build(directory, shared, **fields):
-  config = tiny.config(**FIELDS | {'data.directory': directory} | fields)
+  config = tiny.config(
+    **tiny_text.FIELDS | {'data.directory': directory} | fields
+  )
   config_files.load_plugins(config)
   return build.build(build.resolve(config, 1), shared)
 
