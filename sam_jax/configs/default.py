@@ -30,8 +30,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.plugins = ()
 
   # --- Task ------------------------------------------------------------------
-  # What a batch, a loss and a score are: 'image_classification', or a task of
-  # one's own. The other fields of the section go to it.
+  # What a batch, a loss and a score are: 'image_classification',
+  # 'language_modelling', or a task of one's own. The other fields of the
+  # section go to it.
   config.task = ml_collections.ConfigDict()
   config.task.name = 'image_classification'
 
@@ -84,7 +85,10 @@ def get_config() -> ml_collections.ConfigDict:
   # In memory: 'digits', 'fashion_mnist', 'cifar10', 'cifar100', 'svhn_cropped'.
   # Decoded on the fly: 'imagenet2012', 'oxford_flowers102', 'oxford_iiit_pet',
   # 'cars196', 'food101', 'fgvc_aircraft', 'birdsnap' and 'image_folder', any
-  # directory with train/CLASS/ and test/CLASS/.
+  # directory with train/CLASS/ and test/CLASS/. For 'language_modelling':
+  # 'python_manual', which every Python contains; 'text', a file or the files
+  # *.txt, *.text, *.md, *.rst and *.tex of a directory and those below it;
+  # 'bible', of Debian's bible-kjv-text; 'tokens', nanoGPT's .bin files.
   config.data.name = 'digits'
   # Where its files are; None looks in the usual places.
   config.data.directory = placeholder(str)
@@ -96,8 +100,22 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.image_size = placeholder(int)
   # Decoded on the fly: processes that decode; None and 0 use threads.
   config.data.workers = placeholder(int)
-  # What to evaluate on: 'test', or 'validation', the last tenth of the training
-  # data, which is then not trained on. Official [use_test_set]: test.
+  # Text: T, the tokens of a window that are predicted; None is 256. The
+  # model's context is as long unless model.context_length says otherwise.
+  config.data.context_length = placeholder(int)
+  # Text: tokenizer.json of the library `tokenizers`; None makes a token of each
+  # byte. 'tokens': what made them, if it is known.
+  config.data.tokenizer = placeholder(str)
+  # Text: ids of tokens that the model knows; None is as many as the tokenizer
+  # has, 256 for bytes. 'tokens' needs it, or the tokenizer.
+  config.data.vocabulary_size = placeholder(int)
+  # Text: shares of validation and test, at the end and in this order; None is
+  # 0.05 each. Neither is ever trained on. 'tokens' has files for its splits.
+  config.data.validation_share = placeholder(float)
+  config.data.test_share = placeholder(float)
+  # What to evaluate on: 'test', or 'validation': of images the last tenth of
+  # the training data, which is then not trained on. Official [use_test_set]:
+  # test.
   config.data.split = 'test'
   # Of the label noise, and of the digits' split. Fixed over replicas.
   config.data.seed = 0

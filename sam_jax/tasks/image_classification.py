@@ -214,7 +214,7 @@ class ImageClassification(ImageTask):
     return np.argmax(outputs, axis=-1)
 
   def predictions(
-    self, outputs: np.ndarray, labels: np.ndarray
+    self, outputs: np.ndarray, batch: base.Batch
   ) -> dict[str, np.ndarray]:
     """Returns label, prediction, and the prediction's probability.
 
@@ -223,7 +223,7 @@ class ImageClassification(ImageTask):
     names = np.array(self.info.get('classes') or ())
     columns = {}
     for key, values in (
-      ('label', labels),
+      ('label', batch['label']),
       ('prediction', self.predicted_labels(outputs)),
     ):
       columns[key] = values

@@ -115,7 +115,7 @@ def test_errors_of_mixed_images_are_those_of_the_larger_weight():
 
 def test_predictions_are_a_table_of_classes_and_probabilities():
   outputs = np.array([[0.0, np.log(3.0)], [1.0, 0.0]])
-  table = _task().predictions(outputs, np.array([1, 1]))
+  table = _task().predictions(outputs, {'label': np.array([1, 1])})
   np.testing.assert_array_equal(table['label'], [1, 1])
   np.testing.assert_array_equal(table['prediction'], [1, 0])
   np.testing.assert_allclose(table['probability'][0], 0.75)
@@ -139,7 +139,7 @@ def test_a_single_class_is_refused():
 def test_predictions_have_the_names_of_classes_that_have_any(classes):
   task = tasks.ImageClassification(None, _INFO | {'classes': classes})
   outputs = np.array([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
-  columns = task.predictions(outputs, np.array([2, 0]))
+  columns = task.predictions(outputs, {'label': np.array([2, 0])})
   assert columns['prediction'].tolist() == [1, 0]
   if classes is None:
     assert list(columns) == ['label', 'prediction', 'probability']
