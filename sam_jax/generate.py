@@ -3,8 +3,8 @@ r"""Prints text that a language model writes, as it comes.
     python -m sam_jax.generate --workdir=runs/a --prompt='The statement ' \
         --tokens=200 --temperature=0.8 --top_k=40 --seed=1
 
-The prompt is printed first. The same seed gives the same text; a run whose data
-are token files has no tokenizer, and nothing can be printed from it.
+The prompt is printed first. The same seed gives the same text. A run whose data
+are token files writes text if data.tokenizer was set.
 
 Exit status: 0 done, 2 the run, the checkpoint or a flag is not usable.
 """
@@ -108,7 +108,8 @@ def pieces(
     if ready > done:
       yield text[done:ready]
       done = ready
-  yield text[done:]
+  if done < len(text):  # it ends within a character
+    yield text[done:]
 
 
 def cli() -> None:
