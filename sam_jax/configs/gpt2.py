@@ -26,7 +26,6 @@ by their names.
 
 import ml_collections
 
-from sam_jax import lookup
 from sam_jax.configs import default, text
 
 MODELS = ('gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')
@@ -34,7 +33,10 @@ MODELS = ('gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')
 
 def get_config(model: str = 'gpt2') -> ml_collections.ConfigDict:
   """Returns the config; B/m/b = 480/60/12 windows, as on 8 devices."""
-  lookup.check('model', model, MODELS)
+  if model not in MODELS:
+    raise ValueError(
+      f'the argument {model!r} is unknown; use {", ".join(MODELS)}'
+    )
   config = text.adamw(default.get_config())
   config.model.name = model
   config.model.use_bias = False

@@ -18,7 +18,6 @@ but for the batch, which is smaller.
 
 import ml_collections
 
-from sam_jax import lookup
 from sam_jax.configs import default
 
 TEXTS = ('python_manual', 'bible', 'text')
@@ -26,7 +25,10 @@ TEXTS = ('python_manual', 'bible', 'text')
 
 def get_config(text: str = 'python_manual') -> ml_collections.ConfigDict:
   """Returns the config; B/m/b = 16/16/16 windows."""
-  lookup.check('text', text, TEXTS)
+  if text not in TEXTS:
+    raise ValueError(
+      f'the argument {text!r} is unknown; use {", ".join(TEXTS)}'
+    )
   config = adamw(default.get_config())
   config.model.name = 'gpt-tiny'
   config.data.name = text

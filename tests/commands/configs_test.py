@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from sam_jax import datasets, models
+from sam_jax import datasets, models, tasks
 from sam_jax.configs import (
   cifar10,
   cifar100,
@@ -13,10 +13,12 @@ from sam_jax.configs import (
   digits,
   fashion_mnist,
   finetune,
+  gpt2,
   image_folder,
   imagenet,
   label_noise,
   svhn,
+  text,
 )
 from sam_jax.training import layout
 
@@ -200,14 +202,46 @@ def test_the_digits_say_how_the_batch_is_cut(variant):
     digits,
     fashion_mnist,
     finetune,
+    gpt2,
     imagenet,
     label_noise,
     svhn,
+    text,
   ],
 )
 def test_an_unknown_argument_is_refused(module):
   with pytest.raises(ValueError, match="hundred'?.* is unknown; use "):
     module.get_config('hundred')
+
+
+@pytest.mark.parametrize('argument', [*text.TEXTS, *gpt2.MODELS])
+def test_language_models_have_the_recipe_of_their_source(argument):
+  module = text if argument in text.TEXTS else gpt2
+  config = module.get_config(argument)
+  assert module.get_config() == module.get_config(
+    {text: 'python_manual', gpt2: 'gpt2'}[module]
+  )
+  assert config.optimizer.name == 'adamw'
+  assert config.weight_decay.to_dict() == {
+    'rate': 0.1,
+    'place': 'decoupled',
+    'exclude': '(scale|bias)$',
+  }
+  assert (config.gradient_clipping, config.schedule.end_fraction) == (1, 0.1)
+  assert tasks.get(config.task.name) is tasks.LanguageModelling
+  assert config.data.name in datasets.text.names()
+  layout.create(config.batch_size, 1, config.m, config.microbatch_size)
+  options = {k: v for k, v in config.model.items() if v is not None}
+  options |= {'context_length': config.data.context_length}
+  assert models.create(num_classes=50_257, **options).depth >= 5
+
+
+def test_gpt2_has_the_numbers_of_nanogpt():
+  config = gpt2.get_config()
+  assert (config.batch_size, config.data.context_length) == (480, 1024)
+  assert (config.num_steps, config.schedule.warmup_steps) == (600_000, 2000)
+  assert config.learning_rate == 6e-4
+  assert (config.optimizer.b1, config.optimizer.b2) == (0.9, 0.95)
 
 
 def test_the_fields_that_the_readme_maps_official_flags_to_exist():
