@@ -72,11 +72,13 @@ _STD = flags.DEFINE_list('std', None, 'Standard deviation, likewise.')
 
 Variables = Mapping[str, Any]
 
-_MEANS = {
+# Mean and standard deviation of the images, by the first letters of a model.
+_Known = Mapping[tuple[str, ...], list[str]]
+_MEANS: _Known = {
   ('Resnet', 'efficientnet'): ['0.485', '0.456', '0.406'],  # ImageNet's
   ('ViT', 'Mixer'): ['0.5'] * 3,  # pixels in [-1, 1]
 }
-_STDS = {
+_STDS: _Known = {
   ('Resnet', 'efficientnet'): ['0.229', '0.224', '0.225'],
   ('ViT', 'Mixer'): ['0.5'] * 3,
 }
@@ -124,9 +126,7 @@ def main(argv: Sequence[str]) -> None:
   )
 
 
-def _per_channel(
-  flag: Any, known: Mapping[tuple[str, ...], list[str]]
-) -> list[float]:
+def _per_channel(flag: Any, known: _Known) -> list[float]:
   """Returns the numbers of a flag, or those of the model's checkpoints."""
   given = flag.value
   if given is None:
@@ -163,9 +163,9 @@ def _sizes(name: str, params: Variables) -> tuple[int, int]:
   """Returns the classes that a file has, and the model's image size."""
   # Of a model with a single class, the classifier is what has one output.
   model = models.create(name, num_classes=1)
-  default = _LARGE_SIZE if name.startswith(('ViT', 'Mixer')) else 32
-  image_size = _IMAGE_SIZE.value or getattr(model, 'resolution', None)
-  image_size = image_size or default
+  usual = _LARGE_SIZE if name.startswith(('ViT', 'Mixer')) else 32
+  own = getattr(model, 'resolution', None)
+  image_size = _IMAGE_SIZE.value or own or usual
   ours = _flatten(_shapes(name, 1, image_size)['params'])
   theirs = _flatten(params)
   heads = [k for k, v in ours.items() if v.ndim == 2 and v.shape[-1] == 1]

@@ -107,8 +107,8 @@ def renormalise(
   layer = params.get(name)
   if mean is None or std is None or not _takes(layer, len(mean)):
     return dict(loaded)
-  scale = np.float32(std)[:, None] * 2
-  shift = np.float32(mean)[:, None] * 2 - 1
+  scale = np.asarray(std, np.float32)[:, None] * 2
+  shift = np.asarray(mean, np.float32)[:, None] * 2 - 1
   kernel = layer['kernel']
   moved = {
     'kernel': kernel * scale,
