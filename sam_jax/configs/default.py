@@ -40,17 +40,20 @@ def get_config() -> ml_collections.ConfigDict:
   # 'WideResnet28x10', 'Pyramid_ShakeDrop', 'efficientnet-b7', ...; `python -m
   # sam_jax.models` lists all, and shows one.
   config.model.name = 'cnn'
-  # 'wide_resnet', 'shake_shake', 'pyramidnet', 'cifar_resnet': layers.
+  # 'wide_resnet', 'shake_shake', 'pyramidnet', 'cifar_resnet': layers; 'vit',
+  # 'mixer': blocks.
   config.model.depth = placeholder(int)
   # 'wide_resnet': factor on 16, 32, 64 channels; 'shake_shake', 'resnet':
-  # channels of the first group. An EfficientNet's factors are in its name.
+  # channels of the first group; 'vit', 'mixer': features of a patch. An
+  # EfficientNet's factors are in its name.
   config.model.width = placeholder(int)
   # 'pyramidnet', 'PyramidNet272': channels by which the blocks grow.
   config.model.alpha = placeholder(int)
   # 'pyramidnet': whether its branches are dropped at random.
   config.model.shake_drop = placeholder(bool)
-  # EfficientNets: side of the images, to which all are resized; None is the
-  # model's own. Probability of skipping the last block: official 0.2.
+  # EfficientNets, 'vit', 'mixer': side of the images, to which all are resized;
+  # None is the model's own, or leaves them as they are. EfficientNets:
+  # probability of skipping the last block: official 0.2.
   config.model.resolution = placeholder(int)
   config.model.drop_connect_rate = placeholder(float)
   # 'wide_resnet': official [use_additional_skip_connections], False.
@@ -63,16 +66,33 @@ def get_config() -> ml_collections.ConfigDict:
   # Whether the backward pass computes blocks again instead of keeping what is
   # inside: less memory, more time. Not for 'cnn'.
   config.model.remat = placeholder(bool)
-  # 'wide_resnet', 'cnn', EfficientNets: share of activations dropped; official
-  # 0, but 0.2 to 0.5 for EfficientNets.
+  # 'wide_resnet', 'cnn', 'vit', EfficientNets: share of activations dropped;
+  # official 0, but 0.2 to 0.5 for EfficientNets.
   config.model.dropout_rate = placeholder(float)
+  # 'vit', 'mixer': side of a patch in pixels. 'vit': heads of the attention,
+  # hidden units of an MLP (None is four times the width). 'mixer': hidden units
+  # of the MLPs over patches and over features.
+  config.model.patch = placeholder(int)
+  config.model.heads = placeholder(int)
+  config.model.mlp_width = placeholder(int)
+  config.model.tokens_mlp_width = placeholder(int)
+  config.model.channels_mlp_width = placeholder(int)
+  # ViT: what the logits are made of, 'token' or 'gap', the mean over patches.
+  config.model.classifier = placeholder(str)
+  # ViT: 'learned' or 'sincos2d'.
+  config.model.positions = placeholder(str)
+  # ViT, Mixer: biases of the classifier at the start; None is 0.
+  config.model.head_bias = placeholder(float)
+  # ViT: kernel of the attention, 'xla', 'cudnn' or, which None is, 'auto'.
+  config.model.attention = placeholder(str)
   # 'cnn': channels of its convolutions, units of its hidden layer.
   config.model.features = placeholder(tuple)
   config.model.hidden = placeholder(int)
   # 'cnn': 'relu', 'tanh', ...
   config.model.activation = placeholder(str)
   # What to start from: a run directory, of whose last checkpoint counts what it
-  # was evaluated with, or an official checkpoint; '' is random.
+  # was evaluated with, or an official checkpoint, .npz files of ViT and Mixer
+  # among them; '' is random.
   config.init_from = ''
   # Run directory whose last checkpoint predicts the training labels, which then
   # count instead of the data set's; '' is none. What the paper calls bootstrap:

@@ -11,6 +11,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from sam_jax import lookup
@@ -241,7 +242,7 @@ class VisionTransformer(nn.Module):
     )
     if self.positions == 'sincos2d':
       rows, columns = (side // self.patch for side in images.shape[1:3])
-      x = x + sincos_2d(rows, columns, self.width).astype(x.dtype)
+      x = x + jnp.asarray(sincos_2d(rows, columns, self.width), x.dtype)
     if self.classifier == 'gap':
       return x
     token = self.param('cls', nn.initializers.zeros, (1, 1, self.width))
@@ -249,7 +250,7 @@ class VisionTransformer(nn.Module):
     return jnp.concatenate([token.astype(x.dtype), x], axis=1)
 
 
-def sincos_2d(rows: int, columns: int, width: int) -> jax.Array:
+def sincos_2d(rows: int, columns: int, width: int) -> np.ndarray:
   """Returns fixed positions: sines and cosines of column and row.
 
   Args:
@@ -259,15 +260,12 @@ def sincos_2d(rows: int, columns: int, width: int) -> jax.Array:
       cosine of the column, then of the row.
 
   Returns:
-    [1, rows * columns, width], float32.
+    [1, rows * columns, width].
 
   Source: big_vision, models/vit.py, after MoCo v3.
   """
-  y, x = jnp.mgrid[:rows, :columns].reshape(2, -1, 1)
-  quarter = width // 4
-  angles = [
-    place * _TEMPERATURE ** (-jnp.arange(quarter) / (quarter - 1))
-    for place in (x, y)
-  ]
-  waves = [wave(angle) for angle in angles for wave in (jnp.sin, jnp.cos)]
-  return jnp.concatenate(waves, axis=-1)[None]
+  y, x = np.mgrid[:rows, :columns].reshape(2, -1, 1)
+  exponents = np.linspace(0, 1, width // 4)
+  angles = [place * _TEMPERATURE**-exponents for place in (x, y)]
+  waves = [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
+  return np.concatenate(waves, axis=-1)[None]

@@ -20,6 +20,7 @@ import numpy as np
 # What numpy and zipfile raise when they read bytes that are damaged. A damaged
 # header may ask for any amount of memory.
 _DAMAGE = (
+  AttributeError,  # it holds one array without a name
   EOFError,
   LookupError,
   MemoryError,
@@ -128,7 +129,9 @@ def _takes(layer: Any, channels: int) -> bool:
 def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
   """Returns the arrays of a file by name."""
   try:
-    with np.load(path, allow_pickle=False) as archive:
+    # numpy would leave a damaged file open that it opens itself.
+    with path.open('rb') as stream:
+      archive = np.load(stream, allow_pickle=False)
       arrays = {name: archive[name] for name in archive.files}
   except _DAMAGE as error:
     reason = ' '.join(str(error).split()) or type(error).__name__
