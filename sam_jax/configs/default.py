@@ -34,6 +34,9 @@ def get_config() -> ml_collections.ConfigDict:
   # one's own. The other fields of the section go to it.
   config.task = ml_collections.ConfigDict()
   config.task.name = 'image_classification'
+  # 'image_classification': 'softmax', or 'sigmoid', a question of yes or no for
+  # each class, as big_vision trains ViTs.
+  config.task.loss = placeholder(str)
 
   # --- Model [model_name] ----------------------------------------------------
   config.model = ml_collections.ConfigDict()
@@ -247,7 +250,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Largest learning rate. Official [learning_rate]: 0.1.
   config.learning_rate = 0.1
   config.schedule = ml_collections.ConfigDict()
-  # 'cosine', 'exponential', 'constant', 'piecewise'. Official [lr_schedule].
+  # 'cosine', 'exponential', 'constant', 'linear', 'piecewise'. Official
+  # [lr_schedule].
   config.schedule.name = 'cosine'
   # Epochs over which the learning rate rises from 0. Official: 0 for cosine.
   config.schedule.warmup_epochs = 0.0
@@ -256,6 +260,8 @@ def get_config() -> ml_collections.ConfigDict:
   # 'piecewise': shares of the run after which it is multiplied by the factor.
   config.schedule.boundaries = placeholder(tuple)
   config.schedule.factor = placeholder(float)
+  # Whether it begins where the warm-up ends; official: at step 0.
+  config.schedule.after_warmup = placeholder(bool)
 
   # --- Optimizer -------------------------------------------------------------
   config.optimizer = ml_collections.ConfigDict()
