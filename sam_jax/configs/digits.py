@@ -25,7 +25,9 @@ large a rho kills all units of a ReLU network of this size: from rho = 0.5 on it
 stays at 10 %.
 
 'vit' is a vision transformer of 0.2 M parameters on 4 x 4 patches, with AdamW.
-Other models are `--config.model.name=... --config.model.activation=None`.
+Learning rate, positions and classifier were chosen on the validation split, one
+seed each: 5 % of its images are wrong with SGD's gradient, 7 to 11 % with a
+class token or learned positions. Other models are `--config.model.name=... --config.model.activation=None`.
 """
 
 import ml_collections
@@ -60,8 +62,10 @@ def _make_vit(config: ml_collections.ConfigDict) -> None:
   config.model.width = 64
   config.model.depth = 4
   config.model.heads = 4
+  config.model.classifier = 'gap'
+  config.model.positions = 'sincos2d'
   config.optimizer.name = 'adamw'
-  config.learning_rate = 2e-3
+  config.learning_rate = 3e-3
   config.schedule.warmup_epochs = 5.0
   config.weight_decay.rate = 0.1
   config.weight_decay.place = 'decoupled'

@@ -52,9 +52,10 @@ def load(
     ValueError: there is nothing to load, or it does not fit.
     FileNotFoundError: there is no such path.
   """
-  loaded = read(source)
+  loaded, other = read(source), ''
   if info is not None and npz.is_npz(pathlib.Path(source)):
     loaded = npz.renormalise(loaded, info.get('mean'), info.get('std'))
+    other = "; the first layer's images are [-1, 1] -> those of the data"
   difference, has_other_classes = _compare_data(source, info)
   fitted = fit(
     variables,
@@ -66,7 +67,8 @@ def load(
     and info is not None
     and num_classes == info['num_classes'],
   )
-  other = f'; it was trained on other data: {difference}' if difference else ''
+  if difference:
+    other = f'; it was trained on other data: {difference}'
   print(_describe(source, loaded, fitted) + other)
   return fitted.variables
 

@@ -9,8 +9,8 @@ import pytest
 from flax import traverse_util
 
 from sam_jax import models
-from sam_jax.models import vit
-from tests import reference, vit_files, zoo
+from sam_jax.models import summary, vit
+from tests import reference, tiny, vit_files, zoo
 
 _SIZES = {
   'patch': vit_files.PATCH,
@@ -47,6 +47,7 @@ def test_the_sizes_are_those_of_the_literature(name, parameters):
   found = zoo.shapes(model, (1, 224, 224, 3))
   assert set(found) == {'params'}
   assert zoo.size(found['params']) == parameters
+  assert summary.default_size(name, model) == 224
 
 
 @pytest.mark.parametrize('pre_logits', [False, True])
@@ -84,6 +85,7 @@ def test_fixed_positions_tell_row_from_column():
     np.testing.assert_allclose(found[row, column], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_blocks_that_are_computed_again_give_the_same_gradients():
   params = traverse_util.unflatten_dict(vit_files.vit(), sep='/')
   del params['Transformer']['encoderblock_1']
@@ -153,3 +155,20 @@ def test_patches_that_do_not_divide_the_images_are_refused():
   message = '^patches of 4x4 pixels do not divide images of 28x30; choose'
   with pytest.raises(ValueError, match=message):
     zoo.shapes(_model(), (1, 28, 30, 3))
+
+
+@pytest.mark.slow
+def test_it_is_trained_by_a_config(monkeypatch, tmp_path):
+  tiny.use_devices(monkeypatch, 2)
+  fields = {f'model.{name}': size for name, size in _SIZES.items()}
+  no_cnn = ('features', 'hidden', 'norm', 'activation')
+  fields |= {f'model.{name}': None for name in no_cnn}
+  fields |= {'model.name': 'vit', 'model.depth': 1, 'model.remat': True}
+  fields |= {'m': 8, 'microbatch_size': 8, 'num_steps': 2}
+  fields |= {'optimizer.name': 'adamw', 'checkpoint.every_steps': 1}
+  fields |= {'weight_decay.place': 'decoupled', 'task.loss': 'sigmoid'}
+  tiny.train(tmp_path, **fields)
+  first, last = (
+    reference.flatten(tiny.state(tmp_path, step)['params']) for step in (1, 2)
+  )
+  assert [k for k in first if np.array_equal(first[k], last[k])] == []
