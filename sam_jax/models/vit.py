@@ -64,7 +64,9 @@ class _Block(nn.Module):
     y = nn.MultiHeadDotProductAttention(
       self.heads,
       kernel_init=_kernel_init,
-      attention_fn=functools.partial(attention_lib.attend, self.attention),
+      attention_fn=functools.partial(
+        attention_lib.attend, is_causal=False, kernel=self.attention
+      ),
       name='MultiHeadDotProductAttention_1',
     )(y)
     x = x + nn.Dropout(self.dropout_rate, deterministic=not self.train)(y)
