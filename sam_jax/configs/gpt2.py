@@ -17,11 +17,9 @@ the examples makes the perturbation. Their rho was found for T5 with Adafactor;
 for this model no value is known, so that rho has to be tuned. AdamW alone is
 `--config.method.name=sgd --config.method.rho=None`.
 
-Differs from nanoGPT: the cosine begins at step 0 and not at the end of the
-warm-up; positions and embeddings of 50,257 tokens, not padded to 50,304; an
-epoch has every token once, where nanoGPT draws windows with replacement;
-validation is exact; and weight decay falls on the same matrices and embeddings,
-by their names.
+Differs from nanoGPT: embeddings of 50,257 tokens, not padded to 50,304; an
+epoch has every token once, where nanoGPT draws windows with replacement; and an
+evaluation goes over the whole validation split.
 """
 
 import ml_collections
@@ -53,6 +51,7 @@ def get_config(model: str = 'gpt2') -> ml_collections.ConfigDict:
   config.learning_rate = 6e-4
   config.optimizer.b2 = 0.95
   config.schedule.warmup_steps = 2000
+  config.schedule.after_warmup = True
   config.compute_dtype = 'bfloat16'
   config.method.name = 'quarter_sam'
   config.method.rho = 0.05

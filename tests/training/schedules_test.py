@@ -123,6 +123,26 @@ def test_boundaries_that_are_no_shares_are_refused(boundaries):
     )
 
 
+def test_a_line_begins_where_the_warmup_ends_if_it_is_asked_to():
+  make = lambda **kw: schedules.create(
+    'linear', learning_rate=0.3, num_steps=10, end_fraction=0.1, **kw
+  )
+  steps = [0, 1, 2, 6, 10, 12]
+  line = lambda step: 0.3 - 0.27 * np.clip(step, 0, 1)
+  np.testing.assert_allclose(
+    _evaluate(make(), steps), line(np.array(steps) / 10), rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    _evaluate(make(warmup_steps=2, after_warmup=True), steps),
+    [0.0, 0.15, 0.3, 0.165, 0.03, 0.03],
+    rtol=1e-6,
+  )
+  with pytest.raises(ValueError, match='end_fraction is 1.5; it is a share'):
+    schedules.create(
+      'linear', learning_rate=0.3, num_steps=10, end_fraction=1.5
+    )
+
+
 def test_none_means_the_default_and_unknown_options_are_refused():
   make = lambda **kw: schedules.create(learning_rate=1.0, num_steps=8, **kw)
   assert make(name='exponential', end_fraction=None)(8) == pytest.approx(0.012)
@@ -132,7 +152,7 @@ def test_none_means_the_default_and_unknown_options_are_refused():
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-  known = 'constant, cosine, exponential, piecewise'
+  known = 'constant, cosine, exponential, linear, piecewise'
   with pytest.raises(ValueError, match=f"'step'; known: {known}"):
     schedules.create('step', learning_rate=1.0, num_steps=8)
 
