@@ -78,6 +78,7 @@ _COMMANDS = (
   'convert_checkpoint',
   'evaluate',
   'find_rho',
+  'generate',
   'prepare_data',
   'report',
   'sweep',

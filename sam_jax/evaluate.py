@@ -5,9 +5,10 @@
 Prints the metrics as one JSON object. The predictions go to a CSV file, one row
 per example: its number, its file below the directory of the data set, if it is
 a file, and the columns of the task. Those of image classification are label and
-prediction, the names of these classes, and the probability of the prediction.
-If the name ends in .npz, they go to arrays of these names, with the outputs of
-the model beside them.
+prediction, the names of these classes, and the probability of the prediction;
+those of language modelling are the number of tokens of each window and its
+metrics. If the name ends in .npz, they go to arrays of these names, with the
+outputs of the model beside them.
 
 A run is evaluated on the data that it belongs to, and data that have changed
 are refused. --directory evaluates it on others that have the same classes.
@@ -23,7 +24,6 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import jax
 import numpy as np
 
 from sam_jax import _cli
@@ -75,9 +75,9 @@ def main(argv: Sequence[str]) -> None:
   )
   output = _output_path(workdir, restored.step)
   examples = _examples(restored, workdir)
-  parts = list(restored.predict(examples, _BATCH_SIZE.value))
-  outputs, metrics = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-  columns = restored.task.predictions(outputs, examples.labels)
+  columns, outputs, metrics = _predict(
+    restored, examples, keeps_outputs=output.suffix == '.npz'
+  )
   if paths := restored.task.files(examples):
     columns = {'file': np.array(paths), **columns}
   _write(output, columns, outputs)
@@ -85,10 +85,34 @@ def main(argv: Sequence[str]) -> None:
     'checkpoint': restored.step,
     'split': _SPLIT.value,
     'examples': restored.task.count(examples),
-    **{key: float(np.mean(value)) for key, value in metrics.items()},
+    **metrics,
     'predictions': str(output),
   }
   print(json.dumps(summary, indent=2))
+
+
+def _predict(
+  restored: 'loading.Restored', examples: Any, *, keeps_outputs: bool
+) -> tuple[dict[str, np.ndarray], Any, dict[str, float]]:
+  """Returns the columns of the table, the outputs and the metrics.
+
+  Outputs of a language model are many; they are kept only if they are wanted.
+  """
+  from sam_jax.runs import evaluation
+
+  task, tables, outputs, parts = restored.task, [], [], []
+  for part in restored.predict(examples, _BATCH_SIZE.value):
+    tables.append(task.predictions(part.outputs, part.batch))
+    if keeps_outputs:
+      outputs.append(part.outputs)
+    parts.append(part._replace(outputs=None, batch={}))
+
+  metrics = evaluation.summarize_predictions(parts, task)
+  columns = {
+    name: np.concatenate([table[name] for table in tables])
+    for name in tables[0]
+  }
+  return columns, np.concatenate(outputs) if outputs else None, metrics
 
 
 def _examples(restored: 'loading.Restored', workdir: pathlib.Path) -> Any:
@@ -129,7 +153,7 @@ def _output_path(workdir: pathlib.Path, step: int) -> pathlib.Path:
 
 
 def _write(
-  path: pathlib.Path, columns: dict[str, np.ndarray], outputs: np.ndarray
+  path: pathlib.Path, columns: dict[str, np.ndarray], outputs: Any
 ) -> None:
   """Writes the table or the arrays, as the name of the file asks for."""
   from sam_jax.runs import files

@@ -11,11 +11,12 @@ of its own, ~/.cache/sam_jax/prepare-env (1.5 GB), which is made the first time.
 Files that you have already are taken from --manual_dir (the archives of
 ImageNet have to be there) or from the download folder of tensorflow-datasets. A
 data set in folders is yours to put there: the command says how, and checks it.
+So is a text; of 'python_manual' nothing is missing.
 
 At the end, and with --check only this: the number of examples of each split is
 compared with the known number, every image is decoded, and those that cannot be
-decoded are listed. Exit status: 0 if all is well, 1 if not, 2 if nothing could
-be done.
+decoded are listed. A text is read, and cut into its splits. Exit status: 0 if
+all is well, 1 if not, 2 if nothing could be done.
 """
 
 import concurrent.futures
@@ -27,7 +28,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from sam_jax import _cli, datasets
-from sam_jax.datasets import decoding, encoded, large
+from sam_jax.datasets import decoding, encoded, large, text
 from sam_jax.runs import files
 
 flags = _cli.Flags()
@@ -78,16 +79,35 @@ def main(argv: Sequence[str]) -> int:
   if _LIST.value:
     _print_facts()
     return 0
-  known = sorted({*_IN_MEMORY, *large.BY_NAME, 'image_folder'})
+  texts = text.names()
+  known = sorted({*_IN_MEMORY, *large.BY_NAME, 'image_folder', *texts})
   if len(argv) != 2 or argv[1] not in known:
     raise ValueError(f'give the name of one data set: {", ".join(known)}')
   name = argv[1]
+  if name in texts:
+    _read_text(name)
+    return 0
   try:
     if not _CHECK.value and not _is_folder(name):
       _prepare(name)
     return 0 if _verify(name) else 1
   except (ValueError, OSError, subprocess.CalledProcessError) as error:
     raise ValueError(f'{error}{_hint(name)}') from error
+
+
+def _read_text(name: str) -> None:
+  """Reads a text as a run would, as bytes; prints how long its splits are."""
+  # Files of tokens do not say their vocabulary, which has 16 bits at most.
+  dataset = text.create(
+    name,
+    directory=_path(_DIRECTORY.value),
+    split='validation',
+    vocabulary_size=2**16,
+  )
+  unit = 'tokens' if dataset.tokenizer is None else 'bytes'
+  for part, windows in dataset.splits.items():
+    print(f'{part}: {len(windows.tokens):,} {unit}')
+  print(f'{name}: all is well')
 
 
 def _is_folder(name: str) -> bool:
@@ -125,6 +145,7 @@ def _print_facts() -> None:
       f'{name:20}{facts.num_classes:>8}{train:>11,}{test:>9,}  {source}, '
       f'{facts.home}'
     )
+  print(f'texts: {", ".join(text.names())}; see data.name in the config')
 
 
 def _prepare(name: str) -> None:

@@ -19,8 +19,9 @@ import ml_collections
 import numpy as np
 from flax import linen as nn
 
-from sam_jax import datasets, lookup, tasks, types
+from sam_jax import lookup, tasks, types
 from sam_jax.analysis import objective as objective_lib
+from sam_jax.datasets import windows
 from sam_jax.models import batch_norm
 from sam_jax.runs import bootstrap, loading
 
@@ -40,7 +41,7 @@ class Trained:
     config: of the run.
     step: of the checkpoint.
     variables: params and batch_stats that the run is evaluated with.
-    examples: what the loss is the mean over.
+    examples: of the task; what the loss is the mean over.
     batch_norm: one of `BATCH_NORMS`.
     microbatch_size: examples per forward pass of a device.
     apply_fn: `(variables, inputs) -> outputs` of the model.
@@ -50,7 +51,7 @@ class Trained:
   config: ml_collections.ConfigDict
   step: int
   variables: dict[str, types.PyTree]
-  examples: datasets.Examples
+  examples: Any
   batch_norm: str
   microbatch_size: int
   apply_fn: Callable[..., Any]
@@ -137,7 +138,7 @@ class Trained:
       ValueError: there are fewer than m examples, or with batch statistics m
         is no multiple of the microbatch.
     """
-    count = len(self.examples.labels)
+    count = self.task.count(self.examples)
     if not 1 <= m <= count:
       raise ValueError(f'm is {m}; it must be in [1, {count}], the examples')
     if self.batch_norm == 'batch' and m % self.microbatch_size:
@@ -157,9 +158,8 @@ class Trained:
     content = hashlib.blake2b(digest_size=16)
     for leaf in jax.tree.leaves(self.variables):
       content.update(np.ascontiguousarray(leaf).tobytes())
-    content.update(self.examples.labels.tobytes())
-    if isinstance(self.examples.images, np.ndarray):
-      content.update(self.examples.images.tobytes())
+    for leaf in _arrays(self.examples):
+      content.update(leaf.tobytes())
     return content.hexdigest()
 
   @property
@@ -172,9 +172,7 @@ class Trained:
     """Rows of a batch: a microbatch for each device."""
     return self.microbatch_size * jax.device_count()
 
-  def _batches(
-    self, examples: datasets.Examples
-  ) -> Iterator[objective_lib.Batch]:
+  def _batches(self, examples: Any) -> Iterator[objective_lib.Batch]:
     """Yields batches of all examples, nothing filled up."""
     for batch in self.task.eval_batches(examples, self._rows):
       rows = int(batch.pop('mask').sum())
@@ -220,11 +218,11 @@ def load(
   examples = bootstrap.examples(
     run.config, pathlib.Path(workdir), split, run.task.info
   )
-  examples = _bounded(examples, num_examples)
+  examples = _bounded(run.task, examples, num_examples)
   if microbatch_size is None and batch_norm == 'batch':
     microbatch_size = run.config.microbatch_size
   size = _MICROBATCH_SIZE if microbatch_size is None else microbatch_size
-  count = len(examples.labels)
+  count = run.task.count(examples)
   if not 1 <= size or (batch_norm == 'batch' and size > count):
     raise ValueError(
       f'the microbatch size is {size}; it must be in [1, {count}]'
@@ -244,19 +242,33 @@ def load(
   )
 
 
-def _bounded(
-  examples: datasets.Examples, num_examples: int | None
-) -> datasets.Examples:
-  """Returns a fixed random subset, in order."""
-  count = len(examples.labels)
-  if num_examples is None:
-    return examples
-  if num_examples < 1:
+def _bounded(task: tasks.Task, examples: Any, num_examples: int | None) -> Any:
+  """Returns a fixed random subset of what is measured, in order."""
+  examples = task.measured(examples)
+  count = task.count(examples)
+  if num_examples is not None and num_examples < 1:
     raise ValueError(
       f'the number of examples is {num_examples}; it must be at least 1'
     )
+  if not count:
+    raise ValueError(
+      f'the split has no {task.examples} that are whole, and the loss is '
+      'measured on these; choose another split'
+    )
+  if num_examples is None:
+    return examples
   rng = np.random.default_rng([0, *b'subset'])
   return examples.select(np.sort(rng.permutation(count)[:num_examples]))
+
+
+def _arrays(examples: Any) -> list[np.ndarray]:
+  """Returns what tells examples from others, without images on a disk."""
+  if isinstance(examples, windows.Windows):
+    return [examples.tokens, examples.numbers]
+  arrays = [examples.labels]
+  if isinstance(examples.images, np.ndarray):
+    arrays.append(examples.images)
+  return arrays
 
 
 def _check_finite(variables: types.PyTree, what: str) -> None:

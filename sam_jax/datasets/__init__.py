@@ -1,8 +1,9 @@
-"""Data sets of images on the host, and the batches cut from them.
+"""Data sets of images and of text on the host, and the batches cut from them.
 
-`create` gives the examples, in memory or encoded, `batches` the stream of them.
-What is random about the images happens on the device (`sam_jax.augmentation`),
-but for the crop of those that are decoded on the fly.
+`create` gives images, in memory or encoded, `batches` the stream of them. What
+is random about the images happens on the device (`sam_jax.augmentation`), but
+for the crop of those that are decoded on the fly. `text.create` gives text, and
+`windows` the stream of it.
 """
 
 from sam_jax import extras
@@ -17,6 +18,8 @@ with extras.required():
     large as large,
     rotated_digits as rotated_digits,
     svhn as svhn,
+    texts as texts,
+    token_files as token_files,
   )
   from sam_jax.datasets.batches import (
     Batch,
@@ -35,12 +38,14 @@ with extras.required():
     options,
     register,
   )
+  from sam_jax.datasets.text import TextDataset
 
 __all__ = [
   'Batch',
   'Dataset',
   'Examples',
   'Source',
+  'TextDataset',
   'UndecodableError',
   'create',
   'eval_batches',

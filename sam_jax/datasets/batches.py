@@ -28,7 +28,7 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
     >>> steps_per_epoch(1000, 128)
     7
   """
-  _check_batch_size(batch_size)
+  check_batch_size(batch_size)
   if batch_size > num_examples:
     raise ValueError(
       f'batch_size is {batch_size} but there are only {num_examples} training '
@@ -79,7 +79,7 @@ def train_batches(
   steps_per_epoch(len(examples.labels), batch_size)
   if start_step < 0:
     raise ValueError(f'start_step is {start_step}; it must be at least 0')
-  positions = _positions(batch_size, shard)
+  positions = shard_positions(batch_size, shard)
   make = _TrainingBatches(examples, batch_size, seed, positions)
   return _iterate(make, examples.images, start_step, None)
 
@@ -110,8 +110,8 @@ def eval_batches(
   Differs from the official release: there nothing is padded, an uneven last
   batch fails on several devices, and every host evaluates all examples.
   """
-  _check_batch_size(batch_size)
-  positions = _positions(batch_size, shard)
+  check_batch_size(batch_size)
+  positions = shard_positions(batch_size, shard)
   make = _EvaluationBatches(examples, batch_size, positions)
   num_batches = -(-len(examples.labels) // batch_size)
   return _iterate(make, examples.images, 0, num_batches)
@@ -129,7 +129,7 @@ class _TrainingBatches:
   def __call__(self, step: int) -> Batch:
     images, labels, domains = self.examples
     epoch, offset = divmod(step, len(labels) // self.batch_size)
-    order = _permutation(len(labels), self.seed, epoch)
+    order = permutation(len(labels), self.seed, epoch)
     rows = order[offset * self.batch_size + self.positions]
     batch = {
       'position': self.positions.copy(),
@@ -183,7 +183,9 @@ def _iterate(
     yield from itertools.islice(stream, count)
 
 
-def _positions(batch_size: int, shard: tuple[int, int] | None) -> np.ndarray:
+def shard_positions(
+  batch_size: int, shard: tuple[int, int] | None
+) -> np.ndarray:
   """Returns the rows of a batch that are wanted; refuses others."""
   start, stop = (0, batch_size) if shard is None else shard
   if not 0 <= start < stop <= batch_size:
@@ -195,14 +197,14 @@ def _positions(batch_size: int, shard: tuple[int, int] | None) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=2)
-def _permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+def permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
   """Returns the order of the examples in one epoch."""
   # The bytes of the name keep this stream apart from others of the seed.
   rng = np.random.default_rng([seed, epoch, *b'shuffle'])
   return rng.permutation(num_examples)
 
 
-def _check_batch_size(batch_size: int) -> None:
+def check_batch_size(batch_size: int) -> None:
   """Raises ValueError unless a batch has rows."""
   if batch_size < 1:
     raise ValueError(f'batch_size is {batch_size}; it must be at least 1')

@@ -134,15 +134,17 @@ class Dataset:
     }
 
 
-Loader = Callable[..., Source]
+Loader = Callable[..., Any]  # of images, it returns a `Source`
 _LOADERS: dict[str, Loader] = {}
+_KINDS: dict[str, str] = {}  # what each of them is of
 
 
-def register(name: str) -> Callable[[Loader], Loader]:
+def register(name: str, kind: str = 'images') -> Callable[[Loader], Loader]:
   """Makes a data set known to `create`; a decorator.
 
   Args:
     name: what a config calls it.
+    kind: what it is of. This module's `create` loads images.
 
   Returns:
     A decorator for a loader `(directory, seed, **options) -> Source`.
@@ -170,15 +172,15 @@ def register(name: str) -> Callable[[Loader], Loader]:
         f'data set {name!r} is registered already (by '
         f'{_LOADERS[name].__module__}); choose another name'
       )
-    _LOADERS[name] = loader
+    _LOADERS[name], _KINDS[name] = loader, kind
     return loader
 
   return add
 
 
-def names() -> list[str]:
-  """Returns the names that `create` knows, sorted."""
-  return sorted(_LOADERS)
+def names(kind: str = 'images') -> list[str]:
+  """Returns the names of the data sets of a kind, sorted."""
+  return sorted(name for name in _LOADERS if _KINDS[name] == kind)
 
 
 def create(
@@ -219,7 +221,7 @@ def create(
   release: there the examples of one host of several are a part of the data
   and label noise does not exist.
   """
-  _loader(name, loader_options)
+  find_loader(name, loader_options)
   lookup.check('split', split, SPLITS)
   label_noise_lib.validate(label_noise, label_noise_kind)
   source = load_source(name, directory=directory, seed=seed, **loader_options)
@@ -266,7 +268,7 @@ def load_source(
       should be.
     FileNotFoundError: the files are missing; says how to get them.
   """
-  source = _loader(name, loader_options)(directory, seed, **loader_options)
+  source = find_loader(name, loader_options)(directory, seed, **loader_options)
   _check_source(name, source)
   return source
 
@@ -277,15 +279,33 @@ def options(name: str) -> list[str] | None:
   Raises:
     ValueError: an unknown name.
   """
-  lookup.check('data set', name, names())
+  lookup.check('data set', name, sorted(_LOADERS))
   parameters = list(inspect.signature(_LOADERS[name]).parameters.values())[2:]
   if any(p.kind is p.VAR_KEYWORD for p in parameters):
     return None
   return sorted(p.name for p in parameters)
 
 
-def _loader(name: str, given: dict[str, object]) -> Loader:
-  """Returns the loader of that name; refuses options that it does not have."""
+def find_loader(
+  name: str, given: dict[str, object], kind: str = 'images'
+) -> Loader:
+  """Returns the loader of a name, to be called with its options.
+
+  Args:
+    name: of a data set.
+    given: options of the loader.
+    kind: what the data set has to be of.
+
+  Raises:
+    ValueError: the name is unknown or of another kind, or the data set does not
+      have an option.
+  """
+  if _KINDS.get(name, kind) != kind:
+    raise ValueError(
+      f'data set {name!r} is of {_KINDS[name]}, and the task takes {kind}: '
+      f'{", ".join(names(kind))}'
+    )
+  lookup.check('data set', name, names(kind))
   allowed = options(name)
   unknown = [] if allowed is None else sorted(set(given) - set(allowed))
   if unknown:

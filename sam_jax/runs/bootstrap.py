@@ -139,7 +139,8 @@ def examples(
       are no longer those of the run, or see `relabel`.
     FileNotFoundError: the data set is not there.
   """
-  if split == 'validation' and config.data.split != 'validation':
+  is_apart = 'validation' in info.get('fingerprints', {})  # of the training
+  if split == 'validation' != config.data.split and not is_apart:
     raise ValueError(
       'the run was trained on the validation examples too (its data.split is '
       f'{config.data.split!r}); use split train or test'

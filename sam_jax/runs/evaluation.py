@@ -21,10 +21,12 @@ class Predictions(NamedTuple):
   Attributes:
     outputs: of the model, `[examples, ...]`.
     metrics: of an evaluation, by name, `[examples]` each.
+    batch: the examples, as the task gives them.
   """
 
   outputs: Any
   metrics: dict[str, np.ndarray]
+  batch: Batch
 
 
 def eval_step(
@@ -47,18 +49,25 @@ def eval_step(
 
   Returns:
     Scalars: the sums of the task's `example_metrics`, and the `count` of
-    examples.
+    examples; if these have weights, their weighted sums and the sum of the
+    weights.
   """
   prepared = task.preprocess(batch)
   outputs = apply_fn(variables, task.inputs(prepared), train=False)
   metrics = task.example_metrics(outputs, prepared)
   # Not a product with the mask: padding may have given a NaN.
   is_real = batch['mask'] > 0
+  weights = metrics.pop('weight', None)
+  if weights is None:
+    weights = batch['mask']
+  else:
+    weights = jnp.where(is_real, weights, 0)
+    metrics = {name: weights * values for name, values in metrics.items()}
   sums = {
     name: jnp.sum(jnp.where(is_real, values, 0))
     for name, values in metrics.items()
   }
-  sums['count'] = jnp.sum(batch['mask'])
+  sums['count'] = jnp.sum(weights)
   return collectives.global_sum(sums)
 
 
@@ -82,11 +91,12 @@ def run(
   return [compiled_step(variables, shard(batch)) for batch in batches]
 
 
-def summarize(sums: list[types.Metrics]) -> dict[str, float]:
-  """Returns the means over all examples; waits for the devices.
+def summarize(sums: list[types.Metrics], task: tasks.Task) -> dict[str, float]:
+  """Returns the metrics over all examples; waits for the devices.
 
   Args:
     sums: what `run` returns, on the device or fetched.
+    task: whose they are.
   """
   fetched = jax.device_get(sums)
   totals = {
@@ -94,7 +104,28 @@ def summarize(sums: list[types.Metrics]) -> dict[str, float]:
     for name in fetched[0]
   }
   count = totals.pop('count')
-  return {name: total / count for name, total in totals.items()}
+  return task.summary({name: total / count for name, total in totals.items()})
+
+
+def summarize_predictions(
+  parts: Iterable[Predictions], task: tasks.Task
+) -> dict[str, float]:
+  """Returns the metrics over all examples of some predictions.
+
+  Args:
+    parts: of the examples.
+    task: whose they are.
+  """
+  metrics = jax.tree.map(
+    lambda *x: np.concatenate(x), *[part.metrics for part in parts]
+  )
+  weights = metrics.pop('weight', None)
+  return task.summary(
+    {
+      name: float(np.average(values, weights=weights))
+      for name, values in metrics.items()
+    }
+  )
 
 
 def predict(
@@ -119,7 +150,7 @@ def predict(
     outputs = compiled(variables, task.inputs(prepared))
     metrics = task.example_metrics(outputs, prepared)
     is_real = np.asarray(batch['mask']) > 0
-    return Predictions(_rows(outputs, is_real), _rows(metrics, is_real))
+    return Predictions(*(_rows(x, is_real) for x in (outputs, metrics, batch)))
 
   yield from map(of_batch, batches)
 

@@ -23,6 +23,10 @@ from sam_jax.training import parallel
 Info = Mapping[str, Any]  # of a task, as a checkpoint has it
 
 _DATA = 'fingerprints'
+_COUNTS = {
+  'num_classes': 'classes',
+  'vocabulary_size': 'tokens of a vocabulary',
+}
 _WORDS = {'train': 'training', 'extra': 'extra training'}
 
 
@@ -34,7 +38,9 @@ def describe(dataset: Any) -> dict[str, Any]:
       fingerprints of the arrays in its `train` and `evaluation`.
   """
   source = getattr(dataset, 'source', None)
-  if source is not None:
+  if isinstance(dataset, datasets.TextDataset):
+    known = dataset.fingerprints
+  elif source is not None:
     known = {
       split: fingerprints.of(*examples)
       for split, examples in source.splits.items()
@@ -214,14 +220,21 @@ def difference(
   now, before = (info.get('image_shape') for info in (new, old))
   if now and before and list(now) != list(before):
     return f'{examples} have the shape {now}, had {before}'
-  return part_difference(new, old, parts, examples)
+  found = part_difference(new, old, parts, examples)
+  now, before = (info.get('origin') for info in (new, old))
+  if found and now and before and now != before:
+    return f'{found} (it is {now}, was {before})'
+  return found
 
 
 def class_difference(new: Info, old: Info) -> str | None:
   """Returns the first difference of two lists of classes in words."""
-  counts = [info.get('num_classes') for info in (new, old)]
-  if None not in counts and counts[0] != counts[1]:
-    return f'there are {counts[0]} classes, were {counts[1]}'
+  for name, word in _COUNTS.items():
+    counts = [info.get(name) for info in (new, old)]
+    if None not in counts and counts[0] != counts[1]:
+      return f'there are {counts[0]} {word}, were {counts[1]}'
+  if new.get('tokenizer') != old.get('tokenizer'):
+    return 'the tokens are those of another tokenizer'
   names = [info.get('classes') or () for info in (new, old)]
   for label, (now, before) in enumerate(zip(*names, strict=False)):
     if now != before:

@@ -289,7 +289,8 @@ class _Loop:
     snapshot: train_step.TrainState | None,
   ) -> None:
     """Takes note of an epoch, and keeps its state if it is the best so far."""
-    means = {split: evaluation.summarize(x) for split, x in sums.items()}
+    task = self._experiment.task
+    means = {split: evaluation.summarize(x, task) for split, x in sums.items()}
     is_best = self._journal.add_epoch(step, means)
     if is_best and snapshot is not None:
       self._write_checkpoint(step, snapshot)

@@ -261,8 +261,9 @@ def _with_absolute_paths(
   for name in workdir_lib.SOURCES:
     if config[name]:
       config[name] = str(files.user_path(config[name]))
-  if config.data.get('directory') is not None:
-    config.data.directory = str(files.user_path(config.data.directory))
+  for name in ('directory', 'tokenizer'):
+    if config.data.get(name) is not None:
+      config.data[name] = str(files.user_path(config.data[name]))
   return config
 
 

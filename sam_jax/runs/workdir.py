@@ -23,6 +23,7 @@ _OPERATIONAL = (
   'allow_change',
   'checkpoint',
   'data.directory',
+  'data.tokenizer',
   'data.workers',
   'eval_batch_size',
   'eval_every_epochs',

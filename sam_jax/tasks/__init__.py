@@ -9,12 +9,14 @@ from sam_jax import extras
 with extras.required():
   from sam_jax.tasks.base import Batch, Score, Task
   from sam_jax.tasks.image_classification import ImageClassification, ImageTask
+  from sam_jax.tasks.language_modelling import LanguageModelling
   from sam_jax.tasks.registry import create, get, names, options, register
 
 __all__ = [
   'Batch',
   'ImageClassification',
   'ImageTask',
+  'LanguageModelling',
   'Score',
   'Task',
   'create',

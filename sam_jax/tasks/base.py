@@ -74,7 +74,7 @@ class Task(abc.ABC):
       what tells these data from others, JSON.
   """
 
-  score: ClassVar[Score]
+  score: Score
   examples: ClassVar[str] = 'examples'
   shown: ClassVar[tuple[str, ...]] = ('loss',)
 
@@ -99,8 +99,10 @@ class Task(abc.ABC):
   # --- The data set and the model, on the host ---
 
   @classmethod
-  def load_data(cls, **options: Any) -> datasets.Dataset:
+  def load_data(cls, **options: Any) -> Any:
     """Returns the data set of a config's section `data`.
+
+    It has `name`, `train` and `evaluation`, examples, and `info`.
 
     Raises:
       ValueError: a value is not allowed.
@@ -123,6 +125,13 @@ class Task(abc.ABC):
   def count(self, examples: Examples) -> int:
     """Returns how many examples there are."""
     return len(examples.labels)
+
+  def measured(self, examples: Examples) -> Examples:
+    """Returns the examples that have the same weight in an evaluation.
+
+    Sharpness and curvature are of the mean loss of these.
+    """
+    return examples
 
   def files(self, examples: Examples) -> list[str] | None:
     """Returns the file that each example comes from.
@@ -214,8 +223,13 @@ class Task(abc.ABC):
     """Returns the metrics of an evaluation of each example, `[rows]` each.
 
     They have the loss, without what belongs to training alone, and the metric
-    of the score.
+    of the score. They may have `weight`, that of each example in the means of
+    an evaluation; without it all weigh the same.
     """
+
+  def summary(self, means: Mapping[str, float]) -> dict[str, float]:
+    """Returns the metrics of a whole evaluation, of the means over examples."""
+    return dict(means)
 
   # --- What comes out ---
 
@@ -231,16 +245,16 @@ class Task(abc.ABC):
     )
 
   def predictions(
-    self, outputs: np.ndarray, labels: np.ndarray
+    self, outputs: np.ndarray, batch: Batch
   ) -> dict[str, np.ndarray]:
-    """Returns the columns of a table of predictions, `[n]` each.
+    """Returns the columns of a table of predictions, `[rows]` each.
 
     Args:
-      outputs: of the model, `[n, ...]`.
-      labels: `[n, ...]`.
+      outputs: of the model, `[rows, ...]`.
+      batch: of an evaluation, with `label`, `[rows, ...]`.
     """
     columns: dict[str, np.ndarray] = {}
-    for name, values in (('label', labels), ('output', outputs)):
+    for name, values in (('label', batch['label']), ('output', outputs)):
       flat = np.reshape(values, (len(values), -1)).T
       columns |= {
         name if len(flat) == 1 else f'{name}_{i}': column

@@ -121,7 +121,8 @@ def test_evaluation_is_exact_for_any_batch_size_and_device_count(
       datasets.eval_batches(examples, batch_size),
       runs_on.shard,
     )
-    actual = evaluation.summarize(runs_on.unreplicate(jax.device_get(sums)))
+    fetched = runs_on.unreplicate(jax.device_get(sums))
+    actual = evaluation.summarize(fetched, _task())
     assert actual.keys() == expected.keys()
     assert actual['error_rate'] == expected['error_rate']
     assert actual['top5_error_rate'] == expected['top5_error_rate']
