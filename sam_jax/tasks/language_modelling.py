@@ -176,6 +176,10 @@ class LanguageModelling(base.Task):
     with np.errstate(over='ignore'):
       return {**means, 'perplexity': float(np.exp(means['loss']))}
 
+  def rate(self, examples: float) -> str:
+    """Returns the tokens per second."""
+    return f'{examples * self.context_length:.0f} tokens/s'
+
   def predictions(
     self, outputs: np.ndarray, batch: base.Batch
   ) -> dict[str, np.ndarray]:
