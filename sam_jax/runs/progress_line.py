@@ -97,9 +97,7 @@ class _Moment:
     self.time = time.monotonic()
 
 
-def describe(
-  task: tasks.Task, metrics: Mapping[str, float]
-) -> list[str]:
+def describe(task: tasks.Task, metrics: Mapping[str, float]) -> list[str]:
   """Returns what a task shows of the metrics of a step, such as 'loss 0.1234'.
 
   Metrics that the task does not measure in training are left out.

@@ -90,7 +90,7 @@ def test_the_rate_does_not_count_steps_of_an_earlier_start(clock, capsys):
   assert '8 images/s, 0:00:48 left' in capsys.readouterr().out
 
 
-class _Regression(tasks.ImageTask):
+class _Regression(tasks.ImageClassification):
   score = tasks.Score('squared_error', 'squared error')
   examples = 'spectra'
 
