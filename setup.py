@@ -80,6 +80,7 @@ _COMMANDS = (
   'convert_checkpoint',
   'evaluate',
   'find_rho',
+  'generate',
   'prepare_data',
   'report',
   'sweep',

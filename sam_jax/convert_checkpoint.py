@@ -1,4 +1,7 @@
-r"""Turns a checkpoint of the official 2020 release into a run directory.
+r"""Turns an official checkpoint into a run directory.
+
+The checkpoint is one of the official release of SAM of 2020, or an .npz file of
+google-research/vision_transformer (ViT, MLP-Mixer).
 
     python -m sam_jax.convert_checkpoint --input=checkpoint_200 \
         --model=WideResnet28x10 --output=runs/official \
@@ -29,7 +32,6 @@ from sam_jax.runs import (
   factories,
   files,
   initialization,
-  legacy,
   lock,
   pretrained,
   workdir,
@@ -39,7 +41,8 @@ flags = _cli.Flags()
 _INPUT = flags.DEFINE_string(
   'input',
   None,
-  'File, or a directory with files checkpoint_<N> or one named checkpoint.',
+  'File (msgpack or .npz), or a directory with files checkpoint_<N> or one '
+  'named checkpoint.',
   required=True,
 )
 _MODEL = flags.DEFINE_string('model', None, 'Name of the model.')
@@ -55,7 +58,7 @@ _IMAGE_SIZE = flags.DEFINE_integer(
   'image_size',
   None,
   "Height and width of the images. Default: the model's resolution if it has "
-  'one, else 32.',
+  'one, 224 for ViT and Mixer, else 32.',
   lower_bound=1,
 )
 _CHANNELS = flags.DEFINE_integer('channels', 3, 'Of the images.', lower_bound=1)
@@ -63,14 +66,23 @@ _MEAN = flags.DEFINE_list(
   'mean',
   None,
   'Of the training images, per channel, in [0, 1]. Default, for ResNets and '
-  "EfficientNets: ImageNet's.",
+  "EfficientNets: ImageNet's; for ViT and Mixer: 0.5.",
 )
 _STD = flags.DEFINE_list('std', None, 'Standard deviation, likewise.')
 
 Variables = Mapping[str, Any]
 
-_IMAGENET_MEAN = ['0.485', '0.456', '0.406']
-_IMAGENET_STD = ['0.229', '0.224', '0.225']
+# Mean and standard deviation of the images, by the first letters of a model.
+_Known = Mapping[tuple[str, ...], list[str]]
+_MEANS: _Known = {
+  ('Resnet', 'efficientnet'): ['0.485', '0.456', '0.406'],  # ImageNet's
+  ('ViT', 'Mixer'): ['0.5'] * 3,  # pixels in [-1, 1]
+}
+_STDS: _Known = {
+  ('Resnet', 'efficientnet'): ['0.229', '0.224', '0.225'],
+  ('ViT', 'Mixer'): ['0.5'] * 3,
+}
+_LARGE_SIZE = 224  # of the images that a ViT or a Mixer is meant for
 
 
 def main(argv: Sequence[str]) -> None:
@@ -80,15 +92,15 @@ def main(argv: Sequence[str]) -> None:
     raise ValueError('give both --model and --output, or neither')
   source = files.user_path(_INPUT.value)
   if _MODEL.value is None:
-    print(_inventory(legacy.read(source)))
+    print(_inventory(pretrained.read_official(source)))
     return
-  mean = _per_channel(_MEAN, _IMAGENET_MEAN)
-  std = _per_channel(_STD, _IMAGENET_STD)
+  mean = _per_channel(_MEAN, _MEANS)
+  std = _per_channel(_STD, _STDS)
   output = files.run_directory(_OUTPUT.value)
   _check_free(output)
   if _DATA.value:
     lookup.check('data set', _DATA.value, datasets.names())
-  loaded = legacy.read(source)
+  loaded = pretrained.read_official(source)
   num_classes, image_size = _sizes(_MODEL.value, loaded['params'])
   fitted = pretrained.fit(
     _shapes(_MODEL.value, num_classes, image_size),
@@ -107,19 +119,24 @@ def main(argv: Sequence[str]) -> None:
     _write(output, _MODEL.value, fitted.variables, info)
   print(_inventory(loaded))
   print(
-    f'{output}: {_MODEL.value}, {num_classes} classes; names and shapes fit'
+    '; '.join(
+      [f'{output}: {_MODEL.value}, {num_classes} classes', *fitted.changes]
+    )
+    + '; names and shapes fit'
   )
 
 
-def _per_channel(flag: Any, imagenet: list[str]) -> list[float]:
-  """Returns the numbers of a flag, or ImageNet's for a model of its."""
+def _per_channel(flag: Any, known: _Known) -> list[float]:
+  """Returns the numbers of a flag, or those of the model's checkpoints."""
   given = flag.value
-  if given is None and not _MODEL.value.startswith(('Resnet', 'efficientnet')):
+  if given is None:
+    found = (v for k, v in known.items() if _MODEL.value.startswith(k))
+    given = next(found, None)
+  if given is None:
     raise ValueError(
       f'give --{flag.name}, that of the images which {_MODEL.value} was '
       'trained on; the file does not say'
     )
-  given = given or imagenet
   try:
     values = [float(text) for text in given]
   except ValueError:
@@ -146,7 +163,9 @@ def _sizes(name: str, params: Variables) -> tuple[int, int]:
   """Returns the classes that a file has, and the model's image size."""
   # Of a model with a single class, the classifier is what has one output.
   model = models.create(name, num_classes=1)
-  image_size = _IMAGE_SIZE.value or getattr(model, 'resolution', None) or 32
+  usual = _LARGE_SIZE if name.startswith(('ViT', 'Mixer')) else 32
+  own = getattr(model, 'resolution', None)
+  image_size = _IMAGE_SIZE.value or own or usual
   ours = _flatten(_shapes(name, 1, image_size)['params'])
   theirs = _flatten(params)
   heads = [k for k, v in ours.items() if v.ndim == 2 and v.shape[-1] == 1]

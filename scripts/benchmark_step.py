@@ -2,6 +2,12 @@ r"""Measures a training step: compilation, time, rate, memory, ratio to SGD.
 
     python scripts/benchmark_step.py --model=WideResnet28x1 --batch_size=128 \
         --methods='sgd,sam,looksam(every=5)' --json=out.json
+    python scripts/benchmark_step.py --model=gpt2 --context_length=1024 \
+        --vocabulary_size=50257 --batch_size=64 --microbatch_size=16 \
+        --compute_dtype=bfloat16 --methods=sgd,sam,quarter_sam
+
+With a context length, the model is a language model, an example is a window of
+text, and all methods, 'sgd' too, have AdamW.
 
 The methods are timed in turn, A B A B, so that what else the machine does falls
 on all of them; a ratio is the median over the rounds of a method's step to
@@ -26,7 +32,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from sam_jax import _cli, datasets
-from sam_jax.configs import default
+from sam_jax.configs import default, text
 from sam_jax.runs import (
   build as build_lib,
   dry_run,
@@ -50,6 +56,15 @@ _MICROBATCH = flags.DEFINE_integer(
 _LOOP = flags.DEFINE_string('microbatch_loop', 'auto', 'scan, unroll, vmap.')
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Height and width.')
 _CHANNELS = flags.DEFINE_integer('channels', 3, 'Channels.')
+_CONTEXT_LENGTH = flags.DEFINE_integer(
+  'context_length', None, 'Tokens of a window, for a language model.'
+)
+_VOCABULARY_SIZE = flags.DEFINE_integer(
+  'vocabulary_size', 256, 'Tokens that a language model knows.', lower_bound=256
+)
+_COMPUTE_DTYPE = flags.DEFINE_string(
+  'compute_dtype', 'float32', 'Of activations: float32, bfloat16.'
+)
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 3, 'Steps per round.', lower_bound=1)
 _JSON = flags.DEFINE_string('json', None, 'File for all figures.')
@@ -80,7 +95,6 @@ class Candidate:
     return (time.perf_counter() - start) / num_steps
 
 
-@datasets.register('benchmark_step')
 def _noise(directory: str | None, seed: int) -> datasets.Source:
   """Random images, as many as a batch."""
   del directory
@@ -105,6 +119,8 @@ def _noise(directory: str | None, seed: int) -> datasets.Source:
 
 def main(argv: Sequence[str]) -> None:
   _cli.refuse_arguments(argv[1:])
+  if _CONTEXT_LENGTH.value is None:
+    datasets.register('benchmark_step')(_noise)
   candidates = list(map(_prepare, method_list.parse(_METHODS.value)))
   for candidate in candidates:
     candidate.run(2)  # the first step after a compilation is not typical
@@ -116,7 +132,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _config(method: method_list.Entry):
-  """Returns the config of a method: the recipe of the paper's CIFAR runs."""
+  """Returns the config of a method.
+
+  The recipe is that of the paper's CIFAR runs, or that of language models.
+  """
   config = default.get_config()
   with config.unlocked():
     config.method.name = method.name
@@ -125,8 +144,15 @@ def _config(method: method_list.Entry):
         raise ValueError(f'{field} has {len(values)} values; give one of them')
       config.method[field] = values[0]
   config.model.name = _MODEL.value
-  config.data.name = 'benchmark_step'
-  config.augmentation.name = 'basic'
+  if _CONTEXT_LENGTH.value is not None:
+    text.adamw(config)
+    config.data.name = 'python_manual'
+    config.data.context_length = _CONTEXT_LENGTH.value
+    config.data.vocabulary_size = _VOCABULARY_SIZE.value
+  else:
+    config.data.name = 'benchmark_step'
+    config.augmentation.name = 'basic'
+  config.compute_dtype = _COMPUTE_DTYPE.value
   config.batch_size = _BATCH_SIZE.value
   config.m = _M.value
   config.microbatch_size = _MICROBATCH.value
@@ -141,7 +167,7 @@ def _prepare(method: method_list.Entry) -> Candidate:
   state = experiment.parallel.replicate(
     initialization.initial_state(experiment, seed=0)
   )
-  stream = datasets.train_batches(
+  stream = experiment.task.train_batches(
     experiment.dataset.train, config.batch_size, seed=0
   )
   batch = experiment.parallel.shard(next(stream))
@@ -173,7 +199,7 @@ def _report(candidates: Sequence[Candidate]) -> None:
   )
   print(
     f'{"method":{width}}{"compile, s":>12}{"step, ms":>11}{"[min-max]":>20}'
-    f'{"images/s":>10}{"memory, MiB":>13}{"/ " + base.method:>9}'
+    f'{"examples/s":>11}{"memory, MiB":>13}{"/ " + base.method:>9}'
     f'{"[min-max]":>16}'
   )
   for row in rows:
@@ -181,7 +207,7 @@ def _report(candidates: Sequence[Candidate]) -> None:
     print(
       f'{row["method"]:{width}}{row["compile_s"]:>12.1f}{step["median"]:>11.2f}'
       f'{"[{min:.2f}-{max:.2f}]".format(**step):>20}'
-      f'{row["images_per_second"]:>10.0f}{row["memory_mib"]:>13.0f}'
+      f'{row["examples_per_second"]:>11.1f}{row["memory_mib"]:>13.0f}'
       f'{ratio["median"]:>9.2f}{"[{min:.2f}-{max:.2f}]".format(**ratio):>16}'
     )
   copies = [
@@ -214,7 +240,7 @@ def _figures(candidate: Candidate, base: Candidate) -> dict:
     'method': candidate.method,
     'compile_s': candidate.compile_seconds,
     'step_ms': _spread(1e3 * seconds),
-    'images_per_second': _BATCH_SIZE.value / float(np.median(seconds)),
+    'examples_per_second': _BATCH_SIZE.value / float(np.median(seconds)),
     'memory_mib': candidate.memory_bytes / 2**20,
     'flops': candidate.flops,
     'ratio': _spread(seconds / np.array(base.seconds)),
@@ -232,13 +258,13 @@ def _spread(values: np.ndarray) -> dict[str, float]:
 
 def _print_utilization(rows: Sequence[dict]) -> None:
   """Prints the share of the matrix-multiplication rate that a step reaches."""
-  peak = dry_run.matmul_rate(8192)
+  peak = dry_run.matmul_rate(8192, dtype=_COMPUTE_DTYPE.value)
   for row in rows:
     rate = row['flops'] / (row['step_ms']['median'] / 1e3)
     row['matmul_share'] = rate / peak
     print(
       f'{row["method"]}: {rate / 1e12:.1f} TFLOP/s of {peak / 1e12:.1f} '
-      f'({rate / peak:.0%} of a float32 matrix multiplication)'
+      f'({rate / peak:.0%} of a {_COMPUTE_DTYPE.value} matrix multiplication)'
     )
 
 

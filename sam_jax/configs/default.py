@@ -35,23 +35,29 @@ def get_config() -> ml_collections.ConfigDict:
   # section go to it.
   config.task = ml_collections.ConfigDict()
   config.task.name = 'image_classification'
+  # 'image_classification': 'softmax', or 'sigmoid', a question of yes or no for
+  # each class, as big_vision trains ViTs.
+  config.task.loss = placeholder(str)
 
   # --- Model [model_name] ----------------------------------------------------
   config.model = ml_collections.ConfigDict()
   # 'WideResnet28x10', 'Pyramid_ShakeDrop', 'efficientnet-b7', ...; `python -m
   # sam_jax.models` lists all, and shows one.
   config.model.name = 'cnn'
-  # 'wide_resnet', 'shake_shake', 'pyramidnet', 'cifar_resnet': layers.
+  # 'wide_resnet', 'shake_shake', 'pyramidnet', 'cifar_resnet': layers; 'vit',
+  # 'mixer', 'gpt': blocks.
   config.model.depth = placeholder(int)
   # 'wide_resnet': factor on 16, 32, 64 channels; 'shake_shake', 'resnet':
-  # channels of the first group. An EfficientNet's factors are in its name.
+  # channels of the first group; 'vit', 'mixer', 'gpt': features of a patch or a
+  # token. An EfficientNet's factors are in its name.
   config.model.width = placeholder(int)
   # 'pyramidnet', 'PyramidNet272': channels by which the blocks grow.
   config.model.alpha = placeholder(int)
   # 'pyramidnet': whether its branches are dropped at random.
   config.model.shake_drop = placeholder(bool)
-  # EfficientNets: side of the images, to which all are resized; None is the
-  # model's own. Probability of skipping the last block: official 0.2.
+  # EfficientNets, 'vit', 'mixer': side of the images, to which all are resized;
+  # None is the model's own, or leaves them as they are. EfficientNets:
+  # probability of skipping the last block: official 0.2.
   config.model.resolution = placeholder(int)
   config.model.drop_connect_rate = placeholder(float)
   # 'wide_resnet': official [use_additional_skip_connections], False.
@@ -64,16 +70,38 @@ def get_config() -> ml_collections.ConfigDict:
   # Whether the backward pass computes blocks again instead of keeping what is
   # inside: less memory, more time. Not for 'cnn'.
   config.model.remat = placeholder(bool)
-  # 'wide_resnet', 'cnn', EfficientNets: share of activations dropped; official
-  # 0, but 0.2 to 0.5 for EfficientNets.
+  # 'wide_resnet', 'cnn', 'vit', 'gpt', EfficientNets: share of activations
+  # dropped; official 0, but 0.2 to 0.5 for EfficientNets.
   config.model.dropout_rate = placeholder(float)
+  # 'vit', 'mixer': side of a patch in pixels. 'vit', 'gpt': heads of the
+  # attention, hidden units of an MLP (None is four times the width). 'mixer':
+  # hidden units of the MLPs over patches and over features.
+  config.model.patch = placeholder(int)
+  config.model.heads = placeholder(int)
+  config.model.mlp_width = placeholder(int)
+  config.model.tokens_mlp_width = placeholder(int)
+  config.model.channels_mlp_width = placeholder(int)
+  # ViT: what the logits are made of, 'token' or 'gap', the mean over patches.
+  config.model.classifier = placeholder(str)
+  # ViT: 'learned' or 'sincos2d'. GPT: 'learned' or 'rotary'.
+  config.model.positions = placeholder(str)
+  # ViT, Mixer: biases of the classifier at the start; None is 0.
+  config.model.head_bias = placeholder(float)
+  # ViT, GPT: kernel of the attention, 'xla', 'cudnn' or, which None is, 'auto'.
+  config.model.attention = placeholder(str)
+  # GPT: number of positions, None is data.context_length; whether the logits
+  # are made with the embeddings of the tokens; whether there are biases.
+  config.model.context_length = placeholder(int)
+  config.model.tied = placeholder(bool)
+  config.model.use_bias = placeholder(bool)
   # 'cnn': channels of its convolutions, units of its hidden layer.
   config.model.features = placeholder(tuple)
   config.model.hidden = placeholder(int)
-  # 'cnn': 'relu', 'tanh', ...
+  # 'cnn': 'relu', 'tanh', ... GPT: 'gelu', 'swiglu'.
   config.model.activation = placeholder(str)
   # What to start from: a run directory, of whose last checkpoint counts what it
-  # was evaluated with, or an official checkpoint; '' is random.
+  # was evaluated with, or an official checkpoint, .npz files of ViT and Mixer
+  # among them; '' is random.
   config.init_from = ''
   # Run directory whose last checkpoint predicts the training labels, which then
   # count instead of the data set's; '' is none. What the paper calls bootstrap:
@@ -245,15 +273,21 @@ def get_config() -> ml_collections.ConfigDict:
   # Largest learning rate. Official [learning_rate]: 0.1.
   config.learning_rate = 0.1
   config.schedule = ml_collections.ConfigDict()
-  # 'cosine', 'exponential', 'constant', 'piecewise'. Official [lr_schedule].
+  # 'cosine', 'exponential', 'constant', 'linear', 'piecewise'. Official
+  # [lr_schedule].
   config.schedule.name = 'cosine'
   # Epochs over which the learning rate rises from 0. Official: 0 for cosine.
   config.schedule.warmup_epochs = 0.0
-  # 'exponential': share of the learning rate left at the end; official 0.012.
+  # Updates over which it rises; if given, this counts instead.
+  config.schedule.warmup_steps = placeholder(int)
+  # 'exponential', 'cosine': share of the learning rate left at the end;
+  # official 0.012 and 0.
   config.schedule.end_fraction = placeholder(float)
   # 'piecewise': shares of the run after which it is multiplied by the factor.
   config.schedule.boundaries = placeholder(tuple)
   config.schedule.factor = placeholder(float)
+  # Whether it begins where the warm-up ends; official: at step 0.
+  config.schedule.after_warmup = placeholder(bool)
 
   # --- Optimizer -------------------------------------------------------------
   config.optimizer = ml_collections.ConfigDict()

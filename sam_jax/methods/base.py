@@ -20,7 +20,7 @@ from sam_jax.methods.interface import Context, GroupResult, Problem, State
 
 # What a task may have besides a loss, and what a message calls it.
 NEEDS = {
-  'logits': 'a model whose outputs are logits',
+  'logits': 'a model whose outputs are logits of a softmax',
   'classes': 'examples of classes, and to know how many each class has',
   'examples': (
     'training examples whose numbers are known, and that are not mixed with '

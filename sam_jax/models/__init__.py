@@ -8,10 +8,13 @@ with extras.required():
     cifar_resnet as cifar_resnet,
     cnn as cnn,
     efficientnet as efficientnet,
+    gpt as gpt,
+    mixer as mixer,
     preact_resnet as preact_resnet,
     pyramidnet as pyramidnet,
     resnet as resnet,
     shake_shake as shake_shake,
+    vit as vit,
     wide_resnet as wide_resnet,
   )
   from sam_jax.models.layers import Classifier as Classifier

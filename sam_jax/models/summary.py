@@ -136,12 +136,12 @@ def default_size(name: str, model: nn.Module) -> int:
 
   Args:
     name: under which it was created.
-    model: has an attribute `resolution`, or is one of ImageNet's (224) if it
-      is a ResNet, else of CIFAR's (32).
+    model: has an attribute `resolution` that is not None, or is one of
+      ImageNet's (224) if it is a ResNet, a ViT or a Mixer under a name of the
+      literature, else of CIFAR's (32).
   """
-  return getattr(
-    model, 'resolution', 224 if name.lower().startswith('resnet') else 32
-  )
+  is_large = name.lower().startswith(('resnet', 'vit-', 'mixer-'))
+  return getattr(model, 'resolution', None) or (224 if is_large else 32)
 
 
 def _trace(

@@ -242,13 +242,12 @@ def _schedule(
 ) -> optax.Schedule:
   """Returns the learning-rate schedule."""
   options = factories.fields(config.schedule)
-  warmup_epochs = options.pop('warmup_epochs', 0.0)
+  warmup = round(options.pop('warmup_epochs', 0.0) * steps_per_epoch)
   with factories.refusing(config, 'schedule'):
     return schedules.create(
       learning_rate=config.learning_rate,
       num_steps=num_steps,
-      warmup_steps=round(warmup_epochs * steps_per_epoch),
-      **options,
+      **{'warmup_steps': warmup, **options},
     )
 
 

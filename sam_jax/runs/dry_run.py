@@ -82,7 +82,8 @@ def describe(
   compiled = _compile(experiment, state)
   # Of one device's program, and so is the rate.
   flops = count_flops(compiled, experiment.fns)
-  seconds = flops / (_EFFICIENCY * matmul_rate()) * experiment.num_steps
+  rate = matmul_rate(dtype=config.compute_dtype)
+  seconds = flops / (_EFFICIENCY * rate) * experiment.num_steps
   return {
     'data': (
       f'{dataset.name}, {count(dataset.train):,} training and '
@@ -136,14 +137,17 @@ def _compile(experiment: build.Experiment, state: train_step.TrainState) -> Any:
   return experiment.compile_train_step().lower(state, batch).compile()
 
 
-def matmul_rate(size: int = 2048, repeats: int = 5) -> float:
+def matmul_rate(
+  size: int = 2048, repeats: int = 5, dtype: str = 'float32'
+) -> float:
   """Returns the floating-point operations per second of one device.
 
   Args:
-    size: of the square float32 matrices that are multiplied.
+    size: of the square matrices that are multiplied.
     repeats: multiplications; the fastest counts.
+    dtype: of the matrices.
   """
-  matrix = jax.device_put(np.ones((size, size), np.float32))
+  matrix = jax.device_put(np.ones((size, size), jnp.dtype(dtype)))
   multiply = jax.jit(jnp.matmul)
   multiply(matrix, matrix).block_until_ready()
   seconds = []

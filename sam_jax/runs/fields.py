@@ -77,7 +77,7 @@ OPEN: dict[str, dict[str, Any]] = {
   'method': {},
   'model': {'norm': str | None},
   'optimizer': {},
-  'schedule': {'warmup_epochs': float},
+  'schedule': {'warmup_epochs': float, 'warmup_steps': int | None},
   'task': {},
 }
 # Where infinity means something; NaN never does.

@@ -9,7 +9,10 @@ import flax
 import numpy as np
 
 from sam_jax import types
-from sam_jax.runs import identity, legacy, loading
+from sam_jax.runs import identity, legacy, loading, npz, positions
+
+# A layer between the last block and the classifier.
+_BEFORE_HEAD = 'params/pre_logits/'
 
 
 class Fitted(NamedTuple):
@@ -18,10 +21,12 @@ class Fitted(NamedTuple):
   Attributes:
     variables: with the structure and the dtypes of the model's own.
     new_head: path of the classifier, if it is not the pretrained one.
+    changes: what else differs from the pretrained ones, in words.
   """
 
   variables: types.PyTree
   new_head: str | None
+  changes: tuple[str, ...] = ()
 
 
 def load(
@@ -34,7 +39,8 @@ def load(
   """Returns pretrained variables for a model, and prints what they are.
 
   A run of ours says which classes it knows. If those are others, the classifier
-  is a new one, even if there are as many.
+  is a new one, even if there are as many. An .npz file belongs to images in
+  [-1, 1]; the first layer takes over the difference to those of the data.
 
   Args:
     source: see `read`.
@@ -48,7 +54,10 @@ def load(
     ValueError: there is nothing to load, or it does not fit.
     FileNotFoundError: there is no such path.
   """
-  loaded = read(source)
+  loaded, other = read(source), ''
+  if info is not None and npz.is_npz(pathlib.Path(source)):
+    loaded = npz.renormalise(loaded, info.get('mean'), info.get('std'))
+    other = "; the first layer's images are [-1, 1] -> those of the data"
   difference, has_other_classes = _compare_data(source, info, examples)
   fitted = fit(
     variables,
@@ -60,7 +69,8 @@ def load(
     and info is not None
     and num_classes == info.get('num_classes'),
   )
-  other = f'; it was trained on other data: {difference}' if difference else ''
+  if difference:
+    other = f'; it was trained on other data: {difference}'
   print(_describe(source, loaded, fitted) + other)
   return fitted.variables
 
@@ -84,7 +94,7 @@ def read(source: str | pathlib.Path) -> dict[str, types.PyTree]:
 
   Args:
     source: run directory of ours, of which the last checkpoint counts; or
-      what `legacy.read` takes.
+      what `read_official` takes.
 
   Raises:
     ValueError: it holds neither.
@@ -92,7 +102,22 @@ def read(source: str | pathlib.Path) -> dict[str, types.PyTree]:
   """
   if (pathlib.Path(source) / 'config.json').exists():
     return loading.load(source).variables
-  return legacy.read(source)
+  return read_official(source)
+
+
+def read_official(source: str | pathlib.Path) -> dict[str, types.PyTree]:
+  """Returns the params and batch_stats of an official checkpoint.
+
+  Args:
+    source: an .npz file of google-research/vision_transformer; or what
+      `legacy.read` takes, a checkpoint of google-research/sam.
+
+  Raises:
+    ValueError: it holds neither.
+    FileNotFoundError: there is no such path.
+  """
+  path = pathlib.Path(source)
+  return npz.read(path) if npz.is_npz(path) else legacy.read(path)
 
 
 def fit(
@@ -126,10 +151,17 @@ def fit(
   from the official release: the head is recognised by its shape and not by its
   name, and arrays are matched by name and not by position.
   """
+  loaded, resized = positions.resize(loaded, variables, source)
   ours, theirs = _flatten(variables), _flatten(loaded)
   head = _find_new_head(ours, theirs, num_classes)
   if head is None and has_other_classes:
     head = _find_head(ours, num_classes, source)
+  left_out = {
+    name
+    for name in theirs.keys() - ours.keys()
+    if head is not None and name.startswith(_BEFORE_HEAD)
+  }
+  theirs = {k: v for k, v in theirs.items() if k not in left_out}
   kept = {name for name in ours if name.rpartition('/')[0] == head}
   _check_shapes(
     {name: leaf.shape for name, leaf in ours.items() if name not in kept},
@@ -144,7 +176,9 @@ def fit(
   }
   nested = flax.traverse_util.unflatten_dict(values, sep='/')
   fitted = {collection: nested.get(collection, {}) for collection in variables}
-  return Fitted(fitted, head)
+  changes = [resized] if resized else []
+  changes += [f'{_BEFORE_HEAD.split("/")[1]} is left out'] * bool(left_out)
+  return Fitted(fitted, head, tuple(changes))
 
 
 def _flatten(tree: Mapping[str, types.PyTree]) -> dict[str, Any]:
@@ -251,6 +285,7 @@ def _describe(
   line = (
     f'initialised from {source}: {len(leaves)} arrays, {count:,} parameters'
   )
+  line = '; '.join([line, *fitted.changes])
   if head is None:
     return line
   old = _flatten(loaded)[f'{head}/kernel'].shape[-1]

@@ -14,7 +14,6 @@ FIELDS = {
   'optimizer.weight_decay_place': 'weight_decay.place',
   'schedule.learning_rate': 'learning_rate',
   'schedule.num_steps': 'num_steps',
-  'schedule.warmup_steps': 'schedule.warmup_epochs',
   'task.augmentation': 'a field of augmentation',
   'task.info': 'another data set',
   'task.label_smoothing': 'label_smoothing',

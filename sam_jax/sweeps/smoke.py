@@ -13,7 +13,11 @@ import ml_collections
 from sam_jax import datasets
 from sam_jax.sweeps import cells as cells_lib, overrides
 
-_LENGTH = {'num_steps': 3, 'eval_batch_size': 64}
+_LENGTH: cells_lib.Fields = {
+  'num_steps': 3,
+  'schedule.warmup_epochs': 0.0,
+  'eval_batch_size': 64,
+}
 _MAX_BATCH_SIZE = 16
 # On a CPU each microbatch is compiled by itself.
 _MAX_GROUPS, _MAX_PER_GROUP = 2, 2
@@ -34,6 +38,19 @@ _MODELS: dict[str, cells_lib.Fields] = {
   r'efficientnet-.*': {
     'model.name': 'efficientnet-b0',
     'model.resolution': 32,
+  },
+  r'ViT-.*': {
+    'model.name': 'vit',
+    'model.patch': 16,
+    'model.width': 8,
+    'model.depth': 2,
+    'model.heads': 2,
+  },
+  r'Mixer-.*': {
+    'model.name': 'mixer',
+    'model.patch': 16,
+    'model.width': 8,
+    'model.depth': 2,
   },
 }
 

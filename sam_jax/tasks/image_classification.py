@@ -9,11 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from sam_jax import augmentation as augmentation_lib
+from sam_jax import augmentation as augmentation_lib, lookup
 from sam_jax.augmentation import mixing as mixing_lib
 from sam_jax.tasks import base, losses, registry
 
 _TOP_K = 5
+_LOSSES = {
+  'softmax': losses.cross_entropy,
+  'sigmoid': losses.sigmoid_cross_entropy,
+}
 
 
 class ImageTask(base.Task):
@@ -107,7 +111,7 @@ class ImageTask(base.Task):
 
 @registry.register('image_classification')
 class ImageClassification(ImageTask):
-  """One class for each image; the loss is the cross entropy."""
+  """One class for each image; the loss is a cross entropy."""
 
   score = base.Score('error_rate', 'error', '%', 100.0)
 
@@ -119,6 +123,7 @@ class ImageClassification(ImageTask):
     augmentation: Mapping[str, Any] | None = None,
     mixing: Mapping[str, Any] | None = None,
     label_smoothing: float = 0.0,
+    loss: str = 'softmax',
   ) -> None:
     """Takes the model, and what is known of the data set.
 
@@ -128,6 +133,8 @@ class ImageClassification(ImageTask):
       augmentation: see `ImageTask`.
       mixing: of `mixing.create`; None mixes nothing.
       label_smoothing: see `losses.cross_entropy`; of training alone.
+      loss: 'softmax', the cross entropy, or 'sigmoid', see
+        `losses.sigmoid_cross_entropy`.
 
     Raises:
       ValueError: a name is unknown, a number out of range, or there is one
@@ -143,6 +150,9 @@ class ImageClassification(ImageTask):
     self._is_mixed = mixing['name'] != 'none'
     self._mix = mixing_lib.create(num_classes=info['num_classes'], **mixing)
     self._label_smoothing = label_smoothing
+    lookup.check('loss', loss, _LOSSES)
+    self._is_softmax = loss == 'softmax'
+    self._loss = _LOSSES[loss]
 
   def mix(self, key: jax.Array, batch: base.Batch) -> base.Batch:
     """Returns the microbatch with mixed images and labels, if they are."""
@@ -150,13 +160,18 @@ class ImageClassification(ImageTask):
     return {**batch, 'image': images, 'label': labels}
 
   def example_losses(self, outputs: jax.Array, batch: base.Batch) -> jax.Array:
-    """Returns the smoothed cross entropy of each example, in nats."""
-    return losses.cross_entropy(outputs, batch['label'], self._label_smoothing)
+    """Returns the smoothed loss of each example, in nats."""
+    return self._loss(outputs, batch['label'], self._label_smoothing)
 
   @property
   def offers(self) -> dict[str, Any]:
-    """Logits, classes and examples if they were counted, and domains."""
-    offers = {'logits': self.info['num_classes'], **super().offers}
+    """Logits, classes and examples if they were counted, and domains.
+
+    Methods that need logits take their softmax.
+    """
+    offers = super().offers
+    if self._is_softmax:
+      offers['logits'] = self.info['num_classes']
     counts = self.info.get('class_counts')
     if counts is not None:
       offers['classes'] = counts
@@ -187,7 +202,7 @@ class ImageClassification(ImageTask):
       batch: with the integer labels, `[rows]`.
 
     Returns:
-      Float arrays `[rows]`: loss (cross entropy in nats, no smoothing),
+      Float arrays `[rows]`: loss (in nats, no smoothing),
       error_rate (1 where the largest logit is another class), and for more than
       five classes top5_error_rate (1 where five classes have a larger logit).
 
@@ -201,7 +216,7 @@ class ImageClassification(ImageTask):
     is_finite = jnp.isfinite(own[:, 0])
     is_right = (jnp.argmax(outputs, axis=-1) == labels) & is_finite
     metrics = {
-      'loss': losses.cross_entropy(outputs, labels),
+      'loss': self._loss(outputs, labels),
       'error_rate': 1 - is_right.astype(jnp.float32),
     }
     if outputs.shape[-1] > _TOP_K:
@@ -229,5 +244,9 @@ class ImageClassification(ImageTask):
       columns[key] = values
       if names.size:
         columns[f'{key}_name'] = names[values]
-    probability = np.max(scipy.special.softmax(outputs, axis=-1), axis=-1)
+    if self._is_softmax:
+      probabilities = scipy.special.softmax(outputs, axis=-1)
+    else:
+      probabilities = scipy.special.expit(outputs)
+    probability = np.max(probabilities, axis=-1)
     return columns | {'probability': probability}

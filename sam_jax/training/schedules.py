@@ -17,12 +17,26 @@ def constant(learning_rate: float, num_steps: int) -> optax.Schedule:
   return optax.constant_schedule(learning_rate)
 
 
-def cosine(learning_rate: float, num_steps: int) -> optax.Schedule:
-  """Returns a half cosine, from learning_rate at step 0 to 0 at num_steps.
+def cosine(
+  learning_rate: float, num_steps: int, end_fraction: float = 0.0
+) -> optax.Schedule:
+  """Returns a half cosine, from learning_rate at step 0 on.
+
+  Args:
+    learning_rate: at step 0.
+    num_steps: length of the run.
+    end_fraction: share of the learning rate that is left at num_steps; the
+      official release has 0, and recipes for language models 0.1.
+
+  Raises:
+    ValueError: end_fraction is no share.
 
   Differs from the official release, which rises again after the last step.
   """
-  return optax.cosine_decay_schedule(learning_rate, max(num_steps, 1))
+  _check_share(end_fraction)
+  return optax.cosine_decay_schedule(
+    learning_rate, max(num_steps, 1), alpha=end_fraction
+  )
 
 
 def exponential(
@@ -38,6 +52,26 @@ def exponential(
   """
   return optax.exponential_decay(
     learning_rate, max(num_steps, 1), decay_rate=end_fraction
+  )
+
+
+def linear(
+  learning_rate: float, num_steps: int, end_fraction: float = 0.0
+) -> optax.Schedule:
+  """Returns a straight line.
+
+  Args:
+    learning_rate: at step 0.
+    num_steps: length of the run.
+    end_fraction: share of the learning rate that is left at num_steps, in
+      [0, 1].
+
+  Raises:
+    ValueError: end_fraction is no share.
+  """
+  _check_share(end_fraction)
+  return optax.linear_schedule(
+    learning_rate, end_fraction * learning_rate, max(num_steps, 1)
   )
 
 
@@ -71,10 +105,20 @@ def piecewise(
   return optax.piecewise_constant_schedule(learning_rate, steps)
 
 
+def _check_share(end_fraction: float) -> None:
+  """Refuses an end that is no share of the learning rate."""
+  if not 0 <= end_fraction <= 1:
+    raise ValueError(
+      f'schedule.end_fraction is {end_fraction}; it is a share of the learning '
+      'rate, in [0, 1]'
+    )
+
+
 _SCHEDULES = {
   'constant': constant,
   'cosine': cosine,
   'exponential': exponential,
+  'linear': linear,
   'piecewise': piecewise,
 }
 
@@ -85,18 +129,22 @@ def create(
   learning_rate: float,
   num_steps: int,
   warmup_steps: int = 0,
+  after_warmup: bool = False,
   **options: float | Sequence[float] | None,
 ) -> optax.Schedule:
   """Returns the schedule of that name.
 
   During warm-up the schedule is multiplied by step / warmup_steps, as in the
-  official release: it decays from step 0 on, with or without warm-up.
+  official release: it decays from step 0 on, with or without warm-up, unless
+  after_warmup says otherwise.
 
   Args:
-    name: 'constant', 'cosine', 'exponential' or 'piecewise'.
+    name: 'constant', 'cosine', 'exponential', 'linear' or 'piecewise'.
     learning_rate: the largest value.
     num_steps: length of the run, warm-up included.
     warmup_steps: length of the warm-up; 0 is none.
+    after_warmup: whether the schedule begins where the warm-up ends, with the
+      learning rate itself, and decays over the rest of the run.
     **options: of that schedule; None means its default.
 
   Returns:
@@ -112,7 +160,7 @@ def create(
   if not 0 <= warmup_steps <= num_steps:
     raise ValueError(
       f'the warm-up takes {warmup_steps} of {num_steps} steps; warmup_epochs '
-      'must fit into the run'
+      'or warmup_steps must fit into the run'
     )
   factory = _SCHEDULES[name]
   given = {k: v for k, v in options.items() if v is not None}
@@ -120,7 +168,11 @@ def create(
     f'schedule {name!r}', factory, given, ('learning_rate', 'num_steps')
   )
   lookup.check_types(f'schedule {name!r}', factory, given)
-  schedule = factory(learning_rate, num_steps, **given)
+  start = warmup_steps if after_warmup else 0
+  schedule = factory(learning_rate, num_steps - start, **given)
   if warmup_steps == 0:
     return schedule
-  return lambda step: schedule(step) * jnp.minimum(1.0, step / warmup_steps)
+  return lambda step: (
+    schedule(jnp.maximum(step - start, 0))
+    * jnp.minimum(1.0, step / warmup_steps)
+  )

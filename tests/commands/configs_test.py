@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from sam_jax import datasets, models
+from sam_jax import datasets, models, tasks
 from sam_jax.configs import (
   cifar10,
   cifar100,
@@ -13,10 +13,13 @@ from sam_jax.configs import (
   digits,
   fashion_mnist,
   finetune,
+  gpt2,
   image_folder,
   imagenet,
+  imagenet_vit,
   label_noise,
   svhn,
+  text,
 )
 from sam_jax.training import layout
 
@@ -148,10 +151,59 @@ def test_imagenet_has_the_settings_of_the_paper(row, model, epochs):
   assert config.augmentation.padding == 0
 
 
+# GSAM's table 1 and the authors' config of ViT-B/32.
+@pytest.mark.parametrize(
+  ('row', 'settings'),
+  [
+    ('gsam', ('ViT-B/32', 300, 3e-3, 0.6, 0.1, 0.6)),
+    ('gsam,ViT-S/16', ('ViT-S/16', 300, 3e-3, 0.6, 0.0, 1.0)),
+    ('gsam,Mixer-B/16', ('Mixer-B/16', 300, 3e-3, 0.5, 0.2, 0.01)),
+    ('gsam,Resnet152', ('Resnet152', 90, 1.6, 0.04, 0.02, 0.005)),
+    ('sam,ViT-B/16', ('ViT-B/16', 300, 3e-3, 0.2, None, None)),
+  ],
+)
+def test_transformers_have_the_settings_of_their_papers(row, settings):
+  config = imagenet_vit.get_config(row)
+  method = config.method
+  assert settings == (
+    config.model.name,
+    config.num_epochs,
+    config.learning_rate,
+    method.rho,
+    method.rho_min,
+    method.alpha,
+  )
+  assert method.name == row.partition(',')[0]
+  schedule = config.schedule
+  assert (schedule.name, schedule.end_fraction) == ('linear', 0.01)
+  is_resnet = 'Resnet' in row
+  assert round(schedule.warmup_epochs * 312) == (5000 if is_resnet else 10_000)
+  assert config.task.loss == (None if is_resnet else 'sigmoid')
+  assert config.model.head_bias == (None if is_resnet else -10)
+  options = {k: v for k, v in config.model.items() if v is not None}
+  models.create(options.pop('name'), num_classes=1000, **options)
+
+
+def test_the_cheap_recipe_has_the_settings_of_its_command():
+  config = imagenet_vit.get_config('sassha')
+  assert config.model.name == 'ViT-S/32'
+  assert (config.batch_size, config.num_epochs) == (1024, 90)
+  assert (config.learning_rate, config.weight_decay.rate) == (1e-3, 1e-4)
+  assert (config.schedule.name, config.schedule.warmup_epochs) == ('cosine', 8)
+  assert (config.method.rho, config.gradient_clipping) == (0.2, 1)
+
+
+@pytest.mark.parametrize('row', ['gsam,ViT-B/8', 'sassha,ViT-B/32', 'adamw'])
+def test_another_recipe_or_model_is_refused(row):
+  with pytest.raises(ValueError, match=f'{row}.* is unknown; use'):
+    imagenet_vit.get_config(row)
+
+
 @pytest.mark.parametrize(
   ('config', 'policy'),
   [
     (imagenet, 'imagenet'),
+    (imagenet_vit, 'imagenet'),
     (image_folder, 'imagenet'),
     (svhn, 'svhn'),
     (cifar10, 'cifar'),
@@ -171,7 +223,9 @@ def test_an_odd_length_is_refused_or_the_default(row):
       imagenet.get_config(row)
 
 
-@pytest.mark.parametrize('config', [imagenet, image_folder, finetune])
+@pytest.mark.parametrize(
+  'config', [imagenet, imagenet_vit, image_folder, finetune]
+)
 def test_the_data_of_a_config_are_known(config):
   assert config.get_config().data.name in datasets.names()
 
@@ -185,7 +239,7 @@ def test_the_data_of_all_rows_of_fine_tuning_are_known():
     assert data in datasets.names()
 
 
-@pytest.mark.parametrize('variant', ['clean', 'noisy'])
+@pytest.mark.parametrize('variant', ['clean', 'noisy', 'vit'])
 def test_the_digits_say_how_the_batch_is_cut(variant):
   config = digits.get_config(variant)
   assert config.batch_size == config.m == config.microbatch_size == 25
@@ -200,14 +254,47 @@ def test_the_digits_say_how_the_batch_is_cut(variant):
     digits,
     fashion_mnist,
     finetune,
+    gpt2,
     imagenet,
+    imagenet_vit,
     label_noise,
     svhn,
+    text,
   ],
 )
 def test_an_unknown_argument_is_refused(module):
   with pytest.raises(ValueError, match="hundred'?.* is unknown; use "):
     module.get_config('hundred')
+
+
+@pytest.mark.parametrize('argument', [*text.TEXTS, *gpt2.MODELS])
+def test_language_models_have_the_recipe_of_their_source(argument):
+  module = text if argument in text.TEXTS else gpt2
+  config = module.get_config(argument)
+  assert module.get_config() == module.get_config(
+    {text: 'python_manual', gpt2: 'gpt2'}[module]
+  )
+  assert config.optimizer.name == 'adamw'
+  assert config.weight_decay.to_dict() == {
+    'rate': 0.1,
+    'place': 'decoupled',
+    'exclude': '(scale|bias)$',
+  }
+  assert (config.gradient_clipping, config.schedule.end_fraction) == (1, 0.1)
+  assert tasks.get(config.task.name) is tasks.LanguageModelling
+  assert config.data.name in datasets.text.names()
+  layout.create(config.batch_size, 1, config.m, config.microbatch_size)
+  options = {k: v for k, v in config.model.items() if v is not None}
+  options |= {'context_length': config.data.context_length}
+  assert models.create(num_classes=50_257, **options).depth >= 5
+
+
+def test_gpt2_has_the_numbers_of_nanogpt():
+  config = gpt2.get_config()
+  assert (config.batch_size, config.data.context_length) == (480, 1024)
+  assert (config.num_steps, config.schedule.warmup_steps) == (600_000, 2000)
+  assert config.learning_rate == 6e-4
+  assert (config.optimizer.b1, config.optimizer.b2) == (0.9, 0.95)
 
 
 def test_the_fields_that_the_readme_maps_official_flags_to_exist():

@@ -7,7 +7,7 @@ import pytest
 import sam_jax
 from sam_jax import models
 from sam_jax.runs import initialization, legacy, loading, pretrained
-from tests import legacy_files, tiny
+from tests import legacy_files, reference, tiny, vit_files, zoo
 
 MODEL, CLASSES, SHAPE = 'WideResnet_mini', 7, (8, 8, 3)
 IMAGES = np.zeros((1, *SHAPE), np.float32)
@@ -75,6 +75,33 @@ def test_a_file_becomes_a_run_that_computes_the_same(converted, original):
     'std': [0.2, 0.3, 0.4],
   }
   _check_inventory(printed, original)
+
+
+@pytest.mark.slow
+def test_an_npz_file_of_a_vit_becomes_a_run(command, tmp_path):
+  model = models.create('ViT-Ti/32', num_classes=CLASSES)
+  arrays = {
+    name.removeprefix('params/'): np.full(shape, 0.01, np.float32)
+    for name, shape in zoo.shapes(model, (1, 224, 224, 3))['params'].items()
+  }
+  done = command(
+    'convert_checkpoint',
+    f'--input={vit_files.write(tmp_path / "Ti_32.npz", arrays)}',
+    '--model=ViT-Ti/32',
+    f'--output={tmp_path / "run"}',
+  )
+  assert done.status == 0, done.err
+  restored = loading.restore(tmp_path / 'run')
+  found = reference.flatten(restored.variables['params'])
+  assert {k: v.shape for k, v in found.items()} == {
+    k: v.shape for k, v in arrays.items()
+  }
+  assert restored.task.info == {
+    'num_classes': CLASSES,
+    'image_shape': [224, 224, 3],
+    'mean': [0.5, 0.5, 0.5],
+    'std': [0.5, 0.5, 0.5],
+  }
 
 
 def test_a_run_can_start_from_it(converted):

@@ -54,6 +54,21 @@ def test_the_step_benchmark_compares_the_methods(benchmark):
 
 
 @pytest.mark.slow
+def test_the_step_benchmark_takes_a_language_model(benchmark):
+  found, _ = benchmark(
+    'step',
+    *('--model=gpt-tiny', '--batch_size=4', '--context_length=8'),
+    *('--methods=sgd,sam,quarter_sam', '--rounds=1', '--steps=1'),
+  )
+  assert found['parameters'] == 1_040_768 - 120 * 128
+  flops = {row['method']: row['flops'] for row in found['methods']}
+  # A quarter of the examples more, and a whole gradient more; AdamW's update
+  # is a large share where windows are so short.
+  assert 1.1 < flops['quarter_sam'] / flops['sgd'] < 1.3
+  assert 1.7 < flops['sam'] / flops['sgd'] < 2.1
+
+
+@pytest.mark.slow
 def test_the_compilation_benchmark_measures_each_model(benchmark):
   found, _ = benchmark(
     'compile',

@@ -301,6 +301,8 @@ _EFFECTS = (
   {'learning_rate': 0.05},
   {'schedule.name': 'exponential'},
   {'schedule.warmup_epochs': 0.2},
+  {'schedule.warmup_steps': 2},
+  {'schedule.end_fraction': 0.1},
   {'optimizer.name': 'lion'},
   {'optimizer.name': 'rmsprop_tf'},
   {'optimizer.momentum': 0.5},

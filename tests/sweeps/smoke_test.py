@@ -63,6 +63,16 @@ def test_images_that_are_decoded_are_small():
   assert (fields['model.name'], fields['model.width']) == ('Resnet50', 4)
 
 
+@pytest.mark.parametrize(
+  ('model', 'small'), [('ViT-B/32', 'vit'), ('Mixer-S/8', 'mixer')]
+)
+def test_a_transformer_of_the_kind_is_left(model, small):
+  config = configs.find(f'imagenet_vit:gsam,{model}')
+  fields = smoke.fields(cells_lib.config({'config': config}, tiny.ROOT))
+  assert (fields['model.name'], fields['model.depth']) == (small, 2)
+  assert fields['data.image_size'] % fields['model.patch'] == 0
+
+
 def test_an_unknown_model_or_data_set_is_left_as_it_is():
   fields = smoke.fields(
     tiny.config(**{'model.name': 'mine', 'data.name': 'mine'})

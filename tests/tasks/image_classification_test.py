@@ -106,6 +106,22 @@ def test_the_loss_of_training_is_smoothed_and_that_of_an_evaluation_is_not():
   assert smoothed[0] != plain[0]
 
 
+def test_the_sigmoid_loss_is_trained_and_evaluated():
+  logits, batch = jnp.array([[2.0, 0.0, -1.0]]), {'label': jnp.array([1])}
+  task = _task(loss='sigmoid')
+  expected = losses.sigmoid_cross_entropy(logits, batch['label'])
+  for found in (
+    task.example_losses(logits, batch),
+    task.example_metrics(logits, batch)['loss'],
+  ):
+    np.testing.assert_array_equal(found, expected)
+  table = task.predictions(np.asarray(logits), np.array([1]))
+  np.testing.assert_allclose(table['probability'], 1 / (1 + np.exp(-2.0)))
+  assert 'logits' in _task().offers and 'logits' not in task.offers
+  with pytest.raises(ValueError, match="unknown loss 'hinge'; known: softmax"):
+    _task(loss='hinge')
+
+
 def test_errors_of_mixed_images_are_those_of_the_larger_weight():
   targets = jnp.array([[0.6, 0.4, 0.0], [0.0, 0.7, 0.3]])
   for logits, expected in ((jnp.eye(2, 3), 0), (jnp.eye(2, 3)[::-1], 1)):

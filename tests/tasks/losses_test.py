@@ -49,3 +49,19 @@ def test_cross_entropy_takes_half_precision_and_huge_logits():
   values = losses.cross_entropy(logits, jnp.array([1]))
   assert values.dtype == jnp.float32
   np.testing.assert_allclose(values, [2e4], rtol=1e-2)  # bfloat16 inputs
+
+
+def test_the_sigmoid_loss_asks_of_each_class_alone():
+  logits = np.array([[2.0, 0.0, -1.0], [0.5, 80.0, -90.0]])
+  labels = np.array([0, 2])
+  p = 1 / (1 + np.exp(-logits))
+  p = np.clip(p, 1e-300, 1 - 1e-16)
+  for smoothing in (0.0, 0.3):
+    targets = (1 - smoothing) * np.eye(3)[labels] + smoothing / 3
+    expected = -targets * np.log(p) - (1 - targets) * -np.logaddexp(0, logits)
+    expected = expected.sum(-1)
+    for given in (labels, np.eye(3)[labels]):
+      found = losses.sigmoid_cross_entropy(
+        jnp.float32(logits), jnp.asarray(given), smoothing
+      )
+      np.testing.assert_allclose(found, expected, rtol=1e-6)

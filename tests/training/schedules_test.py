@@ -34,6 +34,18 @@ def test_cosine_is_that_of_the_release(tag):
   assert float(schedule(num_steps + 5)) == 0  # the release's rises again
 
 
+def test_cosine_ends_at_a_share_of_its_base():
+  schedule = schedules.create(
+    'cosine', learning_rate=6e-4, num_steps=600, end_fraction=0.1
+  )
+  rates = _evaluate(schedule, [0, 300, 600, 700])
+  np.testing.assert_allclose(rates, [6e-4, 3.3e-4, 6e-5, 6e-5], rtol=1e-6)
+  with pytest.raises(ValueError, match='end_fraction is -0.1; .* in .0, 1'):
+    schedules.create(
+      'cosine', learning_rate=6e-4, num_steps=600, end_fraction=-0.1
+    )
+
+
 @pytest.mark.parametrize('tag', ['a', 'b'])
 def test_exponential_is_that_of_the_release_but_starts_at_its_base(tag):
   steps, rates, base, num_steps = _release('exponential', tag)
@@ -111,16 +123,36 @@ def test_boundaries_that_are_no_shares_are_refused(boundaries):
     )
 
 
+def test_a_line_begins_where_the_warmup_ends_if_it_is_asked_to():
+  make = lambda **kw: schedules.create(
+    'linear', learning_rate=0.3, num_steps=10, end_fraction=0.1, **kw
+  )
+  steps = [0, 1, 2, 6, 10, 12]
+  line = lambda step: 0.3 - 0.27 * np.clip(step, 0, 1)
+  np.testing.assert_allclose(
+    _evaluate(make(), steps), line(np.array(steps) / 10), rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    _evaluate(make(warmup_steps=2, after_warmup=True), steps),
+    [0.0, 0.15, 0.3, 0.165, 0.03, 0.03],
+    rtol=1e-6,
+  )
+  with pytest.raises(ValueError, match='end_fraction is 1.5; it is a share'):
+    schedules.create(
+      'linear', learning_rate=0.3, num_steps=10, end_fraction=1.5
+    )
+
+
 def test_none_means_the_default_and_unknown_options_are_refused():
   make = lambda **kw: schedules.create(learning_rate=1.0, num_steps=8, **kw)
   assert make(name='exponential', end_fraction=None)(8) == pytest.approx(0.012)
   assert make(name='exponential', end_fraction=0.5)(8) == pytest.approx(0.5)
-  with pytest.raises(ValueError, match="'cosine' takes no end_fraction"):
-    make(name='cosine', end_fraction=0.5)
+  with pytest.raises(ValueError, match="'constant' takes no end_fraction"):
+    make(name='constant', end_fraction=0.5)
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-  known = 'constant, cosine, exponential, piecewise'
+  known = 'constant, cosine, exponential, linear, piecewise'
   with pytest.raises(ValueError, match=f"'step'; known: {known}"):
     schedules.create('step', learning_rate=1.0, num_steps=8)
 
