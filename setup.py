@@ -44,6 +44,7 @@ _TRAIN = [
   'xxhash>=3.4',
 ]
 _RAY = ['ray>=2.50']
+_TOKENIZERS = ['tokenizers>=0.20']
 _EXTRAS = {
   'analysis': _ANALYSIS,
   'train': _TRAIN,
@@ -51,7 +52,7 @@ _EXTRAS = {
   'cuda': [f'jax[cuda12]{_JAX}'],
   'tpu': [f'jax[tpu]{_JAX}'],
   'ray': _RAY,
-  'tokenizers': ['tokenizers>=0.20'],
+  'tokenizers': _TOKENIZERS,
   'wandb': ['wandb>=0.18'],
   # For comparisons with other implementations.
   'torch': ['torch>=2.5'],
@@ -60,6 +61,7 @@ _EXTRAS = {
     *_ANALYSIS,
     *_TRAIN,
     *_RAY,
+    *_TOKENIZERS,
     'build>=1.2',
     # Its modules are parameters in a recipe of the docs.
     'equinox>=0.13.8',

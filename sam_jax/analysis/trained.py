@@ -264,7 +264,7 @@ def _bounded(task: tasks.Task, examples: Any, num_examples: int | None) -> Any:
 def _arrays(examples: Any) -> list[np.ndarray]:
   """Returns what tells examples from others, without images on a disk."""
   if isinstance(examples, windows.Windows):
-    return [examples.tokens, examples.numbers]
+    return [examples.tokens, examples.numbers()]
   arrays = [examples.labels]
   if isinstance(examples.images, np.ndarray):
     arrays.append(examples.images)

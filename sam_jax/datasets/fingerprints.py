@@ -6,7 +6,8 @@ images and labels; of larger ones, 1,000 examples, evenly spaced. Of images that
 stay encoded, the labels, the names and the sizes of all files are hashed, and
 the whole content of `SAMPLED` of them, evenly spaced: a split of so few is
 covered whole, and in a larger one an image may go unnoticed that was replaced
-by another of the same name and number of bytes.
+by another of the same name and number of bytes. The tokens of a text are hashed
+as an array of windows.
 """
 
 import concurrent.futures

@@ -134,12 +134,14 @@ class Dataset:
     }
 
 
+_IMAGES = 'images'
+
 Loader = Callable[..., Any]  # of images, it returns a `Source`
 _LOADERS: dict[str, Loader] = {}
-_KINDS: dict[str, str] = {}  # what each of them is of
+_KINDS: dict[str, str] = {}  # what those are of that are not of images
 
 
-def register(name: str, kind: str = 'images') -> Callable[[Loader], Loader]:
+def register(name: str, kind: str = _IMAGES) -> Callable[[Loader], Loader]:
   """Makes a data set known to `create`; a decorator.
 
   Args:
@@ -172,15 +174,17 @@ def register(name: str, kind: str = 'images') -> Callable[[Loader], Loader]:
         f'data set {name!r} is registered already (by '
         f'{_LOADERS[name].__module__}); choose another name'
       )
-    _LOADERS[name], _KINDS[name] = loader, kind
+    _LOADERS[name] = loader
+    if kind != _IMAGES:
+      _KINDS[name] = kind
     return loader
 
   return add
 
 
-def names(kind: str = 'images') -> list[str]:
+def names(kind: str = _IMAGES) -> list[str]:
   """Returns the names of the data sets of a kind, sorted."""
-  return sorted(name for name in _LOADERS if _KINDS[name] == kind)
+  return sorted(name for name in _LOADERS if _kind(name) == kind)
 
 
 def create(
@@ -286,8 +290,13 @@ def options(name: str) -> list[str] | None:
   return sorted(p.name for p in parameters)
 
 
+def _kind(name: str) -> str:
+  """Returns what a data set is of."""
+  return _KINDS.get(name, _IMAGES)
+
+
 def find_loader(
-  name: str, given: dict[str, object], kind: str = 'images'
+  name: str, given: dict[str, object], kind: str = _IMAGES
 ) -> Loader:
   """Returns the loader of a name, to be called with its options.
 
@@ -300,9 +309,9 @@ def find_loader(
     ValueError: the name is unknown or of another kind, or the data set does not
       have an option.
   """
-  if _KINDS.get(name, kind) != kind:
+  if name in _LOADERS and _kind(name) != kind:
     raise ValueError(
-      f'data set {name!r} is of {_KINDS[name]}, and the task takes {kind}: '
+      f'data set {name!r} is of {_kind(name)}, and the task takes {kind}: '
       f'{", ".join(names(kind))}'
     )
   lookup.check('data set', name, names(kind))

@@ -42,26 +42,31 @@ class Windows:
 
   def select(self, key: slice | np.ndarray) -> 'Windows':
     """Returns the windows of a slice or of an array of indices."""
-    return dataclasses.replace(self, rows=self.numbers[key])
+    return dataclasses.replace(self, rows=self.numbers()[key])
 
   def whole(self) -> 'Windows':
     """Returns the windows without one that is not whole."""
     size = self.context_length
-    return self.select(self.numbers < (len(self.tokens) - 1) // size)
+    return self.select(self.numbers() < (len(self.tokens) - 1) // size)
 
-  @property
-  def numbers(self) -> np.ndarray:
-    """Number of each window in the split."""
-    return np.arange(self._total) if self.rows is None else self.rows
+  def numbers(self, index: np.ndarray | None = None) -> np.ndarray:
+    """Returns the number in the split of each window, or of some of them."""
+    if index is None:
+      return np.arange(self._total) if self.rows is None else self.rows
+    return index if self.rows is None else self.rows[index]
 
   @property
   def fingerprint(self) -> fingerprints.Fingerprint:
     """What tells the split from others."""
+    # Of more than can be hashed whole, windows are taken and not tokens.
+    count = len(self.tokens) // self.context_length
+    end = count * self.context_length
+    parts = (self.tokens[:end].reshape(count, -1), self.tokens[end:])
     return {
       'count': self._total,
       'labels': None,
       'names': None,
-      'contents': fingerprints.of_array(self.tokens),
+      'contents': ' '.join(map(fingerprints.of_array, parts)),
     }
 
   @property
@@ -132,7 +137,7 @@ def train_batches(
   def make(step: int) -> Batch:
     epoch, offset = divmod(step, per_epoch)
     order = batches_lib.permutation(len(windows), seed, epoch)
-    numbers = windows.numbers[order[offset * batch_size + positions]]
+    numbers = windows.numbers(order[offset * batch_size + positions])
     starts = _moved(windows, numbers, seed, epoch)
     return {**windows.at(starts), 'position': positions.copy()}
 
@@ -168,7 +173,7 @@ def eval_batches(
 
   def make(number: int) -> Batch:
     rows = number * batch_size + positions
-    numbers = windows.numbers[np.minimum(rows, count - 1)]
+    numbers = windows.numbers(np.minimum(rows, count - 1))
     batch = windows.at(numbers * windows.context_length)
     mask = (rows < count).astype(np.float32)
     return {**batch, 'position': positions.copy(), 'mask': mask}

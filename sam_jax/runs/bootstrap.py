@@ -40,9 +40,15 @@ def check(config: ml_collections.ConfigDict, info: identity.Info) -> None:
     info: of its data set.
 
   Raises:
-    ValueError: it is no run directory, its run is not finished, or it was
-      trained on other data.
+    ValueError: the task has no labels that can be predicted, it is no run
+      directory, its run is not finished, or it was trained on other data.
   """
+  task = tasks.get(config.task.name)
+  if task.predicted_labels is tasks.Task.predicted_labels:
+    raise ValueError(
+      f'labels_from needs a task that predicts labels, and {task.__name__} '
+      'does not; leave it out'
+    )
   directory = pathlib.Path(config.labels_from)
   first = workdir_lib.read_config(directory)
   if first is None:
@@ -139,13 +145,12 @@ def examples(
       are no longer those of the run, or see `relabel`.
     FileNotFoundError: the data set is not there.
   """
-  is_apart = 'validation' in info.get('fingerprints', {})  # of the training
-  if split == 'validation' != config.data.split and not is_apart:
+  own_split = config.data.split
+  if split == 'validation' != own_split and not identity.is_apart(info, split):
     raise ValueError(
       'the run was trained on the validation examples too (its data.split is '
       f'{config.data.split!r}); use split train or test'
     )
-  own_split = config.data.split
   dataset = factories.load_data(
     config, split=own_split if split == 'train' else split
   )

@@ -24,8 +24,8 @@ Info = Mapping[str, Any]  # of a task, as a checkpoint has it
 
 _DATA = 'fingerprints'
 _COUNTS = {
-  'num_classes': 'classes',
-  'vocabulary_size': 'tokens of a vocabulary',
+  'num_classes': 'there are {} classes, were {}',
+  'vocabulary_size': 'the vocabulary has {:,} tokens, had {:,}',
 }
 _WORDS = {'train': 'training', 'extra': 'extra training'}
 
@@ -220,20 +220,17 @@ def difference(
   now, before = (info.get('image_shape') for info in (new, old))
   if now and before and list(now) != list(before):
     return f'{examples} have the shape {now}, had {before}'
-  found = part_difference(new, old, parts, examples)
-  now, before = (info.get('origin') for info in (new, old))
-  if found and now and before and now != before:
-    return f'{found} (it is {now}, was {before})'
-  return found
+  return part_difference(new, old, parts, examples)
 
 
 def class_difference(new: Info, old: Info) -> str | None:
-  """Returns the first difference of two lists of classes in words."""
-  for name, word in _COUNTS.items():
+  """Returns the first difference of classes, or of tokens, in words."""
+  for name, found in _COUNTS.items():
     counts = [info.get(name) for info in (new, old)]
     if None not in counts and counts[0] != counts[1]:
-      return f'there are {counts[0]} {word}, were {counts[1]}'
-  if new.get('tokenizer') != old.get('tokenizer'):
+      return found.format(*counts)
+  tokenizers = [info.get('tokenizer') for info in (new, old)]
+  if None not in tokenizers and tokenizers[0] != tokenizers[1]:
     return 'the tokens are those of another tokenizer'
   names = [info.get('classes') or () for info in (new, old)]
   for label, (now, before) in enumerate(zip(*names, strict=False)):
@@ -254,8 +251,15 @@ def part_difference(
       now, before = ('a', 'was none') if part in news else ('no', 'was one')
       return f'there is {now} split {part!r}, there {before}'
     if part in news and (found := _compare(news[part], olds[part])):
-      return found.format(what=f'{_WORDS.get(part, part)} {examples}')
+      what = f'{_WORDS.get(part, part)} {examples}'
+      return found.format(what=what) + _origins(new, old)
   return None
+
+
+def _origins(new: Info, old: Info) -> str:
+  """Returns what two texts are, if they say that they are others."""
+  now, before = new.get('origin'), old.get('origin')
+  return f' (now {now}, then {before})' if now != before else ''
 
 
 def _compare(new: Info, old: Info) -> str | None:
@@ -276,6 +280,11 @@ def _compare(new: Info, old: Info) -> str | None:
       return 'as many {what}, but with other contents'
     return 'the {what} have the same names, but other contents'
   return None
+
+
+def is_apart(info: Info, split: str) -> bool:
+  """Whether a split is not cut off the training examples of a run."""
+  return split in (info.get(_DATA) or {})
 
 
 def _parts(info: Info, split: str, own_split: str) -> tuple[str, ...]:

@@ -99,5 +99,9 @@ def _pretrained(
   """Returns pretrained variables in place of a model's own, or their shapes."""
   (outputs,) = jax.tree.leaves(experiment.outputs)
   return pretrained.load(
-    init_from, variables, outputs.shape[-1], experiment.info
+    init_from,
+    variables,
+    outputs.shape[-1],
+    experiment.info,
+    experiment.task.examples,
   )

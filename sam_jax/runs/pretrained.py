@@ -34,6 +34,7 @@ def load(
   variables: Mapping[str, types.PyTree],
   num_classes: int,
   info: identity.Info | None = None,
+  examples: str = 'images',
 ) -> types.PyTree:
   """Returns pretrained variables for a model, and prints what they are.
 
@@ -47,6 +48,7 @@ def load(
       whether the source fits.
     num_classes: outputs of the model, for a head that differs in these.
     info: of the data set to train on; None compares no data.
+    examples: the task's word for them.
 
   Raises:
     ValueError: there is nothing to load, or it does not fit.
@@ -56,7 +58,7 @@ def load(
   if info is not None and npz.is_npz(pathlib.Path(source)):
     loaded = npz.renormalise(loaded, info.get('mean'), info.get('std'))
     other = "; the first layer's images are [-1, 1] -> those of the data"
-  difference, has_other_classes = _compare_data(source, info)
+  difference, has_other_classes = _compare_data(source, info, examples)
   fitted = fit(
     variables,
     loaded,
@@ -65,7 +67,7 @@ def load(
     # What is not one output per class has no classes.
     has_other_classes=has_other_classes
     and info is not None
-    and num_classes == info['num_classes'],
+    and num_classes == info.get('num_classes'),
   )
   if difference:
     other = f'; it was trained on other data: {difference}'
@@ -74,7 +76,7 @@ def load(
 
 
 def _compare_data(
-  source: str, info: identity.Info | None
+  source: str, info: identity.Info | None, examples: str
 ) -> tuple[str | None, bool]:
   """Returns how the data of a run differ, and whether its classes do."""
   old = identity.read(pathlib.Path(source))
@@ -82,7 +84,7 @@ def _compare_data(
     return None, False
   classes = identity.class_difference(info, old)
   return (
-    classes or identity.part_difference(info, old, ('train',)),
+    classes or identity.part_difference(info, old, ('train',), examples),
     classes is not None,
   )
 

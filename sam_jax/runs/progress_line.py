@@ -18,7 +18,7 @@ class ProgressLine:
   def __init__(
     self,
     *,
-    task: tasks.Task | type[tasks.Task],
+    task: tasks.Task,
     start_step: int,
     num_steps: int,
     batch_size: int,
@@ -58,7 +58,7 @@ class ProgressLine:
     shown = describe(self._task, metrics)
     if not self._bar.disable:
       self._bar.update(step - self._bar.n)
-      text = ', '.join([*shown, self._rate_text(rate)])
+      text = ', '.join([*shown, self._task.rate(rate)])
       self._bar.set_postfix_str(text, refresh=False)
     elif time.monotonic() - self._last.time >= self._seconds:
       text = ', '.join([*shown, *self._pace(step, rate)])
@@ -81,11 +81,7 @@ class ProgressLine:
     if not rate:
       return []
     left = (self._num_steps - step) * self._batch_size / rate
-    return [self._rate_text(rate), f'{duration(left)} left']
-
-  def _rate_text(self, rate: float) -> str:
-    """Returns a rate with the task's word for examples."""
-    return f'{rate:.0f} {self._task.examples}/s'
+    return [self._task.rate(rate), f'{duration(left)} left']
 
   def _rate(self, since: '_Moment', step: int) -> float:
     """Returns examples per second since a moment."""
@@ -101,9 +97,7 @@ class _Moment:
     self.time = time.monotonic()
 
 
-def describe(
-  task: tasks.Task | type[tasks.Task], metrics: Mapping[str, float]
-) -> list[str]:
+def describe(task: tasks.Task, metrics: Mapping[str, float]) -> list[str]:
   """Returns what a task shows of the metrics of a step, such as 'loss 0.1234'.
 
   Metrics that the task does not measure in training are left out.

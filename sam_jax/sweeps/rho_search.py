@@ -153,11 +153,11 @@ def read(
 def table(found: Scores, score: tasks.Score) -> str:
   """Returns the validation scores by rho, for people."""
   heading = f'validation {tables.heading(score)}'
-  lines = [f'{"rho":>6}{heading:>22}{"n":>4}']
+  lines = [f'{"rho":>6}{heading:>26}{"n":>4}']
   for rho, values in found.items():
     estimate = statistics.estimate(values)
     shown = tables.interval(estimate, score)
-    lines.append(f'{rho:>6g}{shown:>22}{estimate.n:>4}')
+    lines.append(f'{rho:>6g}{shown:>26}{estimate.n:>4}')
   return '\n'.join(lines)
 
 

@@ -233,6 +233,10 @@ class Task(abc.ABC):
 
   # --- What comes out ---
 
+  def rate(self, examples: float) -> str:
+    """Returns a number of examples per second as people read it."""
+    return f'{examples:.0f} {self.examples}/s'
+
   def predicted_labels(self, outputs: np.ndarray) -> np.ndarray:
     """Returns the labels that outputs stand for, to train another model on.
 

@@ -72,10 +72,18 @@ class LanguageModelling(base.Task):
   def create_model(
     cls, info: Mapping[str, Any], **options: Any
   ) -> flax.linen.Module:
-    """Returns the model; its context is a window unless it is given."""
-    name = options['name']
-    if 'context_length' in (models.options(name) or ()):
-      options = {'context_length': info['context_length'], **options}
+    """Returns the model; its context is a window unless it is given.
+
+    Raises:
+      ValueError: it is not a model of text, which has a `context_length`.
+    """
+    if not _is_of_text(options['name']):
+      known = [name for name in models.names() if '{' not in name]
+      raise ValueError(
+        f'model {options["name"]!r} has no context_length, and so it is not '
+        f'for text; use {", ".join(filter(_is_of_text, known)) or "a plug-in"}'
+      )
+    options = {'context_length': info['context_length'], **options}
     return models.create(num_classes=info['vocabulary_size'], **options)
 
   def count(self, examples: Windows) -> int:
@@ -168,6 +176,10 @@ class LanguageModelling(base.Task):
     with np.errstate(over='ignore'):
       return {**means, 'perplexity': float(np.exp(means['loss']))}
 
+  def rate(self, examples: float) -> str:
+    """Returns the tokens per second."""
+    return f'{examples * self.context_length:.0f} tokens/s'
+
   def predictions(
     self, outputs: np.ndarray, batch: base.Batch
   ) -> dict[str, np.ndarray]:
@@ -176,6 +188,12 @@ class LanguageModelling(base.Task):
     del metrics['weight']
     columns = {name: np.asarray(values) for name, values in metrics.items()}
     return {'tokens': np.asarray(batch['length']), **columns}
+
+
+def _is_of_text(name: str) -> bool:
+  """Whether a model takes tokens."""
+  taken = models.options(name)
+  return taken is None or 'context_length' in taken
 
 
 def _targets(batch: base.Batch) -> jax.Array:

@@ -98,8 +98,16 @@ def test_its_sharpness_is_measured(command, run, arguments):
   done = command('analyze', *arguments, f'--workdir={run}', '--examples=8')
   assert done.status == 0, done.err
   (path,) = (run / 'analysis').glob(f'{arguments[0]}-*.json')
-  content = json.loads(path.read_text())
-  assert content
+  result = json.loads(path.read_text())['result']
+  if arguments[0] == 'sharpness':
+    assert result['num_groups'] == 2
+    assert result['measures']['one_ascent_step']['mean'] > 0
+  else:
+    # The last window, which is not whole, is left out.
+    assert result['examples'] == 6
+    mean = result['metrics']['bits_per_byte']['mean']
+    logged = metrics_log.read(run)[-1]['test/bits_per_byte']
+    assert mean == pytest.approx(logged, rel=0.05)
 
 
 @pytest.mark.parametrize(

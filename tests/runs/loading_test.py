@@ -202,7 +202,9 @@ def test_best_is_refused_if_it_was_not_kept(monkeypatch, tmp_path):
   tiny.use_devices(monkeypatch, 1)
   rates = [0.1, 0.5]
   monkeypatch.setattr(
-    evaluation, 'summarize', lambda _: {'loss': 0.0, 'error_rate': rates.pop(0)}
+    evaluation,
+    'summarize',
+    lambda *_: {'loss': 0.0, 'error_rate': rates.pop(0)},
   )
   fields = {'checkpoint.keep_best': False, 'checkpoint.max_to_keep': 1}
   tiny.train(tmp_path, **STARTED, **fields)

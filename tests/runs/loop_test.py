@@ -464,7 +464,7 @@ def _with_error_rates(monkeypatch, rates):
   monkeypatch.setattr(
     evaluation,
     'summarize',
-    lambda sums: {'loss': 0.5, 'error_rate': left.pop(0)},
+    lambda sums, task: {'loss': 0.5, 'error_rate': left.pop(0)},
   )
 
 

@@ -121,6 +121,10 @@ def test_what_fills_up_a_window_and_a_nan_count_as_they_should():
   assert broken['error_rate'].tolist() == [1, 1]
 
 
+def test_a_rate_is_in_tokens():
+  assert _task().rate(2.5) == '10 tokens/s'
+
+
 def test_bits_per_byte_are_the_score_where_bytes_are_known():
   assert _task().score.metric == 'bits_per_byte'
   assert _task(bytes_known=False).score.metric == 'loss'
