@@ -11,9 +11,18 @@ Python contains (the default, 0.4 MB); 'bible', of Debian's bible-kjv-text
 parameters and predicts each byte from the 128 before it.
 
 AdamW alone is `--config.method.name=sgd --config.method.rho=None`: 'sgd' is the
-gradient as it is, whatever the optimizer makes of it. Settings are those of
-nanoGPT for characters (Karpathy 2022), in proportion to the size of the model
-but for the batch, which is smaller.
+gradient as it is, whatever the optimizer makes of it. Bits per byte on the
+validation split (`--config.data.split=validation`) after two epochs, one seed:
+
+| learning rate              | 0.001 | 0.003 | 0.006 |
+|----------------------------|-------|-------|-------|
+| AdamW                      | 3.392 | 3.126 | 3.102 |
+| quarter_sam with rho 0.02  |       | 3.194 |       |
+| quarter_sam with rho 0.1   |       | 3.341 |       |
+
+In so short a run the model does not learn its text by heart, and a perturbation
+only slows it down; rho has not been tuned beyond this table. Optimizer and
+clipping are those of nanoGPT for characters (Karpathy 2022).
 """
 
 import ml_collections
@@ -36,10 +45,10 @@ def get_config(text: str = 'python_manual') -> ml_collections.ConfigDict:
   config.batch_size = config.m = config.microbatch_size = 16
   config.eval_batch_size = 64
   config.num_epochs = 6
-  config.learning_rate = 2e-3
+  config.learning_rate = 3e-3
   config.optimizer.b2 = 0.99
   config.schedule.warmup_steps = 100
-  config.method.rho = 0.1
+  config.method.rho = 0.02
   return config
 
 

@@ -2,6 +2,7 @@ r"""Prints what a model is made of: the command line.
 
     python -m sam_jax.models WideResnet28x10 --depth 2
     python -m sam_jax.models pyramidnet --set depth=110 --set alpha=48
+    python -m sam_jax.models gpt2 --classes 50257 --size 1024
 
 Without a name, it lists the known ones. Nothing is compiled, no data is read.
 Exit status: 0 done, 2 something is wrong with the arguments.
@@ -14,9 +15,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import jax
+from flax import linen as nn
 
 from sam_jax import models
 from sam_jax.models import summary
+
+_WINDOW = 128  # tokens, where neither the window nor the context is given
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,7 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     '--classes', type=int, default=10, help='number of logits (%(default)s)'
   )
   parser.add_argument(
-    '--size', type=int, help="height and width of the images (the model's own)"
+    '--size',
+    type=int,
+    help="height and width of the images (the model's own); of a language "
+    'model, tokens of a window (128)',
   )
   parser.add_argument(
     '--channels', type=int, default=3, help='of the images (%(default)s)'
@@ -78,18 +85,25 @@ def _run(args: argparse.Namespace) -> str:
       raise ValueError(f'--{flag} is {value}; it must be at least 1')
   settings = dict(map(_setting, args.set))
   try:
+    if 'context_length' in (models.options(args.name) or ()):
+      settings.setdefault('context_length', args.size or _WINDOW)
     model = models.create(args.name, num_classes=args.classes, **settings)
-    size = args.size or summary.default_size(args.name, model)
-    table = summary.summarize(
-      model, (size, size, args.channels), depth=args.depth
-    )
+    shape = _shape(args, model)
+    table = summary.summarize(model, shape, depth=args.depth)
   except TypeError as error:
     # Values of another type than a model expects meet its arithmetic.
     raise ValueError(f'model {args.name!r} cannot be built: {error}') from error
-  images = f'{size}x{size}x{args.channels}'
-  return (
-    f'{args.name}: {args.classes:,} classes, images {images}\n\n{_table(table)}'
-  )
+  words = 'classes, images' if len(shape) > 1 else 'tokens, windows of'
+  size = 'x'.join(map(str, shape))
+  return f'{args.name}: {args.classes:,} {words} {size}\n\n{_table(table)}'
+
+
+def _shape(args: argparse.Namespace, model: nn.Module) -> tuple[int, ...]:
+  """Returns the shape of an image, or the number of tokens of a window."""
+  if context_length := getattr(model, 'context_length', None):
+    return (args.size or context_length,)
+  size = args.size or summary.default_size(args.name, model)
+  return (size, size, args.channels)
 
 
 def _setting(text: str) -> tuple[str, object]:
@@ -147,9 +161,9 @@ def _totals(table: summary.Summary) -> list[str]:
     f'({table.parameter_bytes / 2**20:,.1f} MiB)',
     f'BatchNorm statistics: {table.statistics:,}',
     f'convolutions and matrix products: {table.flops / 1e9:,.3f} GFLOP '
-    f'(= {table.flops / 2e9:,.3f} G multiply-adds) per image',
+    f'(= {table.flops / 2e9:,.3f} G multiply-adds) per example',
     f"whole forward pass, by XLA's count: {table.xla_flops / 1e9:,.3f} GFLOP "
-    'per image',
+    'per example',
   ]
 
 

@@ -6,9 +6,9 @@ nothing is compiled or run, so the largest model takes a few seconds.
 A FLOP is one floating-point operation: a multiplication and the addition that
 follows are two. Many papers print multiply-adds, half of it, some of them under
 the name of FLOPs. Counted are the convolutions and matrix products of a forward
-pass over one image in evaluation, zeros of the padding included, as papers do;
-XLA's own figure, with everything else but without those zeros, stands beside
-it. A backward pass takes about twice as much, a step of SAM six times.
+pass over one example in evaluation, zeros of the padding included, as papers
+do; XLA's own figure, with everything else but without those zeros, stands
+beside it. A backward pass takes about twice as much, a step of SAM six times.
 
 One trace serves all rows; `flax.linen.tabulate` lowers every module by itself,
 which takes four times as long for a deep network, and leaves the padding out.
@@ -81,7 +81,7 @@ class Summary(NamedTuple):
 
   @property
   def flops(self) -> int:
-    """Of convolutions and matrix products, per image."""
+    """Of convolutions and matrix products, per example."""
     return sum(row.flops for row in self.rows)
 
 
@@ -94,17 +94,18 @@ class _Call(NamedTuple):
 
 
 def summarize(
-  model: nn.Module, image_shape: tuple[int, int, int], *, depth: int = 1
+  model: nn.Module, shape: tuple[int, ...], *, depth: int = 1
 ) -> Summary:
   """Returns the layers of a model, and what they hold and do.
 
   Args:
     model: called as `sam_jax.models.register` says.
-    image_shape: height, width, channels.
+    shape: of an example: height, width and channels of an image, or the number
+      of tokens of a text.
     depth: 1 for the modules at the top, 2 for those in them as well, ...
 
   Raises:
-    ValueError: the model refuses such images, or depth is not positive.
+    ValueError: the model refuses such examples, or depth is not positive.
 
   Example:
     >>> from sam_jax import models
@@ -116,11 +117,12 @@ def summarize(
   """
   if depth < 1:
     raise ValueError(f'depth is {depth}; it must be at least 1')
-  images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  dtype = jnp.int32 if len(shape) == 1 else jnp.float32
+  example = jax.ShapeDtypeStruct((1, *shape), dtype)
   key = jax.eval_shape(functools.partial(keys.make, 0))
   init = functools.partial(model.init, train=False)
-  variables = jax.eval_shape(init, key, images)
-  calls, traced = _trace(model, variables, images)
+  variables = jax.eval_shape(init, key, example)
+  calls, traced = _trace(model, variables, example)
   return Summary(
     rows=_rows(calls, variables, _count(traced.jaxpr.jaxpr), depth),
     parameter_bytes=sum(
@@ -145,7 +147,7 @@ def default_size(name: str, model: nn.Module) -> int:
 
 
 def _trace(
-  model: nn.Module, variables: Mapping[str, Any], images: jax.ShapeDtypeStruct
+  model: nn.Module, variables: Mapping[str, Any], example: jax.ShapeDtypeStruct
 ) -> tuple[list[_Call], Any]:
   """Returns the calls of modules in order, and the traced forward pass.
 
@@ -171,7 +173,7 @@ def _trace(
 
   with nn.intercept_methods(record):
     traced = jax.jit(functools.partial(model.apply, train=False)).trace(
-      variables, images
+      variables, example
     )
   return calls, traced
 

@@ -210,6 +210,7 @@ def _run(capsys, *arguments):
 
 def test_what_the_model_itself_holds_has_a_line(capsys, monkeypatch):
   monkeypatch.setattr(models, 'create', lambda name, **kwargs: _Unusual())
+  monkeypatch.setattr(models, 'options', lambda name: [])
   _, output, _ = _run(capsys, 'unusual', '--size', '2')
   assert '(the model itself)  _Unusual' in output
 
@@ -252,6 +253,16 @@ def test_flags_reach_the_model_and_the_images(capsys):
   assert '7 classes, images 8x8x1' in output
   _, deep, _ = _run(capsys, 'ShakeShake8_2x4d', '--size', '8', '--depth', '2')
   assert '\n  ShakeShakeBlock_0 ' in deep
+
+
+def test_a_language_model_has_windows(capsys):
+  arguments = 'gpt --classes 11 --set width=8 --set depth=1 --set heads=2'
+  status, output, _ = _run(capsys, *arguments.split(), '--size', '6')
+  assert status == 0
+  assert 'gpt: 11 tokens, windows of 6\n' in output
+  # Four matrices of a block, the tied embedding, and attention's two products.
+  flops = 2 * 6 * (12 * 8 * 8 + 11 * 8 + 2 * 6 * 8)
+  assert f' {flops:,}\n' in output
 
 
 @pytest.mark.parametrize(
