@@ -168,7 +168,9 @@ def _create_sharded(
     )
   sets = num_devices // fsdp
   try:
-    made = create(batch_size, sets, m, b)
+    made = create(batch_size, sets, m, 1)
+    if made.member_axis == 1:
+      made = create(batch_size, sets, m, b)
   except ValueError as error:
     raise ValueError(
       f'with fsdp {fsdp}, {fsdp} devices count as one: {error}'

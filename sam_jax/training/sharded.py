@@ -67,8 +67,8 @@ def spread(values: types.PyTree) -> types.PyTree:
 def gathering(apply_fn: Callable[..., Any], size: int) -> Callable[..., Any]:
   """Returns a model's `apply` that takes cut variables.
 
-  They are put together once going forward, and once more going backward rather
-  than kept: all that is kept of a pass is what depends on the examples.
+  They are put together going forward, and may be so again going backward: what
+  has to be kept between the two is what depends on the examples alone.
 
   Args:
     apply_fn: `(variables, inputs, **options)`.
