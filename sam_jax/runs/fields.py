@@ -74,6 +74,7 @@ OPEN: dict[str, dict[str, Any]] = {
     'label_noise_kind': str,
     'seed': int,
     'split': str,
+    'tokenizer': str | None,
   },
   'method': {},
   'model': {'norm': str | None},

@@ -237,7 +237,7 @@ def test_a_search_that_is_finished_recommends(command, tmp_path, monkeypatch):
   )
   assert done.status == 0, done.out + done.err
   assert '4 of 4 cells are finished' in done.out
-  assert 'rho   validation error, %   n' in done.out
+  assert 'validation error, %   n' in done.out
   assert 'best on the validation split: rho = 0.1' in done.out
   assert plt.imread(tmp_path / 'runs' / 'rho.png').std() > 0.01
 

@@ -115,7 +115,7 @@ def test_the_sigmoid_loss_is_trained_and_evaluated():
     task.example_metrics(logits, batch)['loss'],
   ):
     np.testing.assert_array_equal(found, expected)
-  table = task.predictions(np.asarray(logits), np.array([1]))
+  table = task.predictions(np.asarray(logits), {'label': np.array([1])})
   np.testing.assert_allclose(table['probability'], 1 / (1 + np.exp(-2.0)))
   assert 'logits' in _task().offers and 'logits' not in task.offers
   with pytest.raises(ValueError, match="unknown loss 'hinge'; known: softmax"):
