@@ -86,3 +86,4 @@ def test_a_run_disturbed_at_an_operation_is_the_same_in_the_end(
   gc.collect()  # the lock of what was killed
   tiny.train(workdir, **_FIELDS)
   tiny.assert_same_run(workdir, undisturbed)
+  gc.collect()  # Orbax's coroutines, before another test meets them
