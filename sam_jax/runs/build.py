@@ -185,6 +185,7 @@ def build(
   fields.check(config)
   validation.check_ranges(config)
   validation.check_changes(config)
+  validation.check_parallel(config)
   layout = layout_lib.create(
     config.batch_size,
     jax.device_count(),

@@ -21,6 +21,7 @@ from sam_jax.runs import (
   preparation,
   progress_line,
   provenance,
+  validation,
   workdir as workdir_lib,
 )
 from sam_jax.training import parallel as parallel_lib, train_step
@@ -44,6 +45,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> None:
     FileNotFoundError: the data set, or `config.init_from`, is not there.
   """
   lookup.check('parallel', config.parallel, parallel_lib.names())
+  validation.check_parallel(config)
   prepared = preparation.prepare(_under_shard_map(config), workdir)
   _check_sources(prepared.config, prepared.experiment, files.user_path(workdir))
   shown = prepared.config.to_dict() | {'parallel': config.parallel}

@@ -40,7 +40,7 @@ def initial_state(
 ) -> train_step.TrainState:
   """Returns the state before step 0, on one device.
 
-  If it is cut over the devices, no device ever has the whole of it.
+  If it is to be cut over the devices, it is made so.
 
   Args:
     experiment: objects of the run.

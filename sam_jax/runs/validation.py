@@ -147,6 +147,19 @@ def check_norm(
   )
 
 
+def check_parallel(config: ml_collections.ConfigDict) -> None:
+  """Refuses cut parameters where each device has all of them.
+
+  Raises:
+    ValueError: `parallel` is pmap, and `fsdp` more than one.
+  """
+  if config.parallel == 'pmap' and config.fsdp > 1:
+    raise ValueError(
+      f"parallel='pmap' has all parameters on each device, and fsdp is "
+      f"{config.fsdp}; use parallel='shard_map'"
+    )
+
+
 def check_sharded(
   layout: layout_lib.Layout, variables: Mapping[str, types.PyTree]
 ) -> None:

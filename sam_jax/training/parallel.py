@@ -258,11 +258,6 @@ def _on_host(x: Any) -> Any:
 
 def _pmap(layout: layout_lib.Layout, devices: Sequence) -> Parallel:
   """Returns the official release's way: pmap with index groups."""
-  if layout.fsdp > 1:
-    raise ValueError(
-      f"parallel='pmap' has all parameters on each device, and fsdp is "
-      f"{layout.fsdp}; use parallel='shard_map'"
-    )
   if jax.process_count() > 1:
     raise ValueError(
       f"parallel='pmap' runs in one process, not in {jax.process_count()}; "

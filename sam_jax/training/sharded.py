@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.ad_checkpoint import checkpoint_name
 
 from sam_jax import types
 
@@ -22,7 +21,6 @@ AXIS = 'fsdp'
 # Elements below which an array stays whole: `tree.pack` joins such arrays, and
 # sending one costs more than it saves.
 _SMALL = 2**13
-_WHOLE = 'whole_parameters'
 
 
 def spec(shape: tuple[int, ...], size: int) -> jax.sharding.PartitionSpec:
@@ -67,8 +65,9 @@ def spread(values: types.PyTree) -> types.PyTree:
 def gathering(apply_fn: Callable[..., Any], size: int) -> Callable[..., Any]:
   """Returns a model's `apply` that takes cut variables.
 
-  They are put together going forward, and may be so again going backward: what
-  has to be kept between the two is what depends on the examples alone.
+  They are put together going forward, and again going backward where they are
+  needed there: what is kept between the two is what depends on the examples,
+  and no whole array.
 
   Args:
     apply_fn: `(variables, inputs, **options)`.
@@ -76,20 +75,25 @@ def gathering(apply_fn: Callable[..., Any], size: int) -> Callable[..., Any]:
   """
 
   def whole(x: jax.Array) -> jax.Array:
-    # The first constraint is for the gradient: it is cut where it is made.
+    # The first constraint is for the gradient, which is cut as soon as it is
+    # summed over the devices.
     x = _constrain(x, spec(x.shape, size))
-    whole = _constrain(x, jax.sharding.PartitionSpec())
-    return checkpoint_name(whole, _WHOLE)
+    return _constrain(x, jax.sharding.PartitionSpec())
 
   @functools.wraps(apply_fn)
   def apply(variables: types.PyTree, inputs: Any, **options: Any) -> Any:
     def run(variables: types.PyTree, inputs: Any) -> Any:
       return apply_fn(jax.tree.map(whole, variables), inputs, **options)
 
-    policy = jax.checkpoint_policies.save_anything_except_these_names(_WHOLE)
-    return jax.checkpoint(run, policy=policy)(variables, inputs)
+    return jax.checkpoint(run, policy=_keeps)(variables, inputs)
 
   return apply
+
+
+def _keeps(primitive: Any, *args: Any, **params: Any) -> bool:
+  """Whether what an operation returns is kept for the backward pass."""
+  del args, params
+  return primitive.name != 'sharding_constraint'
 
 
 def _constrain(x: Any, spec: jax.sharding.PartitionSpec) -> Any:

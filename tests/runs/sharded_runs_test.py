@@ -100,3 +100,10 @@ def test_batch_norm_is_refused(monkeypatch, tmp_path):
       fsdp=2,
     )
   assert not any(tmp_path.iterdir())
+
+
+def test_pmap_is_refused_in_a_dry_run_too(tmp_path):
+  for act in (tiny.train, lambda to, **x: dry_run.run(tiny.config(**x), to)):
+    with pytest.raises(ValueError, match='pmap.*fsdp is 8'):
+      act(tmp_path, **tiny.PLAIN | {'parallel': 'pmap'}, fsdp=8)
+  assert not any(tmp_path.iterdir())
