@@ -18,7 +18,7 @@ import numpy as np
 
 from sam_jax import types
 
-_SMALL = 2**13  # elements
+SMALL = 2**13  # elements, below which `pack` joins arrays
 
 
 def wide(x: Any) -> jax.Array:
@@ -89,8 +89,8 @@ def pack(tree: types.PyTree, dtype: Any) -> list[jax.Array]:
   leaves = [part.astype(dtype) for leaf in kept for part in _parts(leaf)]
   if any(map(is_cut, leaves)):
     return leaves
-  small = [leaf.ravel() for leaf in leaves if leaf.size < _SMALL]
-  large = [leaf for leaf in leaves if leaf.size >= _SMALL]
+  small = [leaf.ravel() for leaf in leaves if leaf.size < SMALL]
+  large = [leaf for leaf in leaves if leaf.size >= SMALL]
   return [*large, jnp.concatenate(small)] if small else large
 
 

@@ -51,24 +51,20 @@ def initial_state(
     ValueError: `init_from` does not fit the model.
     FileNotFoundError: `init_from` is not there.
   """
-  task, replicate = experiment.task, experiment.parallel.replicate
+  task = experiment.task
   init = functools.partial(train_step.init_state, fns=experiment.fns)
-  if experiment.parallel.sharding is None:
-    variables = init_variables(task.model, task.init_inputs(), seed)
-    if init_from:
-      variables = _pretrained(experiment, init_from, variables)
-    return init(variables)
+  is_cut = experiment.parallel.sharding is not None
+  shapes = experiment.cut(experiment.variables)
   variables = init_variables(
-    task.model,
-    task.init_inputs(),
-    seed,
-    _shardings(experiment.cut(experiment.variables)),
+    task.model, task.init_inputs(), seed, _shardings(shapes) if is_cut else None
   )
   if init_from:
-    variables = replicate(_pretrained(experiment, init_from, variables))
-  return jax.jit(init, out_shardings=_shardings(experiment.state_shapes()))(
-    variables
-  )
+    variables = _pretrained(experiment, init_from, variables)
+  if not is_cut:
+    return init(variables)
+  variables = experiment.parallel.replicate(variables)  # the pretrained ones
+  of_state = _shardings(experiment.state_shapes())
+  return jax.jit(init, out_shardings=of_state)(variables)
 
 
 def _shardings(shapes: types.PyTree) -> types.PyTree:

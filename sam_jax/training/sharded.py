@@ -14,13 +14,9 @@ from typing import Any
 
 import jax
 
-from sam_jax import types
+from sam_jax import tree, types
 
 AXIS = 'fsdp'
-
-# Elements below which an array stays whole: `tree.pack` joins such arrays, and
-# sending one costs more than it saves.
-_SMALL = 2**13
 
 
 def spec(shape: tuple[int, ...], size: int) -> jax.sharding.PartitionSpec:
@@ -45,7 +41,9 @@ def spec(shape: tuple[int, ...], size: int) -> jax.sharding.PartitionSpec:
     ()
   """
   fitting = [i for i, n in enumerate(shape) if n % size == 0]
-  if size == 1 or not fitting or math.prod(shape) < _SMALL:
+  # What is small is joined with others for every norm, and cheap to have whole.
+  is_small = math.prod(shape) < tree.SMALL
+  if size == 1 or is_small or not fitting:
     return jax.sharding.PartitionSpec()
   cut = max(fitting, key=lambda i: (shape[i], i))
   return jax.sharding.PartitionSpec(*[None] * cut, AXIS)
