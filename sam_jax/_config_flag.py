@@ -8,7 +8,7 @@ nothing until the plug-in is imported, can be set.
 import functools
 import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -56,7 +56,7 @@ class ConfigFlag:
     # What the config file says of a model, ... that is not taken, and its name.
     self._chosen: dict[str, str] = {}
     self._left_out: dict[str, Any] = {}
-    self._name = flags.DEFINE_string(
+    self._flag = flags.DEFINE_string(
       'config',
       None,
       'Path of a config file or name of a shipped config, perhaps with '
@@ -76,20 +76,36 @@ class ConfigFlag:
   @property
   def is_given(self) -> bool:
     """Whether the command line names a config."""
-    return self._name.value is not None
+    return self._flag.value is not None
 
-  def load(self) -> ml_collections.ConfigDict:
+  @property
+  def name(self) -> str:
+    """What the command line calls the config."""
+    name: str = self._flag.value
+    return name
+
+  @property
+  def overrides(self) -> list[str]:
+    """The dotted names of the fields that the command line sets."""
+    return list(self._overrides)
+
+  def load(
+    self, more: Mapping[str, str] | None = None
+  ) -> ml_collections.ConfigDict:
     """Returns the config with the fields that the command line sets, locked.
+
+    Args:
+      more: values of further fields, as they would be typed.
 
     Raises:
       ValueError: there is no such config or field, or a value does not fit.
     """
-    config = config_files.read(_cli.config_path(self._name.value))
+    config = config_files.read(_cli.config_path(self._flag.value))
     self._of_file = config.method.to_dict()
     self._chosen = config_files.chosen(config)
     if config_files.is_saved(self.path):
       config_files.load_plugins(config, self.path)
-    self._left_out = override(config, self._overrides)
+    self._left_out = override(config, self._overrides | _typed(more or {}))
     fields.check(config)
     return config.lock()
 
@@ -146,19 +162,33 @@ class ConfigFlag:
   @property
   def path(self) -> str:
     """The path of the config file, with its argument if any."""
-    return _cli.config_path(self._name.value)
+    return _cli.config_path(self._flag.value)
 
-  def fields(self) -> dict[str, Any]:
+  def fields(self, more: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Returns the values that the command line sets, by dotted name.
+
+    Args:
+      more: see `load`.
 
     Raises:
       ValueError: see `load`.
     """
-    config = self.load()
-    return {
-      name: functools.reduce(operator.getitem, name.split('.'), config)
-      for name in self._overrides
-    }
+    return values(self.load(more), [*self._overrides, *(more or ())])
+
+
+def values(
+  config: ml_collections.ConfigDict, names: Iterable[str]
+) -> dict[str, Any]:
+  """Returns the values of fields of a config, by dotted name."""
+  return {
+    name: functools.reduce(operator.getitem, name.split('.'), config)
+    for name in names
+  }
+
+
+def _typed(given: Mapping[str, str]) -> Overrides:
+  """Returns the overrides that values of fields are when they are typed."""
+  return split([f'--config.{name}={text}' for name, text in given.items()])[0]
 
 
 def split(argv: Sequence[str]) -> tuple[Overrides, list[str]]:
