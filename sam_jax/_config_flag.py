@@ -61,8 +61,7 @@ class ConfigFlag:
       None,
       'Path of a config file or name of a shipped config, perhaps with '
       ':ARGUMENT; or RUN/config.json, the config of a run that has been made. '
-      '--config.FIELD=VALUE sets a field of it, and VALUE may be None where the '
-      'field may be.',
+      '--config.FIELD=VALUE sets a field, also to None where None is allowed.',
       required=required,
     )
     flags.filters.append(self._take)

@@ -78,7 +78,9 @@ def closest(name: str, known: Iterable[str]) -> list[str]:
   known = list(dict.fromkeys(known))
   name = name.replace('-', '_').lower()
   last = name.rpartition('.')[2]
-  shape = str.lower if '.' in name else _last  # without sections, if it has none
+  shape = (
+    str.lower if '.' in name else _last
+  )  # without sections, if it has none
 
   def alike(cutoff: float) -> list[str]:
     close = difflib.get_close_matches(name, map(shape, known), 1, cutoff)

@@ -71,8 +71,8 @@ _CONFIG = _config_flag.ConfigFlag(flags, required=False)
 _GRID = flags.DEFINE_multi_string(
   'grid',
   [],
-  'In place of --sweep, with --config: FIELD=VALUE,VALUE of the config, several '
-  'of them with spaces in between. Makes a cell of each combination.',
+  'In place of --sweep, with --config: FIELD=VALUE,VALUE of the config, one or '
+  'several with spaces in between. Makes a cell of each combination.',
 )
 flags.filters.append(grid.take)
 _WORKDIR = flags.DEFINE_string(
