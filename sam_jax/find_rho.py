@@ -7,8 +7,9 @@ Trains with each rho of the paper's grid and without a perturbation (rho = 0),
 for a fifth of the config's length and with three seeds, unless told otherwise.
 Prints and draws the validation score against rho, and names the best rho and
 those that cannot be told apart from it. The runs are a sweep: the same command
-resumes a search that was interrupted. A short run may like another rho than a
-long one: give a length by --config.num_epochs=N if you can afford it.
+resumes a search that was interrupted. The best rho of a short run may differ
+from that of a long one: give --config.num_epochs=N if you can afford it.
+--config.FIELD=VALUE sets a field of all runs.
 
 Exit status: 0 if there is a recommendation, 1 if runs failed, 2 if the command
 cannot be carried out, 128 + the number of a signal that ended it.

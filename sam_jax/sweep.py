@@ -30,7 +30,8 @@ On several machines:
 
 Before a long sweep:
 
-  --dry_run prints the cells and what they cost.
+  --dry_run prints the cells and their gradient evaluations, with
+    --time_steps=3 hours too. It needs no data whose size is known.
   --scale=smoke takes three steps of the first replica of each cell, with a
     small network of the same kind on a few examples: do the cells run at all?
     Give it a directory of its own.
@@ -102,8 +103,9 @@ _SCALE = flags.DEFINE_enum(
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print the cells; run nothing.')
 _TIME_STEPS = flags.DEFINE_integer(
   'time_steps',
-  3,
-  'Steps that --dry_run times of each kind of cell; 0 times none.',
+  0,
+  'Steps that --dry_run times of each kind of cell, to tell hours; each kind is '
+  'compiled for it. 0 times none.',
   lower_bound=0,
 )
 _EMIT = flags.DEFINE_enum(
@@ -163,6 +165,8 @@ def _dry_run(cells: Sequence[cells_lib.Fields], directory: pathlib.Path) -> int:
   found = cost.Estimates(cells, directory, _TIME_STEPS.value)
   for line in found.lines():
     print(line)
+  for reason in found.missing.values():
+    _cli.say('sweep', f'warning: the runs need their data: {reason}')
   return _refuse(found.problems())
 
 

@@ -36,6 +36,8 @@ from sam_jax.training import (
 # Share of a device's matrix-multiplication rate that a step of convolutions
 # reaches: a round figure between a CPU's and a GPU's.
 _EFFICIENCY = 0.4
+# Of an epoch whose length is not known, so that any warm-up fits into it.
+_MANY_STEPS = 100_000
 
 
 @ambient.pinned()
@@ -57,7 +59,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> None:
   """
   lookup.check('parallel', config.parallel, parallel_lib.names())
   validation.check_parallel(config)
-  shared = stand_ins.StandIns(config.batch_size)
+  shared = stand_ins.StandIns(_MANY_STEPS * config.batch_size)
   prepared = _prepare(_under_shard_map(config), workdir, shared)
   _check_sources(prepared.config, prepared.experiment, files.user_path(workdir))
   _show(prepared.config, config.parallel, prepared.experiment.layout)

@@ -23,11 +23,12 @@ class StandIns(shared_lib.Shared):
     missing: by the name of each data set that is not there, how to get it.
   """
 
-  def __init__(self, num_windows: int = 1) -> None:
+  def __init__(self, num_windows: int | None = None) -> None:
     """Misses nothing yet.
 
     Args:
-      num_windows: that a text is taken to have, whose length is not known.
+      num_windows: that a text is taken to have, whose length is not known; None
+        has nothing stand in for a text.
     """
     super().__init__()
     self.missing: dict[str, str] = {}
@@ -61,7 +62,9 @@ class StandIns(shared_lib.Shared):
     )
 
   def _make_text(self, data: ml_collections.ConfigDict) -> Any:
-    """Returns a text without content, None if its vocabulary is not known."""
+    """Returns a text without content, None if too little is known of it."""
+    if self._num_windows is None:
+      return None
     size = data.get('vocabulary_size')
     if size is None and (data.name == 'tokens' or data.tokenizer is not None):
       return None
