@@ -225,16 +225,16 @@ def _parse(main: Main, flags: Flags) -> list[str]:
 def _unknown(name: str, flags: Flags) -> str:
   """Returns what to say of a flag that a command does not have."""
   known = [flag for flag in flags.values if len(flag) > 1]
-  close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-  if not close and (fields := flags.fields()):
-    head, _, field = name.partition('.')
-    is_config = difflib.get_close_matches(head, ['config'])
-    close = [
-      f'config.{meant}'
-      for meant in lookup.closest(field if is_config else name, fields)
-    ]
-  meant = ' or '.join(f'--{flag}' for flag in close)
-  hint = f'did you mean {meant}?' if meant else '--help lists the flags'
+  head, _, field = name.partition('.')
+  close = []
+  if not field:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+  if not close:
+    is_config = field and difflib.get_close_matches(head, ['config'])
+    meant = lookup.closest(field if is_config else name, flags.fields())
+    close = [f'config.{each}' for each in meant]
+  listed = ' or '.join(f'--{flag}' for flag in close)
+  hint = f'did you mean {listed}?' if listed else '--help lists the flags'
   return f'unknown flag --{name}; {hint}'
 
 

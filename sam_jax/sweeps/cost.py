@@ -116,9 +116,7 @@ class Estimates:
     left = {k: v for k, v in self.unknown.items() if self._made[k] < 1}
     return check.summary(left, len(self._cells))
 
-  def _cost(
-    self, cell: cells_lib.Fields, built: preparation.Prepared
-  ) -> Cost:
+  def _cost(self, cell: cells_lib.Fields, built: preparation.Prepared) -> Cost:
     """Returns what a cell costs."""
     experiment, seconds = built.experiment, 0.0
     if self._time_steps:
