@@ -13,6 +13,7 @@ with extras.required():
   from sam_jax.datasets import (
     cifar as cifar,
     digits as digits,
+    fake as fake,
     fashion_mnist as fashion_mnist,
     image_folder as image_folder,
     large as large,
