@@ -24,7 +24,7 @@ import simplejpeg
 
 from sam_jax.datasets import cifar, encoded, registry
 
-PREFIX = 'fake_'
+FAKE = 'fake_'  # begins the names
 
 # Of images scaled to [0, 1], rounded.
 MEAN = (0.5, 0.5, 0.5)
@@ -45,7 +45,7 @@ _SPLITS = {'train': 0, 'test': 1}
 
 def is_fake(name: str) -> bool:
   """Returns whether the images of a data set are synthetic, by its name."""
-  return name.startswith(PREFIX)
+  return name.startswith(FAKE)
 
 
 @registry.register('fake_cifar10')
@@ -252,9 +252,7 @@ def _patterns(
   moves = rng.integers(_GRID, size=(2, count, 1))
   rows, columns = (np.arange(_GRID) + moves) % _GRID
   patterns = _class_patterns(num_classes)
-  shown = patterns[
-    labels[:, None, None], rows[:, :, None], columns[:, None, :]
-  ]
+  shown = patterns[labels[:, None, None], rows[:, :, None], columns[:, None, :]]
   own = rng.integers(-_OWN, _OWN + 1, (count, _GRID, _GRID, 3))
   contrast = rng.uniform(0.6, 1.4, (count, 1, 1, 1))
   light = rng.integers(-_LIGHT, _LIGHT + 1, (count, 1, 1, 3))

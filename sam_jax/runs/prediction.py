@@ -1,4 +1,4 @@
-"""What a trained model sees in image files: the classes and how likely they are.
+"""What a trained model sees in image files: classes and probabilities.
 
 An image goes the way of the examples of an evaluation. A run whose images are
 decoded to a chosen size takes images of any size, and crops the middle as
@@ -147,7 +147,7 @@ def _batch(
   images: Sequence[np.ndarray | str], size: int, shape: Sequence[int]
 ) -> dict[str, np.ndarray]:
   """Returns a batch for an evaluation; what is no image is masked."""
-  batch = {
+  batch: dict[str, np.ndarray] = {
     'image': np.zeros((size, *shape), np.uint8),
     'label': np.zeros(size, np.int32),  # it is not known
     'mask': np.zeros(size, np.float32),
