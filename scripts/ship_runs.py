@@ -65,5 +65,9 @@ def pack(workdir: pathlib.Path, archive: pathlib.Path) -> None:
   print(f'{archive}: {archive.stat().st_size:,} bytes')
 
 
-if __name__ == '__main__':
+def cli() -> None:
   _cli.run(main, 'ship_runs', flags)
+
+
+if __name__ == '__main__':
+  cli()

@@ -148,7 +148,9 @@ def _read(
       directory,
       alternative=(
         f', or give the directory of {folder}, the binary version from '
-        f'www.cs.toronto.edu/~kriz/cifar.html (directory is {directory!r})'
+        f'www.cs.toronto.edu/~kriz/cifar.html (directory is {directory!r}); '
+        f'synthetic images of the same shape are there without: '
+        f'data.name=fake_{name}'
       ),
     )
   return [

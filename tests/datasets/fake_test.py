@@ -1,12 +1,14 @@
 """Synthetic data: shaped like the originals, fixed by position, learnable."""
 
 import pickle
+import runpy
 
 import numpy as np
 import pytest
 
-from sam_jax import datasets
+from sam_jax import configs, datasets
 from sam_jax.datasets import decoding, fingerprints
+from sam_jax.runs import build, factories
 from tests import tiny
 
 
@@ -71,9 +73,10 @@ def test_imagenets_files_are_made_when_they_are_read():
 
 
 def _colours(examples):
-  """The mean colour of each image, [n, 3]."""
-  (batch,) = datasets.eval_batches(examples, len(examples.labels))
-  return batch['image'].mean((1, 2))
+  """Mean colours of the images of the first 20 classes, and their labels."""
+  few = examples.select(np.flatnonzero(examples.labels < 20))
+  (batch,) = datasets.eval_batches(few, len(few.labels))
+  return batch['image'].mean((1, 2)), few.labels
 
 
 # The nearest of the mean colours, which is the least that a network finds.
@@ -81,41 +84,45 @@ def _colours(examples):
   ('name', 'options', 'chance'),
   [
     ('fake_cifar10', {'train_size': 1000}, 0.1),
-    ('fake_cifar100', {'train_size': 2000}, 0.01),
-    ('fake_imagenet', {'train_size': 1000, 'image_size': 8}, 0.001),
+    ('fake_cifar100', {'train_size': 2000}, 0.05),
+    ('fake_imagenet', {'train_size': 10_000, 'image_size': 8}, 0.05),
   ],
 )
 def test_what_is_learnt_holds_for_images_that_were_not_seen(
   name, options, chance
 ):
   data = datasets.create(name, **options)
-  colours, labels = _colours(data.train), data.train.labels
-  seen = np.unique(labels)
-  means = np.stack([colours[labels == label].mean(0) for label in seen])
-  distances = np.linalg.norm(
-    _colours(data.evaluation)[:, None] - means, axis=-1
+  colours, labels = _colours(data.train)
+  means = np.stack(
+    [colours[labels == i].mean(0) for i in range(max(labels) + 1)]
   )
-  found = seen[np.argmin(distances, axis=1)] == data.evaluation.labels
+  seen, answers = _colours(data.evaluation)
+  distances = np.linalg.norm(seen[:, None] - means, axis=-1)
+  found = np.argmin(distances, axis=1) == answers
   assert found.mean() > 5 * chance, found.mean()
 
 
 @pytest.mark.slow
-def test_a_small_network_learns_it_in_a_few_hundred_steps(tmp_path):
-  result = tiny.train(
-    tmp_path,
-    **tiny.PLAIN,
-    **{
-      'data.name': 'fake_cifar10',
-      'data.train_size': 5000,
-      'model.features': (16, 32),
-      'model.hidden': 32,
-      'batch_size': 64,
-      'num_steps': 300,
-      'checkpoint.every_steps': 300,
-    },
-  )
+def test_a_small_network_learns_it_in_a_few_hundred_steps(
+  monkeypatch, tmp_path
+):
+  tiny.use_devices(monkeypatch, 1)
+  fields = {
+    'method.name': 'sgd',
+    'data.name': 'fake_cifar10',
+    'data.train_size': 2000,
+    'model.features': (16, 32),
+    'model.hidden': 32,
+    'batch_size': 32,
+    'm': 32,
+    'microbatch_size': 32,
+    'num_steps': 200,
+    'eval_every_epochs': 100,
+    'checkpoint.every_steps': 200,
+  }
+  result = tiny.train(tmp_path, **tiny.PLAIN | fields)
   assert result['data'] == 'fake_cifar10'
-  assert result['final_score'] < 0.7
+  assert result['final_score'] < 0.75  # 0.9 is chance
 
 
 @pytest.mark.parametrize(
@@ -131,3 +138,26 @@ def test_a_small_network_learns_it_in_a_few_hundred_steps(tmp_path):
 def test_what_there_is_not_is_refused(name, options, message):
   with pytest.raises(ValueError, match=message):
     datasets.create(name, **options)
+
+
+@pytest.mark.parametrize(
+  ('config', 'name'),
+  [
+    ('cifar10', 'fake_cifar10'),
+    ('label_noise', 'fake_cifar10'),
+    ('svhn', 'fake_cifar10'),
+    ('cifar100', 'fake_cifar100'),
+    ('imagenet', 'fake_imagenet'),
+    ('imagenet_vit', 'fake_imagenet'),
+    ('image_folder', 'fake_imagenet'),
+    ('finetune', 'fake_imagenet'),
+  ],
+)
+def test_every_config_takes_them_in_place_of_its_own(config, name):
+  path = configs.find(config)
+  loaded = runpy.run_path(path)['get_config']()
+  loaded.data.update(name=name, train_size=100)
+  for kind in ('symmetric', 'asymmetric')[: 2 - (name == 'fake_imagenet')]:
+    loaded.data.label_noise_kind = kind
+    dataset = factories.load_data(build.resolve(loaded, 1))
+    assert (dataset.name, len(dataset.train.labels)) == (name, 100)

@@ -6,8 +6,14 @@ import pytest
 
 import sam_jax
 from sam_jax.analysis import trained
-from sam_jax.runs import bootstrap, evaluation, loading, pretrained, shipped
-from sam_jax.runs import workdir as workdir_lib
+from sam_jax.runs import (
+  bootstrap,
+  evaluation,
+  loading,
+  pretrained,
+  shipped,
+  workdir as workdir_lib,
+)
 from tests import tiny
 
 
