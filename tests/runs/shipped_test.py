@@ -1,19 +1,25 @@
 """The runs that come with the package."""
 
+import pathlib
 import zipfile
 
 import pytest
 
 import sam_jax
+from sam_jax import configs
 from sam_jax.analysis import trained
+from sam_jax.configs import digits
 from sam_jax.runs import (
   bootstrap,
   evaluation,
+  initialization,
   loading,
+  preparation,
   pretrained,
   shipped,
   workdir as workdir_lib,
 )
+from sam_jax.sweeps import check
 from tests import tiny
 
 
@@ -74,3 +80,19 @@ def test_a_cache_that_cannot_be_written_is_one_line(cache):
   cache.write_text('a file')
   with pytest.raises(ValueError, match='cannot be unpacked .*XDG_CACHE_HOME'):
     shipped.find('digits_cnn_sgd')
+
+
+def test_a_run_starts_from_a_shipped_one_by_its_name(capsys, monkeypatch):
+  tiny.use_devices(monkeypatch, 1)
+  config = digits.get_config('noisy')
+  config.init_from = 'digits_cnn_sgd'
+  prepared = preparation.prepare(config)
+  place = prepared.config.init_from
+  assert place == str(shipped.find('digits_cnn_sgd'))
+  initialization.check_source(prepared.experiment, place)
+  assert f'initialised from {place}: 8 arrays' in capsys.readouterr().out
+  # A sweep looks for what its cells start from, too.
+  cell = {'config': configs.find('digits:noisy'), 'init_from': 'digits_cnn_sgd'}
+  check._config(cell, pathlib.Path('runs'))
+  with pytest.raises(ValueError, match="'digits_cnn_sg', which does not exist"):
+    check._config(cell | {'init_from': 'digits_cnn_sg'}, pathlib.Path('runs'))
