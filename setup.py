@@ -45,6 +45,9 @@ _TRAIN = [
 ]
 _RAY = ['ray>=2.50']
 _TOKENIZERS = ['tokenizers>=0.20']
+# The tracking client; what it keeps a local database with comes besides.
+_MLFLOW = ['mlflow-skinny>=3.1', 'sqlalchemy>=2', 'alembic>=1.13']
+_WANDB = ['wandb>=0.19.10']
 _EXTRAS = {
   'analysis': _ANALYSIS,
   'train': _TRAIN,
@@ -53,7 +56,8 @@ _EXTRAS = {
   'tpu': [f'jax[tpu]{_JAX}'],
   'ray': _RAY,
   'tokenizers': _TOKENIZERS,
-  'wandb': ['wandb>=0.18'],
+  'wandb': _WANDB,
+  'mlflow': _MLFLOW,
   # For comparisons with other implementations.
   'torch': ['torch>=2.5'],
   'docs': ['mkdocs-material>=9.5', 'mkdocstrings[python]>=0.26'],
@@ -62,6 +66,8 @@ _EXTRAS = {
     *_TRAIN,
     *_RAY,
     *_TOKENIZERS,
+    *_WANDB,
+    *_MLFLOW,
     'build>=1.2',
     # Its modules are parameters in a recipe of the docs.
     'equinox>=0.13.8',

@@ -30,6 +30,7 @@ from sam_jax.runs import (
   recovery,
   shared as shared_lib,
   workdir as workdir_lib,
+  writers,
 )
 from sam_jax.training import parallel, train_step
 
@@ -90,6 +91,7 @@ def prepare(
   fields.check(config)
   config = _with_absolute_paths(config)  # a plug-in may go elsewhere
   config_files.load_plugins(config)
+  writers.check(writers.named(config))
   if workdir is None:
     config = build.resolve(config, jax.device_count())
     return Prepared(config, build.build(config, shared), None)
