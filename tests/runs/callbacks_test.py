@@ -125,14 +125,18 @@ def test_a_callback_is_told_of_everything_and_a_writer_catches_up(
 def test_a_resumed_run_tells_a_writer_no_line_twice(
   monkeypatch, tmp_path, flaky
 ):
-  tiny.crash_at(monkeypatch, tmp_path, 9, **_FIELDS)
-  assert flaky.kept[-1]['step'] == 7
+  fields = _FIELDS | {
+    'checkpoint.every_steps': 4,
+    'checkpoint.keep_best': False,
+  }
+  tiny.crash_at(monkeypatch, tmp_path, 7, **fields)
+  assert [line['step'] for line in flaky.kept] == [1, 2, 3, 4, 5, 5]
   assert flaky.closed == [None]
   told = Told()
-  _train(tmp_path, told)
+  _train(tmp_path, told, **fields)
   lines = metrics_log.read(tmp_path)
-  assert told.start[3:] == (6, 10, 7, 8)
-  assert [row['step'] for row in told.lines] == [7, 8, 9, 10, 10]
+  assert told.start[3:] == (4, 10, 4, 6)
+  assert [row['step'] for row in told.lines] == [5, 5, 6, 7, 8, 9, 10, 10]
   _assert_same(flaky.kept, lines)
 
 
