@@ -274,7 +274,7 @@ def load_source(
     FileNotFoundError: the files are missing; says how to get them.
   """
   source = find_loader(name, loader_options)(directory, seed, **loader_options)
-  _check_source(name, source)
+  _check_source(name, lookup.made('data set', name, source, Source))
   return source
 
 
