@@ -121,7 +121,7 @@ def made(kind: str, name: str, value: object, wanted: type[_T]) -> _T:
     return value
   raise ValueError(
     f'what is registered as {kind} {name!r} has made {shown(value)}; it must '
-    f'make a {wanted.__module__.partition(".")[0]} {wanted.__name__}'
+    f'make a {wanted.__name__} of {wanted.__module__.partition(".")[0]}'
   )
 
 
