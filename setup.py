@@ -43,11 +43,11 @@ _TRAIN = [
   # Checksums of checkpoints.
   'xxhash>=3.4',
 ]
-_RAY = ['ray>=2.50']
-_TOKENIZERS = ['tokenizers>=0.20']
 # The tracking client; what it keeps a local database with comes besides.
 _MLFLOW = ['mlflow-skinny>=3.1', 'sqlalchemy>=2', 'alembic>=1.13']
 _WANDB = ['wandb>=0.19.10']
+_RAY = ['ray>=2.50']
+_TOKENIZERS = ['tokenizers>=0.20']
 _EXTRAS = {
   'analysis': _ANALYSIS,
   'train': _TRAIN,
@@ -63,11 +63,11 @@ _EXTRAS = {
   'docs': ['mkdocs-material>=9.5', 'mkdocstrings[python]>=0.26'],
   'dev': [
     *_ANALYSIS,
+    *_MLFLOW,
+    *_WANDB,
     *_TRAIN,
     *_RAY,
     *_TOKENIZERS,
-    *_WANDB,
-    *_MLFLOW,
     'build>=1.2',
     # Its modules are parameters in a recipe of the docs.
     'equinox>=0.13.8',

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sam_jax import lookup
+from sam_jax import lookup, registration
 from sam_jax.datasets import encoded, label_noise as label_noise_lib
 
 SPLITS = ('test', 'validation')
@@ -171,10 +171,10 @@ def register(
     >>> datasets.create('doctest_blank', size=8).train.images.shape
     (10, 8, 8, 1)
   """
-  lookup.check_registration('datasets', name, *more)
+  registration.check_call('datasets', name, *more)
 
   def add(loader: Loader) -> Loader:
-    lookup.check_new('data set', name, _LOADERS, loader)
+    registration.check_new('data set', name, _LOADERS, loader)
     _LOADERS[name] = loader
     if kind != _IMAGES:
       _KINDS[name] = kind
@@ -274,7 +274,7 @@ def load_source(
     FileNotFoundError: the files are missing; says how to get them.
   """
   source = find_loader(name, loader_options)(directory, seed, **loader_options)
-  _check_source(name, lookup.made('data set', name, source, Source))
+  _check_source(name, registration.check_made('data set', name, source, Source))
   return source
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sam_jax import lookup
+from sam_jax import lookup, registration
 
 # What ast raises, also for a text of a thousand parentheses.
 _UNREADABLE = (
@@ -57,10 +57,10 @@ class Axis:
       ValueError: the name is taken, what is decorated cannot be called, or
         `register` is not used as a decorator.
     """
-    lookup.check_registration(self.name, name, *more)
+    registration.check_call(self.name, name, *more)
 
     def add(factory: _Factory) -> _Factory:
-      lookup.check_new(self.name, name, self._factories, factory)
+      registration.check_new(self.name, name, self._factories, factory)
       self._factories[name] = factory
       return factory
 

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
-from sam_jax import lookup
+from sam_jax import lookup, registration
 from sam_jax.methods import base
 
 _Factory = TypeVar('_Factory', bound=Callable[..., base.Method])
@@ -44,10 +44,10 @@ def register(
     >>> methods.create('doctest_scaled', factor=3.0).factor
     3.0
   """
-  lookup.check_registration('methods', name, *more)
+  registration.check_call('methods', name, *more)
 
   def add(factory: _Factory) -> _Factory:
-    lookup.check_new('method', name, _METHODS, factory)
+    registration.check_new('method', name, _METHODS, factory)
 
     @functools.wraps(factory)
     def create_method(*args: Any, **fields: Any) -> base.Method:
@@ -150,7 +150,9 @@ def create(name: str, **fields: Any) -> base.Method:
     if field in given and not lookup.fits(given[field], kind):
       mismatch = lookup.mismatch(field, given[field], kind)
       raise ValueError(f'{what}: {mismatch}')
-  return lookup.made('method', name, _METHODS[name](**given), base.Method)
+  return registration.check_made(
+    'method', name, _METHODS[name](**given), base.Method
+  )
 
 
 def _refused(name: str, field: str, value: Any) -> ValueError:

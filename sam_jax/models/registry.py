@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from flax import linen as nn
 
-from sam_jax import lookup
+from sam_jax import lookup, registration
 
 Factory = Callable[..., nn.Module]
 _F = TypeVar('_F', bound=Factory)
@@ -69,10 +69,10 @@ def register(name: str, *more: object, **fixed: object) -> Callable[[_F], _F]:
     >>> models.create('linear', num_classes=10).num_classes
     10
   """
-  lookup.check_registration('models', name, *more)
+  registration.check_call('models', name, *more)
 
   def decorate(factory: _F) -> _F:
-    lookup.check_new('model', name, _REGISTRY, factory)
+    registration.check_new('model', name, _REGISTRY, factory)
     parameters = inspect.signature(factory).parameters
     kinds = {p.kind for p in parameters.values()}
     if 'num_classes' not in parameters and _ANY not in kinds:
@@ -134,7 +134,7 @@ def create(name: str, *, num_classes: int, **kwargs: object) -> nn.Module:
   entry, fixed = _lookup(name)
   _check_arguments(name, entry.factory, fixed, kwargs)
   model = entry.factory(num_classes=num_classes, **fixed, **kwargs)
-  return lookup.made('model', name, model, nn.Module)
+  return registration.check_made('model', name, model, nn.Module)
 
 
 def _lookup(name: str) -> tuple[_Entry, dict[str, object]]:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import flax
 
-from sam_jax import lookup
+from sam_jax import lookup, registration
 from sam_jax.tasks import base
 
 _Task = TypeVar('_Task', bound=type[base.Task])
@@ -26,10 +26,10 @@ def register(name: str, *more: object) -> Callable[[_Task], _Task]:
     ValueError: the name is taken, what is decorated is no subclass of `Task`,
       or `register` is not used as a decorator.
   """
-  lookup.check_registration('tasks', name, *more)
+  registration.check_call('tasks', name, *more)
 
   def add(task: _Task) -> _Task:
-    lookup.check_new('task', name, _TASKS, task)
+    registration.check_new('task', name, _TASKS, task)
     if not (isinstance(task, type) and issubclass(task, base.Task)):
       raise ValueError(
         f'task {name!r} is {lookup.shown(task)}; it must be a subclass of '

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import ml_collections
 
-from sam_jax import extras, lookup
+from sam_jax import extras, lookup, registration
 from sam_jax.runs import callbacks
 
 Line = Mapping[str, float]
@@ -96,10 +96,10 @@ def register(
     >>> 'doctest_screen' in writers.names()
     True
   """
-  lookup.check_registration('writers', name, *more)
+  registration.check_call('writers', name, *more)
 
   def add(factory: _Factory) -> _Factory:
-    lookup.check_new('writer', name, _WRITERS, factory)
+    registration.check_new('writer', name, _WRITERS, factory)
     if isinstance(factory, type) and not issubclass(factory, Writer):
       raise ValueError(
         f'{factory.__name__} is no writer: it must be a subclass of '
@@ -124,7 +124,7 @@ def create(name: str) -> Writer:
     ValueError: the name is unknown, or what is registered makes no writer.
   """
   lookup.check('writer', name, names())
-  return lookup.made('writer', name, _WRITERS[name].make(), Writer)
+  return registration.check_made('writer', name, _WRITERS[name].make(), Writer)
 
 
 def named(config: ml_collections.ConfigDict) -> tuple[str, ...]:
