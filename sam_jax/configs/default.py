@@ -396,6 +396,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.log.every_steps = 0
   # Whether to write TensorBoard events beside metrics.jsonl.
   config.log.tensorboard = True
+  # Where the lines of metrics.jsonl go besides: 'wandb', 'mlflow', or a writer
+  # of one's own (`sam_jax.runs.writers`). What a writer needs to know, such as
+  # a project or a server, is in its own settings.
+  config.log.writers = ()
   # Seconds between progress lines where there is no terminal.
   config.log.progress_seconds = 30.0
   return config
