@@ -9,10 +9,21 @@ import sys
 import pytest
 
 from sam_jax import _config_flag
+from sam_jax.datasets import registry as datasets
+from sam_jax.methods import registry as methods
+from sam_jax.models import registry as models
+from sam_jax.tasks import registry as tasks
 from tests.docs import pages
 
 # Pages whose code a test of their own runs, and compares with what they say.
 _ELSEWHERE = {'docs/recipes.md': 'tests/primitive/recipes_test.py'}
+_REGISTRIES = (
+  (datasets, '_LOADERS'),
+  (datasets, '_KINDS'),
+  (methods, '_METHODS'),
+  (models, '_REGISTRY'),
+  (tasks, '_TASKS'),
+)
 
 
 def _are_run(name):
@@ -71,7 +82,15 @@ def test_every_command_has_the_flags_and_fields_it_is_given(
   assert not wrong, '\n'.join(wrong)
 
 
+@pytest.fixture
+def registries(monkeypatch):
+  """Forgets what a page registers, for other tests list what there is."""
+  for module, name in _REGISTRIES:
+    monkeypatch.setattr(module, name, dict(getattr(module, name)))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures('registries')
 @pytest.mark.parametrize('name', [n for n in pages.names() if _are_run(n)])
 def test_the_code_of_each_page_runs(name, command, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
