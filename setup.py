@@ -45,6 +45,12 @@ _TRAIN = [
 ]
 _RAY = ['ray>=2.50']
 _TOKENIZERS = ['tokenizers>=0.20']
+_DOCS = [
+  'latex2mathml>=3.78',
+  'mkdocs-awesome-nav>=3.2',
+  'mkdocs-material>=9.7',
+  'mkdocstrings[python]>=1',
+]
 _EXTRAS = {
   'analysis': _ANALYSIS,
   'train': _TRAIN,
@@ -56,17 +62,19 @@ _EXTRAS = {
   'wandb': ['wandb>=0.18'],
   # For comparisons with other implementations.
   'torch': ['torch>=2.5'],
-  'docs': ['mkdocs-material>=9.5', 'mkdocstrings[python]>=0.26'],
+  'docs': _DOCS,
   'dev': [
     *_ANALYSIS,
     *_TRAIN,
     *_RAY,
     *_TOKENIZERS,
+    *_DOCS,
     'build>=1.2',
     # Its modules are parameters in a recipe of the docs.
     'equinox>=0.13.8',
     'mypy>=2',
     'packaging>=24',
+    'pre-commit>=4',
     'pytest>=9',
     'pytest-xdist>=3.8',
     'ruff>=0.17,<0.18',
