@@ -6,6 +6,7 @@ The convention is that of tests/docs/pages.py.
 import importlib
 import sys
 
+import jax
 import pytest
 
 from sam_jax import _config_flag
@@ -15,8 +16,7 @@ from sam_jax.models import registry as models
 from sam_jax.tasks import registry as tasks
 from tests.docs import pages
 
-# Pages whose code a test of their own runs, and compares with what they say.
-_ELSEWHERE = {'docs/recipes.md': 'tests/primitive/recipes_test.py'}
+# Where a page may register something.
 _REGISTRIES = (
   (datasets, '_LOADERS'),
   (datasets, '_KINDS'),
@@ -28,7 +28,7 @@ _REGISTRIES = (
 
 def _are_run(name):
   """Whether there is something to run on a page."""
-  return name not in _ELSEWHERE and any(
+  return any(
     block.language == 'python' or block.marker == 'run'
     for block in pages.blocks(name)
     if not block.marker.startswith('not')
@@ -96,6 +96,7 @@ def test_the_code_of_each_page_runs(name, command, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   monkeypatch.syspath_prepend(tmp_path)
   monkeypatch.setattr(sys, 'dont_write_bytecode', True)
+  jax.config.update('jax_numpy_rank_promotion', 'allow')  # JAX's own setting
   loaded = set(sys.modules)
   namespace = {'__name__': '__main__'}
   try:
@@ -110,6 +111,7 @@ def test_the_code_of_each_page_runs(name, command, tmp_path, monkeypatch):
       elif block.marker == 'run':
         _run(command, block, name)
   finally:
+    jax.config.update('jax_numpy_rank_promotion', 'raise')
     for module in set(sys.modules) - loaded:
       if not module.startswith('sam_jax'):
         file = getattr(sys.modules[module], '__file__', None) or ''
