@@ -222,7 +222,7 @@ def test_the_commands_work_from_any_directory(full, tmp_path):
   )
   assert 'finished: ' in succeed(*train, '--config.num_epochs=1')
   resumed = succeed(*train, '--config.num_epochs=2')
-  assert '80 steps of which 40 are made' in resumed
+  assert '80 steps, of which 40 were made before' in resumed
   summary = json.loads(succeed('sam-evaluate', '--workdir=run'))
   assert summary['examples'] == 797
   (tmp_path / 'mine.py').write_text(_CONFIG)

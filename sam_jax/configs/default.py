@@ -99,9 +99,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.hidden = placeholder(int)
   # 'cnn': 'relu', 'tanh', ... GPT: 'gelu', 'swiglu'.
   config.model.activation = placeholder(str)
-  # What to start from: a run directory, of whose last checkpoint counts what it
-  # was evaluated with, or an official checkpoint, .npz files of ViT and Mixer
-  # among them; '' is random.
+  # What to start from; '' is random. A run directory: the parameters with which
+  # its last checkpoint was evaluated (the moving average, if the run keeps
+  # one). Or an official checkpoint, such as the .npz files of ViT and Mixer.
   config.init_from = ''
   # Run directory whose last checkpoint predicts the training labels, which then
   # count instead of the data set's; '' is none. What the paper calls bootstrap:

@@ -142,7 +142,7 @@ def resolve(
   resolved = config.copy_and_resolve_references()
   resolved.m = layout.m
   resolved.microbatch_size = layout.microbatch_size
-  config_files.fill_method(resolved)
+  fields.fill_method(resolved)
   if _is_sized(config) and config.data.image_size is None:
     resolved.data.image_size = _image_size(config)
   return resolved
