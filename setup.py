@@ -89,6 +89,7 @@ _COMMANDS = (
   'evaluate',
   'find_rho',
   'generate',
+  'predict',
   'prepare_data',
   'report',
   'sweep',
@@ -122,7 +123,7 @@ setuptools.setup(
   license_files=['LICENSE'],
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['sam_jax', 'sam_jax.*']),
-  package_data={'sam_jax': ['py.typed']},
+  package_data={'sam_jax': ['py.typed', 'runs/shipped_runs/*.zip']},
   install_requires=_REQUIRES,
   extras_require=_EXTRAS,
   entry_points={

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 flags = _cli.Flags()
 _WORKDIR = flags.DEFINE_multi_string(
-  'workdir', None, 'Run directory; several of them share a picture.'
+  'workdir',
+  None,
+  'Run directory, or the name of a run that comes with the package; several of '
+  'them share a picture.',
 )
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', 'last', "'last', 'best', or a step."
@@ -128,7 +131,7 @@ def main(argv: Sequence[str]) -> None:
 def _analyze(argv: Sequence[str]) -> None:
   """Measures, and draws."""
   from sam_jax.analysis import measurements, result_files
-  from sam_jax.runs import files
+  from sam_jax.runs import files, shipped
 
   known = list(measurements.BY_NAME)
   if len(argv) != 2 or argv[1] not in known:
@@ -144,7 +147,7 @@ def _analyze(argv: Sequence[str]) -> None:
   if picture and not picture.parent.is_dir():
     raise ValueError(f'--output is {picture}; there is no such directory')
   options = _options()
-  workdirs = [files.user_path(text) for text in _WORKDIR.value or ()]
+  workdirs = [shipped.find(text) for text in _WORKDIR.value or ()]
   # What is wrong with any run is found before the first is measured.
   subjects = result_files.subjects(
     name, workdirs, functools.partial(_load, options=options)

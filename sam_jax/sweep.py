@@ -34,7 +34,8 @@ Before a long sweep:
     --time_steps=3 hours too. It needs no data whose size is known.
   --scale=smoke takes three steps of the first replica of each cell, with a
     small network of the same kind on a few examples: do the cells run at all?
-    Give it a directory of its own.
+    Where CIFAR, SVHN, ImageNet or a data set of the fine-tuning is missing, it
+    takes synthetic images and says so. Give it a directory of its own.
 
 --only=REGEX takes the cells that match, as --dry_run shows them, and those that
 they need. --set=FIELD=VALUE sets a field of all cells, such as where the data
@@ -127,6 +128,9 @@ _GPUS_PER_CELL = flags.DEFINE_float(
 _CPUS_PER_CELL = flags.DEFINE_float(
   'cpus_per_cell', 1, 'With --ray: CPU cores of each cell.', lower_bound=0
 )
+
+# Who sets one of these wants no other data.
+_CHOICES_OF_DATA = {'data.name', 'data.directory'}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -258,6 +262,10 @@ def _cells(sweep: cells_lib.Sweep) -> list[cells_lib.Fields]:
   fields = overrides.parse_fields(_SET.value)
   overrides.check_not_varied(fields, chosen)
   cells = [overrides.with_fields(cell, fields) for cell in cells]
+  if _SCALE.value == 'smoke' and not fields.keys() & _CHOICES_OF_DATA:
+    cells, lines = smoke.stand_ins(cells)
+    for line in lines:
+      _cli.say('sweep', line)
   cells_lib.check(dataclasses.replace(sweep, cells=cells))
   return cells
 

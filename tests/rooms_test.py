@@ -15,7 +15,7 @@ _BASE += ('convolutions', 'leaves', 'balls', 'perturbations', 'sam', 'methods')
 _ABOVE = 'augmentation datasets models tasks training runs analysis sweeps'
 _COMMANDS = ('_causes', '_cli', '_config_flag', 'train', 'evaluate', 'find_rho')
 _COMMANDS += ('convert_checkpoint', 'prepare_data', 'analyze', 'sweep')
-_COMMANDS += ('report', 'compare_methods', 'generate')
+_COMMANDS += ('report', 'compare_methods', 'generate', 'predict')
 _ROOMS = (*_BASE, *_ABOVE.split(), 'configs', *_COMMANDS)
 
 # What is there after an installation of sam_jax without extras.

@@ -113,7 +113,9 @@ def get_config() -> ml_collections.ConfigDict:
   # In memory: 'digits', 'fashion_mnist', 'cifar10', 'cifar100', 'svhn_cropped'.
   # Decoded on the fly: 'imagenet2012', 'oxford_flowers102', 'oxford_iiit_pet',
   # 'cars196', 'food101', 'fgvc_aircraft', 'birdsnap' and 'image_folder', any
-  # directory with train/CLASS/ and test/CLASS/. For 'language_modelling':
+  # directory with train/CLASS/ and test/CLASS/. Synthetic, to try a config
+  # without its data: 'fake_cifar10', 'fake_cifar100' and 'fake_imagenet', of
+  # the shape of the originals. For 'language_modelling':
   # 'python_manual', which every Python contains; 'text', a file or the files
   # *.txt, *.text, *.md, *.rst and *.tex of a directory and those below it;
   # 'bible', of Debian's bible-kjv-text; 'tokens', nanoGPT's .bin files.
@@ -121,7 +123,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Where its files are; None looks in the usual places.
   config.data.directory = placeholder(str)
   # 'digits': training examples of the 1,797, the rest are for testing; None is
-  # 1,000. 'fashion_mnist': the first of the 60,000; None is all.
+  # 1,000. 'fashion_mnist': the first of the 60,000; 'fake_...': the first of as
+  # many as the original has, with a test image for every five; None is all.
   config.data.train_size = placeholder(int)
   # Decoded on the fly: height and width of the crops in pixels; None is what
   # the model is meant for, else 224.

@@ -191,6 +191,7 @@ class Journal:
     result = {
       'steps': experiment.num_steps,
       'epochs': self._epoch(experiment.num_steps),
+      'data': experiment.dataset.name,
       'split': self._config.data.split,
       'score': experiment.task.score._asdict(),
       'final_score': state.final_score,

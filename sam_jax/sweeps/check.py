@@ -19,9 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import ml_collections
 
 from sam_jax.runs import (
-  files,
   preparation,
   shared as shared_lib,
+  shipped,
   validation,
   workdir as workdir_lib,
 )
@@ -147,7 +147,7 @@ def _config(
     is_needed = source and not isinstance(cell.get(name), cells_lib.Like)
     if not is_needed or workdir_lib.has_begun(workdir):
       continue
-    if not files.user_path(source).exists():
+    if not shipped.find(source).exists():
       raise ValueError(f'{name} is {source!r}, which does not exist')
   return config
 

@@ -162,6 +162,9 @@ class Report:
 
   def remarks(self) -> Iterator[str]:
     """Yields what a reader must know of the tables."""
+    yield from tables.remarks_on_data(
+      [tested.setting for tested in self._found.values()]
+    )
     for label, (settings, best) in self._tried.items():
       for candidate, setting in settings:
         if setting is None:

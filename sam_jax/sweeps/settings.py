@@ -53,6 +53,11 @@ class Setting:
     """The name of the method."""
     return self.runs[0].fields['method.name']
 
+  @property
+  def data(self) -> str:
+    """The name of the data set."""
+    return self.runs[0].fields['data.name']
+
   def estimate(self, key: str) -> statistics.Estimate:
     """Returns mean and confidence interval of a number of result.json."""
     return statistics.estimate([run.result[key] for run in self.runs])

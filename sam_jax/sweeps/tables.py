@@ -10,7 +10,7 @@ import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
-from sam_jax import tasks
+from sam_jax import datasets, tasks
 from sam_jax.runs import files
 from sam_jax.sweeps import (
   choice as choice_lib,
@@ -36,7 +36,9 @@ def write(
     paper: numbers to compare with.
   """
   rows = [_row(setting, settings, paper) for setting in settings]
-  yield write_rows(directory / 'table', rows)
+  remarks = list(remarks_on_data(settings))
+  yield write_rows(directory / 'table', rows, remarks)
+  yield from remarks
   choices = choice_lib.choose(settings)
   if any(choice.tried for choice in choices):
     rows = [
@@ -46,7 +48,7 @@ def write(
     ]
     if rows:
       yield '\nBest rho, or alpha, on the validation split:\n'
-      yield write_rows(directory / 'selected', rows)
+      yield write_rows(directory / 'selected', rows, remarks)
     for choice in choices:
       yield from _remarks_on_choice(choice)
   for setting in settings:
@@ -61,7 +63,10 @@ def _row(
   """Returns the columns of one setting."""
   score = setting.score
   found = setting.estimate(results.FINAL)
-  row = {name: _show(value) for name, value in setting.shown.items()}
+  is_fake = datasets.is_fake(setting.data)
+  # Whatever the format, nobody takes these numbers for those of real images.
+  row = {'data.name': setting.data} if is_fake else {}
+  row |= {name: _show(value) for name, value in setting.shown.items()}
   row |= {
     'n': str(found.n),
     heading(score): interval(found, score),
@@ -78,7 +83,7 @@ def _row(
   if score.metric in metrics:  # else the paper measured something else
     for metric in metrics:
       numbers = [number for number in paper if number.metric == metric]
-      row |= _beside_paper(setting, metric, numbers)
+      row |= _beside_paper(setting, metric, [] if is_fake else numbers)
   return row
 
 
@@ -107,7 +112,7 @@ def _beside_paper(
     setting: of the row.
     metric: of the numbers. If it is not the score, it gets a column of its own;
       it has the unit and the scale of the score.
-    numbers: of the paper, at least one.
+    numbers: of the paper, of which none may fit.
   """
   score = setting.score
   row: Row = {}
@@ -206,6 +211,18 @@ def _remarks_on_runs(setting: settings_lib.Setting) -> Iterator[str]:
     f'{find}; one run of each seed counts, and not '
     f'{setting.repeated[0][0].workdir}'
   )
+
+
+def remarks_on_data(
+  settings: Sequence[settings_lib.Setting],
+) -> Iterator[str]:
+  """Yields a line for each data set whose images are synthetic."""
+  for name in dict.fromkeys(setting.data for setting in settings):
+    if datasets.is_fake(name):
+      yield (
+        f'{name} has synthetic images: these numbers say nothing about '
+        f'{name.removeprefix(datasets.FAKE)}'
+      )
 
 
 # --- Files -------------------------------------------------------------------

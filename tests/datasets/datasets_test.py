@@ -501,7 +501,7 @@ def test_the_seed_and_the_kind_decide_on_the_noise():
 
 
 def test_classes_of_cifar100_are_mistaken_within_their_superclass():
-  confusions = cifar._next_in_superclass()
+  confusions = cifar.next_in_superclass()
   assert sorted(confusions) == sorted(confusions.values()) == [*range(100)]
   # Some of the numbers that the authors' files have for the names.
   number = {'apple': 0, 'mushroom': 51, 'orange': 53, 'pear': 57, 'pepper': 83}

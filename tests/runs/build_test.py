@@ -520,6 +520,23 @@ def test_a_bad_value_is_one_line_before_anything_is_written(
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {'data.train_size': 12, 'batch_size': 64},
+    {'batch_size': 24, 'm': 32, 'microbatch_size': 32},
+  ],
+)
+def test_sizes_that_do_not_fit_are_refused_with_three_that_do(fields):
+  with pytest.raises(ValueError, match='These fit together: ') as raised:
+    build.resolve(tiny.config(**fields), 8)
+    build.build(tiny.config(**fields))
+  flags = re.findall(r'--config\.(\w+)=(\d+)', str(raised.value))
+  assert [name for name, _ in flags] == ['batch_size', 'm', 'microbatch_size']
+  pasted = fields | {name: int(size) for name, size in flags}
+  assert build.build(tiny.config(**pasted)).steps_per_epoch > 0
+
+
 class _Unmeasured(tasks.ImageClassification):
   """A task that forgets to measure something."""
 

@@ -119,3 +119,20 @@ def test_what_a_reader_must_know_is_said(tmp_path):
   rows = {row['method.rho']: row for row in _rows(tmp_path)}
   differ = {rho: row['runs differ in'] for rho, row in rows.items()}
   assert differ == dict.fromkeys(differ, '') | {'0.2': 'git_commit'}
+
+
+def test_numbers_of_synthetic_data_are_never_those_of_real_ones(tmp_path):
+  for name in ('cifar10', 'fake_cifar10'):
+    made_up.write_run(tmp_path, name, [0.25], **{'data.name': name})
+  printed = _write(tmp_path, [Paper({}, 2.7)])
+  real, fake = _rows(tmp_path)  # a setting each
+  assert (real['data.name'], real['paper, %']) == ('cifar10', '2.7')
+  assert (fake['data.name'], fake['paper, %']) == ('fake_cifar10', '')
+  line = 'fake_cifar10 has synthetic images: these numbers say nothing about '
+  for text in (printed, (tmp_path / 'table.md').read_text()):
+    assert text.count(f'{line}cifar10') == 1
+  # Also where no other data tell them apart.
+  alone = tmp_path / 'alone'
+  made_up.write_run(alone, 'run', [0.25], **{'data.name': 'fake_cifar10'})
+  _write(alone)
+  assert 'fake_cifar10' in (alone / 'table.txt').read_text()
