@@ -185,7 +185,7 @@ def _page(name: str) -> str:
     for field, p in registry.parameters(name).items()
     if p.kind is not p.VAR_KEYWORD
   }
-  text = [f'# {name}', f'{_title(name)}.', _math(body).strip()]
+  text = [f'# {name}', f'{_title(name)}.', fenced(body).strip()]
   cost = methods.create(name).gradient_evaluations
   text.append(f'Declared cost, in gradients per step: {cost:.4g}.')
   for file in _MEASURED:
@@ -208,7 +208,7 @@ def _page(name: str) -> str:
       f'It also takes {", ".join(shared)}; see [the axes](README.md#axes).'
     )
   if source := sections.get('Source'):
-    text += ['## Source', _math(source)]
+    text += ['## Source', fenced(source)]
   return '\n\n'.join(part for part in text if part) + '\n'
 
 
@@ -249,7 +249,7 @@ def _arguments(text: str) -> dict[str, str]:
   return {name: text.replace(*_SCHEDULE) for name, text in found.items()}
 
 
-def _math(text: str) -> str:
+def fenced(text: str) -> str:
   """Returns text with its formulas as GitHub shows them."""
   lines, formula, result = text.split('\n'), None, []
   for line in [*lines, '']:

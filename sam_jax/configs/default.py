@@ -169,8 +169,8 @@ def get_config() -> ml_collections.ConfigDict:
   # AutoAugment: what it was found for, 'cifar', 'imagenet' or 'svhn'.
   config.augmentation.policy = 'cifar'
   # How far AutoAugment and RandAugment translate and cut out: 'official', as
-  # on ImageNet whatever the size, which leaves nothing of an eighth of CIFAR's
-  # images, or 'cifar', in proportion to the image.
+  # many pixels as on ImageNet whatever the size, so that an eighth of CIFAR's
+  # images become all grey; or 'cifar', in proportion to the image.
   config.augmentation.constants = 'official'
   # RandAugment: operations per image, and their level. Official
   # [randaug_num_layers, randaug_magnitude]: 2 and 9.
@@ -370,7 +370,7 @@ def get_config() -> ml_collections.ConfigDict:
   # on CPU; compile time grows with their number), 'vmap' (CPU, many), 'auto'.
   config.microbatch_loop = 'auto'
 
-  # --- Evaluation, checkpoints, log; may change when a run goes on -----------
+  # --- Evaluation, checkpoints, log; may change when a run resumes -----------
   # Epochs between evaluations; the end is always evaluated. Official
   # [evaluate_every]: 1.
   config.eval_every_epochs = 1

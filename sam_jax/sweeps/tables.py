@@ -94,7 +94,7 @@ def _rival(
   if all(other.method != 'sgd' for other in settings):
     return {}
   sgd = choice_lib.sgd_at_equal_compute(setting, settings)
-  name = _with_unit('SGD within these gradients', setting.score)
+  name = _with_unit('SGD with as many gradients', setting.score)
   if sgd is None:
     return {name: ''}
   found = sgd.estimate(results.FINAL)

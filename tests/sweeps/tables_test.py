@@ -39,7 +39,7 @@ def test_a_table_has_each_setting_beside_the_paper(tmp_path):
   assert row['error, %'] == '12.50 ± 6.35'
   assert row['best epoch, %'] == '12.50 ± 6.35'
   # 42 and 43 %; SGD's 20 gradients are as many as SAM's here.
-  assert row['SGD within these gradients, %'] == '42.50 ± 6.35 (n = 2)'
+  assert row['SGD with as many gradients, %'] == '42.50 ± 6.35 (n = 2)'
   assert (row['n'], row['gradients'], row['seconds']) == ('2', '20', '3')
   assert (row['paper, %'], row['difference']) == ('12.0 ± 0.5', '+0.50')
   assert sum(r['paper, %'] != '' for r in rows) == 1
