@@ -152,7 +152,7 @@ def read(
 
 def table(found: Scores, score: tasks.Score) -> str:
   """Returns the validation scores by rho, for people."""
-  heading = f'validation {tables.heading(score)}'
+  heading = f'validation {score.heading()}'
   lines = [f'{"rho":>6}{heading:>26}{"n":>4}']
   for rho, values in found.items():
     estimate = statistics.estimate(values)
@@ -226,7 +226,7 @@ def draw(
   axes.set_xticks(rhos, [f'{rho:g}' for rho in rhos])
   axes.set_xticks([], minor=True)
   axes.set_xlabel('rho')
-  axes.set_ylabel(f'validation {tables.heading(score)}')
+  axes.set_ylabel(f'validation {score.heading()}')
   axes.set_title(pictures.plain(title))
   axes.grid(alpha=0.3)
   axes.legend(fontsize=8)

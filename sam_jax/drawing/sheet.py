@@ -1,0 +1,236 @@
+"""What every picture is drawn on: the sheet, its legend, axes of scores.
+
+Example:
+  >>> import pathlib, tempfile
+  >>> from sam_jax.drawing import palette, sheet
+  >>> path = pathlib.Path(tempfile.mkdtemp()) / 'a.png'
+  >>> with sheet.picture(path, (6, 4), 'Digits: test error') as (figure, axes):
+  ...   [style] = palette.styles(['sam'])
+  ...   _ = axes[0, 0].plot([1, 2, 3], [9, 5, 4], label='sam', **style)
+  ...   sheet.legend(figure, axes[0, 0])
+  >>> path.exists()
+  True
+"""
+
+import contextlib
+import math
+import pathlib
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import figure as figure_lib, transforms
+
+from sam_jax import tasks
+
+_STYLE = {
+  'axes.grid': True,
+  'axes.axisbelow': True,
+  'axes.labelsize': 9,
+  'axes.spines.right': False,
+  'axes.spines.top': False,
+  'axes.titlesize': 9,
+  'errorbar.capsize': 3,
+  'figure.titlesize': 10,
+  'font.size': 9,
+  'grid.alpha': 0.3,
+  'legend.fontsize': 8,
+  'lines.linewidth': 1.5,
+  'xtick.labelsize': 8,
+  'ytick.labelsize': 8,
+}
+_DPI = 120
+_CHARACTER = 0.065  # width of a letter of a title, in inches
+_LEGEND_CHARACTER = 0.055
+_MAX_LEGEND = 5  # columns
+_LOG_RATIO = 3.0  # of the largest score to the smallest, for a log scale
+_APART = 5.0  # points between values that belong to the same place
+
+
+@contextlib.contextmanager
+def picture(
+  path: pathlib.Path,
+  size: tuple[float, float],
+  title: str,
+  *,
+  rows: int = 1,
+  columns: int = 1,
+  count: int | None = None,
+  **options: Any,
+) -> Iterator[tuple[figure_lib.Figure, np.ndarray]]:
+  """Yields a figure and its axes `[rows, columns]`; writes it at the end.
+
+  Nothing is kept by pyplot, and no backend is chosen: pictures can be drawn in
+  a notebook.
+
+  Args:
+    path: of the PNG.
+    size: width and height in inches, without the legend.
+    title: what is shown: the data, the split, the units; long lines are broken.
+    rows: of panels.
+    columns: of panels.
+    count: number of panels; None is all. The others are removed.
+    **options: of `Figure.subplots`.
+  """
+  with matplotlib.rc_context(_STYLE):
+    figure = figure_lib.Figure(figsize=size, layout='constrained')
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    for panel in axes.ravel()[count:] if count else ():
+      panel.remove()
+    if title:
+      figure.suptitle(wrapped(title, size[0] / _CHARACTER))
+    yield figure, axes
+    _save(figure, path)
+
+
+def _save(figure: figure_lib.Figure, path: pathlib.Path) -> None:
+  """Writes a picture."""
+  with warnings.catch_warnings():
+    warnings.filterwarnings('ignore', 'Glyph', UserWarning)  # of a font
+    figure.savefig(path, dpi=_DPI, bbox_inches='tight')
+
+
+def wrapped(text: str, width: float) -> str:
+  """Returns a text in lines, in which matplotlib finds no formulas.
+
+  Args:
+    text: perhaps with lines of its own.
+    width: of a line, in letters.
+  """
+  lines = [
+    part
+    for line in text.split('\n')
+    for part in textwrap.wrap(line, max(int(width), 10)) or ['']
+  ]
+  return plain('\n'.join(lines))
+
+
+def plain(text: str) -> str:
+  """Returns a text in which matplotlib finds no formulas."""
+  return text.replace('$', r'\$')
+
+
+def legend(figure: figure_lib.Figure, axes: Any = None, **options: Any) -> None:
+  """Puts a legend below the panels, where it cannot cover any data.
+
+  Args:
+    figure: of the legend.
+    axes: whose labelled lines it explains, if `handles` are not given.
+    **options: of `Figure.legend`.
+  """
+  handles = options.pop('handles', None)
+  if handles is None:
+    handles = axes.get_legend_handles_labels()[0]
+  if not handles:
+    return
+  longest = max(len(str(handle.get_label())) for handle in handles)
+  width = 0.6 + _LEGEND_CHARACTER * longest
+  columns = int(np.clip(figure.get_figwidth() / width, 1, _MAX_LEGEND))
+  figure.legend(
+    handles=handles,
+    loc='outside lower center',
+    ncols=min(columns, len(handles)),
+    frameon=False,
+    **options,
+  )
+
+
+# --- Scores ------------------------------------------------------------------
+
+
+def interval(
+  mean: np.ndarray, half: np.ndarray, score: tasks.Score
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns mean and both ends of an interval, in the unit of a score.
+
+  An interval of percentages is cut at 0 and 100, where no percentage is; that
+  of another score which is positive is cut at 0.
+
+  Args:
+    mean: of values of the metric.
+    half: width of half of the interval; NaN is 0.
+    score: has the unit.
+  """
+  middle = score.scale * np.asarray(mean, float)
+  reach = score.scale * np.nan_to_num(np.asarray(half, float))
+  low, high = middle - reach, middle + reach
+  low = np.where(middle >= 0, np.maximum(low, 0), low)
+  if score.unit == '%':
+    high = np.where(middle <= 100, np.minimum(high, 100), high)
+  return middle, low, high
+
+
+def scale(
+  axes: Any, values: Sequence[float], *, ends: Sequence[float] = (), on: str
+) -> None:
+  """Chooses the scale of an axis of scores, and its ticks.
+
+  It is logarithmic if the largest value is a few times the smallest one. Zeros
+  are beside the axis's smallest value then.
+
+  Args:
+    axes: the panel.
+    values: in people's units.
+    ends: of intervals, which the axis shows as far as there is room.
+    on: 'x' or 'y'.
+  """
+  shown = np.asarray(values, float)
+  shown = shown[np.isfinite(shown)]
+  positive = shown[shown > 0]
+  if (shown < 0).any() or not positive.size:
+    return
+  smallest, largest = positive.min(), positive.max()
+  if largest < _LOG_RATIO * smallest:
+    return
+  reach = np.asarray([*ends, largest], float)
+  high = min(float(reach[np.isfinite(reach)].max()), 4 * largest)
+  low = float(reach[reach > 0].min())
+  low = min(smallest, max(low, smallest / 2)) * 0.93
+  has_zero = bool((shown == 0).any())
+  if has_zero:
+    options = {'linthresh': smallest, 'linscale': 0.3}
+    getattr(axes, f'set_{on}scale')('symlog', **options)
+  else:
+    getattr(axes, f'set_{on}scale')('log')
+  getattr(axes, f'set_{on}lim')(
+    -0.1 * smallest if has_zero else low, high * 1.05
+  )
+  ticks = _ticks(smallest if has_zero else low, high * 1.05)
+  ticks = [0.0, *ticks] if has_zero else ticks
+  getattr(axes, f'set_{on}ticks')(ticks, [f'{tick:g}' for tick in ticks])
+  getattr(axes, f'set_{on}ticks')([], minor=True)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+  """Returns round numbers for a logarithmic axis."""
+  ratio = high / low
+  steps = (1000, (1,)), (50, (1, 2, 5)), (10, (1, 2, 3, 5, 7))
+  digits = next((d for r, d in steps if ratio > r), (1, 1.5, 2, 3, 4, 5, 6, 8))
+  powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+  # Parsed, so that 3e-1 is 0.3.
+  found = [float(f'{digit}e{power}') for power in powers for digit in digits]
+  return [tick for tick in found if low <= tick <= high]
+
+
+def shifted(axes: Any, index: int, count: int) -> Any:
+  """Returns where to draw one of some lines that have points at one place.
+
+  The lines are side by side: points that coincide can be told apart.
+
+  Args:
+    axes: the panel.
+    index: of the line.
+    count: of all lines of the panel.
+
+  Returns:
+    A transformation, for `transform=`.
+  """
+  apart = min(_APART, 40 / max(count, 1))
+  points = (index - (count - 1) / 2) * apart
+  move = transforms.ScaledTranslation(
+    points / 72, 0, axes.figure.dpi_scale_trans
+  )
+  return axes.transData + move
