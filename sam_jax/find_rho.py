@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from sam_jax import _cli
 from sam_jax.runs import files
 from sam_jax.sweeps import (
+  cells as cells_lib,
   check,
   execution,
   overrides,
@@ -76,7 +77,8 @@ def main(argv: Sequence[str]) -> int:
     return status
   found, score = rho_search.read(cells, directory)
   picture = directory / 'rho.png'
-  rho_search.draw(found, score, _CONFIG.value, picture)
+  method = cells_lib.config(cells[0], directory).method.name
+  rho_search.draw(found, score, method, _CONFIG.value, picture)
   print(f'\n{rho_search.table(found, score)}\n\n{picture}')
   print(rho_search.recommend(found))
   return 0

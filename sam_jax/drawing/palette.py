@@ -92,8 +92,10 @@ def _shade(own: str, share: float) -> str:
   red, green, blue = colors.to_rgb(own)
   is_dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < _DARK
   end = 1.0 if is_dark else 0.0
-  mixed = [x + (end - x) * _SHADE * share for x in (red, green, blue)]
-  return str(colors.to_hex(mixed))
+  red, green, blue = (
+    x + (end - x) * _SHADE * share for x in (red, green, blue)
+  )
+  return str(colors.to_hex((red, green, blue)))
 
 
 def _digest(name: str) -> bytes:

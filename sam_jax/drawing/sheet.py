@@ -17,16 +17,17 @@ import math
 import pathlib
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 from matplotlib import figure as figure_lib, transforms
 
 from sam_jax import tasks
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
   'axes.grid': True,
   'axes.axisbelow': True,
   'axes.labelsize': 9,
@@ -46,7 +47,7 @@ _DPI = 120
 _CHARACTER = 0.065  # width of a letter of a title, in inches
 _LEGEND_CHARACTER = 0.055
 _MAX_LEGEND = 5  # columns
-_LOG_RATIO = 3.0  # of the largest score to the smallest, for a log scale
+_LOG_RATIO = 2.0  # of the largest score to the smallest, for a log scale
 _APART = 5.0  # points between values that belong to the same place
 
 
@@ -142,7 +143,7 @@ def legend(figure: figure_lib.Figure, axes: Any = None, **options: Any) -> None:
 
 
 def interval(
-  mean: np.ndarray, half: np.ndarray, score: tasks.Score
+  mean: npt.ArrayLike, half: npt.ArrayLike, score: tasks.Score
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Returns mean and both ends of an interval, in the unit of a score.
 
@@ -164,12 +165,12 @@ def interval(
 
 
 def scale(
-  axes: Any, values: Sequence[float], *, ends: Sequence[float] = (), on: str
+  axes: Any, values: npt.ArrayLike, *, ends: npt.ArrayLike = (), on: str
 ) -> None:
   """Chooses the scale of an axis of scores, and its ticks.
 
   It is logarithmic if the largest value is a few times the smallest one. Zeros
-  are beside the axis's smallest value then.
+  have a place of their own below the smallest value then.
 
   Args:
     axes: the panel.
@@ -177,37 +178,38 @@ def scale(
     ends: of intervals, which the axis shows as far as there is room.
     on: 'x' or 'y'.
   """
-  shown = np.asarray(values, float)
-  shown = shown[np.isfinite(shown)]
+  shown, reach = _finite(values), _finite(ends)
   positive = shown[shown > 0]
   if (shown < 0).any() or not positive.size:
     return
-  smallest, largest = positive.min(), positive.max()
+  smallest, largest = float(positive.min()), float(positive.max())
   if largest < _LOG_RATIO * smallest:
     return
-  reach = np.asarray([*ends, largest], float)
-  high = min(float(reach[np.isfinite(reach)].max()), 4 * largest)
-  low = float(reach[reach > 0].min())
-  low = min(smallest, max(low, smallest / 2)) * 0.93
-  has_zero = bool((shown == 0).any())
-  if has_zero:
-    options = {'linthresh': smallest, 'linscale': 0.3}
-    getattr(axes, f'set_{on}scale')('symlog', **options)
-  else:
-    getattr(axes, f'set_{on}scale')('log')
-  getattr(axes, f'set_{on}lim')(
-    -0.1 * smallest if has_zero else low, high * 1.05
-  )
-  ticks = _ticks(smallest if has_zero else low, high * 1.05)
-  ticks = [0.0, *ticks] if has_zero else ticks
-  getattr(axes, f'set_{on}ticks')(ticks, [f'{tick:g}' for tick in ticks])
+  high = min(float(np.max(reach, initial=largest)), 4 * largest)
+  low = float(np.min(reach[reach > 0], initial=smallest))
+  low = max(low, smallest / 2)
+  pad = (high / low) ** 0.04
+  limits, found = (low / pad, high * pad), ticks(low / pad, high * pad)
+  name, options = 'log', {}
+  if (shown == 0).any():
+    name, options = 'symlog', {'linthresh': low, 'linscale': 0.3}
+    limits, found = (-0.2 * low, high * pad), [0.0, *ticks(low, high * pad)]
+  getattr(axes, f'set_{on}scale')(name, **options)
+  getattr(axes, f'set_{on}lim')(*limits)
+  getattr(axes, f'set_{on}ticks')(found, [f'{tick:g}' for tick in found])
   getattr(axes, f'set_{on}ticks')([], minor=True)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def _finite(values: npt.ArrayLike) -> np.ndarray:
+  """Returns the numbers among some values."""
+  found = np.ravel(np.asarray(values, float))
+  return found[np.isfinite(found)]
+
+
+def ticks(low: float, high: float) -> list[float]:
   """Returns round numbers for a logarithmic axis."""
   ratio = high / low
-  steps = (1000, (1,)), (50, (1, 2, 5)), (10, (1, 2, 3, 5, 7))
+  steps = (10_000, (1,)), (50, (1, 2, 5)), (10, (1, 2, 3, 5, 7))
   digits = next((d for r, d in steps if ratio > r), (1, 1.5, 2, 3, 4, 5, 6, 8))
   powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
   # Parsed, so that 3e-1 is 0.3.

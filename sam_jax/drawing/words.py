@@ -57,7 +57,7 @@ def fields(values: Mapping[str, Any]) -> str:
 
 
 def title(runs: Iterable[Mapping[str, Any]], what: str) -> str:
-  """Returns 'Digits, cnn: test error', with what all runs have in common.
+  """Returns 'digits, cnn: test error', with what all runs have in common.
 
   Args:
     runs: the config fields of each run that is shown; none if not known.
@@ -69,8 +69,7 @@ def title(runs: Iterable[Mapping[str, Any]], what: str) -> str:
     for name in (_SUBJECT if runs else ())
     if runs[0].get(name) and len({repr(run.get(name)) for run in runs}) == 1
   }
-  text = f'{fields(same)}: {what}' if same else what
-  return text[:1].upper() + text[1:]
+  return f'{fields(same)}: {what}' if same else what[:1].upper() + what[1:]
 
 
 def _said(name: str, value: Any) -> str:

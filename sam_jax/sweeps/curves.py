@@ -42,31 +42,37 @@ def plot(
     lines: the settings, by what they are called.
     cost: number of result.json against which to draw, in place of the epochs.
   """
-  styles = palette.styles([s.method for s in lines.values()])
-  add(axes, lines, dict(zip(lines, styles, strict=True)), cost)
+  settings = list(lines.values())
+  styles = [
+    style | {'label': sheet.plain(name)}
+    for name, style in zip(
+      lines, palette.styles([s.method for s in settings]), strict=True
+    )
+  ]
+  add(axes, settings, styles, cost)
 
 
 def add(
   axes: Any,
-  lines: Mapping[str, settings_lib.Setting],
-  styles: Mapping[str, dict[str, Any]],
+  settings: Sequence[settings_lib.Setting],
+  styles: Sequence[dict[str, Any]],
   cost: str = '',
 ) -> None:
-  """Draws the same in given styles, by what the settings are called."""
-  is_few = len(lines) <= _FEW
+  """Draws the same, each setting in its style, which has its label too."""
+  is_few = len(settings) <= _FEW
   found = []
-  for i, (name, setting) in enumerate(lines.items()):
+  for i, (setting, style) in enumerate(zip(settings, styles, strict=True)):
     places, *interval = _curve(setting, cost)
-    style = {'label': name, 'markevery': palette.marks(i, len(lines))}
-    style |= styles[name] | ({} if is_few else {'linewidth': 0.9})
     middle, low, high = interval
-    axes.plot(places, middle, **style)
     found.append(interval)
+    marks = palette.marks(i, len(settings))
+    thin = {} if is_few else {'linewidth': 0.9}
+    axes.plot(places, middle, markevery=marks, **style, **thin)
     if is_few:
       axes.fill_between(
         places, low, high, color=style['color'], alpha=0.15, linewidth=0
       )
-  axes.set_ylabel(label(list(lines.values())))
+  axes.set_ylabel(label(settings))
   means, lows, highs = map(np.concatenate, zip(*found, strict=True))
   ends = [*lows, *highs] if is_few else means
   sheet.scale(axes, means, ends=ends, on='y')

@@ -155,13 +155,12 @@ def _draw_curves(path: pathlib.Path, settings: Settings, remark: str) -> None:
   """Draws the score along training, with bands."""
 
   def plot(axes: Any, lines: Lines, styles: Mapping[str, Any]) -> None:
-    named = {
-      (name, i): setting
-      for name, members in lines.items()
-      for i, setting in enumerate(members)
-    }
-    looks = {k: styles[k[0]] | {'label': k[0]} for k in named}
-    curves.add(axes, named, looks)
+    drawn = [(s, name) for name, members in lines.items() for s in members]
+    curves.add(
+      axes,
+      [setting for setting, _ in drawn],
+      [styles[name] | {'label': name} for _, name in drawn],
+    )
     axes.set_xlabel('epoch')
 
   _draw_panels(path, settings, _method, plot, f'along training{remark}')
