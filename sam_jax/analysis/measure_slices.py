@@ -11,6 +11,7 @@ from sam_jax.analysis import (
   landscape,
   measure_hessian,
   pass_bar,
+  planes,
   terms,
   trained,
   units,
@@ -64,7 +65,7 @@ def _draw_landscape(
   else:
     what = f'{{split}} loss in the plane of two {axis}s'
     heading = figures.title(subjects, options, what)
-    figures.planes(path, results, heading, axis)
+    planes.draw(path, results, heading, axis)
 
 
 def _interpolate(

@@ -46,6 +46,7 @@ _STYLE: dict[Any, Any] = {
 _DPI = 120
 _CHARACTER = 0.065  # width of a letter of a title, in inches
 _LEGEND_CHARACTER = 0.055
+_LEGEND_ROW = 0.17  # inches
 _MAX_LEGEND = 5  # columns
 _LOG_RATIO = 2.0  # of the largest score to the smallest, for a log scale
 _APART = 5.0  # points between values that belong to the same place
@@ -130,6 +131,9 @@ def legend(figure: figure_lib.Figure, axes: Any = None, **options: Any) -> None:
   longest = max(len(str(handle.get_label())) for handle in handles)
   width = 0.6 + _LEGEND_CHARACTER * longest
   columns = int(np.clip(figure.get_figwidth() / width, 1, _MAX_LEGEND))
+  rows = -(-len(handles) // columns)
+  # The panels keep their size.
+  figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * rows)
   figure.legend(
     handles=handles,
     loc='outside lower center',
@@ -217,22 +221,51 @@ def ticks(low: float, high: float) -> list[float]:
   return [tick for tick in found if low <= tick <= high]
 
 
-def shifted(axes: Any, index: int, count: int) -> Any:
-  """Returns where to draw one of some lines that have points at one place.
+def moved(axes: Any, right: float, up: float = 0.0) -> Any:
+  """Returns a transformation of data that moves them on the page.
 
-  The lines are side by side: points that coincide can be told apart.
+  Values that belong to one place are drawn side by side by it. The axes do not
+  see data with such a transformation: `see` shows them where these are.
 
   Args:
     axes: the panel.
-    index: of the line.
-    count: of all lines of the panel.
-
-  Returns:
-    A transformation, for `transform=`.
+    right: in points.
+    up: in points.
   """
-  apart = min(_APART, 40 / max(count, 1))
-  points = (index - (count - 1) / 2) * apart
   move = transforms.ScaledTranslation(
-    points / 72, 0, axes.figure.dpi_scale_trans
+    right / 72, up / 72, axes.figure.dpi_scale_trans
   )
   return axes.transData + move
+
+
+def errorbars(
+  axes: Any,
+  places: npt.ArrayLike,
+  interval: tuple[np.ndarray, np.ndarray, np.ndarray],
+  turn: tuple[int, int],
+  **style: Any,
+) -> None:
+  """Draws the points of one of some lines with their intervals.
+
+  The lines are side by side, so that points at one place can be told apart.
+
+  Args:
+    axes: the panel.
+    places: of the points, on the horizontal axis.
+    interval: mean and both ends, as `interval` returns them.
+    turn: number of this line, and of all lines of the panel.
+    **style: of the line.
+  """
+  index, count = turn
+  right = (index - (count - 1) / 2) * min(_APART, 40 / count)
+  middle, low, high = interval
+  bars = [middle - low, high - middle]
+  axes.errorbar(places, middle, bars, transform=moved(axes, right), **style)
+  see(axes, places, low)
+  see(axes, places, high)
+
+
+def see(axes: Any, x: npt.ArrayLike, y: npt.ArrayLike) -> None:
+  """Makes the axes long enough for some points."""
+  axes.update_datalim(np.column_stack([x, y]))
+  axes.autoscale_view()

@@ -8,6 +8,11 @@ SPLITS = {'train': 'training'}
 _PLAIN = ('method', 'model', 'data', 'task')
 # Fields whose value says it all.
 _VALUES = ('method.name', 'model.name', 'data.name', 'task.name')
+_COUNTS = {
+  'num_epochs': 'epochs',
+  'num_steps': 'steps',
+  'method.ascent_steps': 'ascent steps',
+}
 _NAMES = {'m': 'm', 'method.rho': 'rho', 'data.split': 'split'}
 # What a title says of the data and the model, if it is the same everywhere.
 _SUBJECT = ('data.name', 'data.label_noise', 'model.name')
@@ -52,7 +57,9 @@ def fields(values: Mapping[str, Any]) -> str:
     >>> words.fields({'method.name': 'sam', 'm': 4, 'data.label_noise': 0.4})
     'sam, m = 4, 40 % label noise'
   """
-  said = (_said(name, value) for name, value in values.items())
+  # What needs no name comes first: 'sam, m = 4'.
+  ordered = sorted(values.items(), key=lambda item: item[0] not in _VALUES)
+  said = (_said(name, value) for name, value in ordered)
   return ', '.join(text for text in said if text)
 
 
@@ -78,6 +85,8 @@ def _said(name: str, value: Any) -> str:
     return ''
   if name in _VALUES:
     return str(value)
+  if name in _COUNTS:
+    return f'{value:,} {_COUNTS[name]}'
   if name == 'data.split':
     return f'{split(value)} split'
   if name == 'data.label_noise':

@@ -7,6 +7,7 @@ chosen on the validation split. If there is no validation split, they are the
 best of what is shown, and the picture says so.
 """
 
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -31,6 +32,7 @@ _PROBLEM = ('task', 'data', 'model', 'augmentation')
 # What is chosen before a method is compared with others.
 _CHOSEN = ('method.rho', 'm', 'microbatch_size', 'mixing.alpha')
 _MAX_COLUMNS = 4
+_MAX_TICKS = 9
 # Fields against which the score is drawn, if they vary.
 _AXES = {'method.rho': 'rho', 'm': 'm'}
 _COSTS = {
@@ -116,8 +118,9 @@ def _draw_against(path: pathlib.Path, settings: Settings, field: str) -> None:
       axes.set_xscale('log')
     ordered = {k: sorted(members, key=place) for k, members in lines.items()}
     _errorbars(axes, ordered, styles, place)
-    turn = {'rotation': 45} if len(values) > 5 else {}
-    axes.set_xticks(values, [f'{v:g}' for v in values], **turn)
+    ticks = _spaced(values)
+    turn = {'rotation': 45} if len(ticks) > 5 else {}
+    axes.set_xticks(ticks, [f'{v:g}' for v in ticks], **turn)
     axes.set_xticks([], minor=True)
     axes.set_xlabel(words.axis(field))
 
@@ -132,6 +135,21 @@ def _draw_against(path: pathlib.Path, settings: Settings, field: str) -> None:
   )
 
 
+def _spaced(values: Sequence[float]) -> list[float]:
+  """Returns those of some values that have room on a logarithmic axis.
+
+  Args:
+    values: in ascending order; only the first can be 0.
+  """
+  positive = [value for value in values if value > 0]
+  kept = positive[:1]
+  room = math.log(positive[-1] / positive[0]) / _MAX_TICKS
+  for value in positive[1:]:
+    if math.log(value / kept[-1]) >= room:
+      kept.append(value)
+  return [0.0, *kept] if values[0] == 0 else kept
+
+
 def _draw_cost(
   path: pathlib.Path, settings: Settings, cost: str, axis: str, remark: str
 ) -> None:
@@ -139,6 +157,11 @@ def _draw_cost(
 
   def plot(axes: Any, lines: Lines, styles: Mapping[str, Any]) -> None:
     _errorbars(axes, lines, styles, lambda s: s.estimate(cost).mean)
+    # Costs that are nearly the same look so.
+    low, high = axes.get_xlim()
+    pad = max(0.0, 0.1 * high - (high - low)) / 2
+    axes.set_xlim(low - pad, high + pad)
+    axes.ticklabel_format(axis='x', useOffset=False)
     axes.set_xlabel(axis)
 
   # More ascent steps are another cost of one method.
@@ -239,22 +262,23 @@ def _errorbars(
 ) -> None:
   """Draws scores with their intervals, and chooses the axis of the scores."""
   every = []
+  axes.margins(x=0.1)
   for i, (name, members) in enumerate(lines.items()):
-    found = [s.estimate(results.FINAL) for s in members]
-    middle, low, high = sheet.interval(
-      np.array([e.mean for e in found]),
-      np.array([e.half_width for e in found]),
+    estimates = [s.estimate(results.FINAL) for s in members]
+    found = sheet.interval(
+      [e.mean for e in estimates],
+      [e.half_width for e in estimates],
       members[0].score,
     )
-    axes.errorbar(
+    sheet.errorbars(
+      axes,
       [place(s) for s in members],
-      middle,
-      [middle - low, high - middle],
+      found,
+      (i, len(lines)),
       label=name,
-      transform=sheet.shifted(axes, i, len(lines)),
       **styles[name],
     )
-    every.append((middle, low, high))
+    every.append(found)
   means, lows, highs = map(np.concatenate, zip(*every, strict=True))
   sheet.scale(axes, means, ends=[*lows, *highs], on='y')
 

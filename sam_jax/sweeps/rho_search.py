@@ -221,14 +221,11 @@ def draw(
     ends = _plot_plain(axes, found[0.0], score)
     rhos = [rho for rho in found if rho > 0]
     estimates = [statistics.estimate(found[rho]) for rho in rhos]
-    middle, low, high = sheet.interval(
-      np.array([e.mean for e in estimates]),
-      np.array([e.half_width for e in estimates]),
-      score,
+    interval = sheet.interval(
+      [e.mean for e in estimates], [e.half_width for e in estimates], score
     )
     [style] = palette.styles([method])
-    bars = [middle - low, high - middle]
-    axes.errorbar(rhos, middle, bars, label=method, **style)
+    sheet.errorbars(axes, rhos, interval, (0, 1), label=method, **style)
     best = best_rho(found)
     if best > 0:
       axes.axvline(
@@ -239,8 +236,8 @@ def draw(
     axes.set_xticks([], minor=True)
     axes.set_xlabel(words.axis(_RHO))
     axes.set_ylabel(sheet.plain(score.heading(what)))
-    means = [*middle, ends[0]]
-    sheet.scale(axes, means, ends=[*low, *high, *ends], on='y')
+    means = [*interval[0], ends[0]]
+    sheet.scale(axes, means, ends=[*np.ravel(interval), *ends], on='y')
     sheet.legend(figure, axes)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import lines as lines_lib, transforms
+from matplotlib import lines as lines_lib
 
 from sam_jax.drawing import palette, sheet, words
 from sam_jax.sweeps import predictors
@@ -78,12 +78,9 @@ def _draw_panel(
   for x, y, method, move in zip(
     sharpness, gap, prediction.methods, moves, strict=True
   ):
-    right, up = move
-    shift = transforms.ScaledTranslation(
-      right / 72, up / 72, axes.figure.dpi_scale_trans
-    )
     style = looks[method] | {'linestyle': '', 'alpha': 0.8}
-    axes.plot([x], [y], transform=axes.transData + shift, **style)
+    axes.plot([x], [y], transform=sheet.moved(axes, *move), **style)
+  sheet.see(axes, sharpness, gap)
   low, high = sharpness.min(), sharpness.max()
   if 0 < _LOG_RATIO * low < high:
     axes.set_xscale('log')
