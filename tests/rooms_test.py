@@ -13,7 +13,9 @@ _PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'sam_jax'
 _BASE = ('startup', 'lookup', 'registration', 'types', 'extras', 'keys')
 _BASE += ('arguments', 'tree')
 _BASE += ('convolutions', 'leaves', 'balls', 'perturbations', 'sam', 'methods')
-_ABOVE = 'augmentation datasets models tasks training runs analysis sweeps'
+_ABOVE = (
+  'augmentation datasets models tasks training runs drawing analysis sweeps'
+)
 _COMMANDS = ('_causes', '_cli', '_config_flag', 'train', 'evaluate', 'find_rho')
 _COMMANDS += ('convert_checkpoint', 'prepare_data', 'analyze', 'sweep')
 _COMMANDS += ('report', 'compare_methods', 'generate', 'predict')
