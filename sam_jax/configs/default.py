@@ -366,9 +366,9 @@ def get_config() -> ml_collections.ConfigDict:
   # that it must divide microbatch_size. 1 has a copy on each device. Not for
   # models with BatchNorm.
   config.fsdp = 1
-  # How a device walks its microbatches: 'scan' (memory of one), 'unroll' (fast
-  # on CPU; compile time grows with their number), 'vmap' (CPU, many), 'auto'.
-  config.microbatch_loop = 'auto'
+  # How a device walks its microbatches: 'scan' (the memory of one), 'unroll' (a
+  # copy of the program for each), 'vmap' (all at once).
+  config.microbatch_loop = 'scan'
 
   # --- Evaluation, checkpoints, log; may change when a run resumes -----------
   # Epochs between evaluations; the end is always evaluated. Official
