@@ -30,7 +30,6 @@ from sam_jax.sweeps import (
   results,
   run_files,
   statistics,
-  tables,
 )
 
 flags = _cli.Flags()
