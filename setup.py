@@ -48,6 +48,12 @@ _MLFLOW = ['mlflow-skinny>=3.1', 'sqlalchemy>=2', 'alembic>=1.13']
 _WANDB = ['wandb>=0.19.10']
 _RAY = ['ray>=2.50']
 _TOKENIZERS = ['tokenizers>=0.20']
+_DOCS = [
+  'latex2mathml>=3.78',
+  'mkdocs-awesome-nav>=3.2',
+  'mkdocs-material>=9.7',
+  'mkdocstrings[python]>=1',
+]
 _EXTRAS = {
   'analysis': _ANALYSIS,
   'train': _TRAIN,
@@ -60,7 +66,7 @@ _EXTRAS = {
   'mlflow': _MLFLOW,
   # For comparisons with other implementations.
   'torch': ['torch>=2.5'],
-  'docs': ['mkdocs-material>=9.5', 'mkdocstrings[python]>=0.26'],
+  'docs': _DOCS,
   'dev': [
     *_ANALYSIS,
     *_MLFLOW,
@@ -68,11 +74,13 @@ _EXTRAS = {
     *_TRAIN,
     *_RAY,
     *_TOKENIZERS,
+    *_DOCS,
     'build>=1.2',
     # Its modules are parameters in a recipe of the docs.
     'equinox>=0.13.8',
     'mypy>=2',
     'packaging>=24',
+    'pre-commit>=4',
     'pytest>=9',
     'pytest-xdist>=3.8',
     'ruff>=0.17,<0.18',
@@ -87,6 +95,7 @@ _COMMANDS = (
   'evaluate',
   'find_rho',
   'generate',
+  'predict',
   'prepare_data',
   'report',
   'sweep',
@@ -120,7 +129,7 @@ setuptools.setup(
   license_files=['LICENSE'],
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['sam_jax', 'sam_jax.*']),
-  package_data={'sam_jax': ['py.typed']},
+  package_data={'sam_jax': ['py.typed', 'runs/shipped_runs/*.zip']},
   install_requires=_REQUIRES,
   extras_require=_EXTRAS,
   entry_points={

@@ -27,8 +27,8 @@ mean difference from SAM between runs of the same seed, and its interval;
 pictures of all comparisons.
 
 The runs are a sweep: the same command resumes a comparison that was
-interrupted. If you add methods, values or seeds, it makes only the runs that are
-missing. `python -m sam_jax.report` reads the workdir, too.
+interrupted. If you add methods, values or seeds, it makes only the runs that
+are missing. `python -m sam_jax.report` reads the workdir, too.
 
 Exit status: 0 if all runs are finished, 1 if some are not, 2 if the command
 cannot be carried out, 128 + the number of a signal that ended it.
@@ -175,6 +175,8 @@ def _dry_run(
   found = cost.Estimates(cells, directory, _TIME_STEPS.value)
   for line in found.lines():
     print(line)
+  for reason in found.missing.values():
+    _cli.say('compare_methods', f'warning: the runs need their data: {reason}')
   if comparison.tuning_cells():
     print('These are the runs on the validation split; those on the test split')
     print('follow, and what they cost depends on what is chosen.')

@@ -67,8 +67,9 @@ _CHANNELS = flags.DEFINE_integer(
 _MEAN = flags.DEFINE_list(
   'mean',
   None,
-  'Mean of each channel of the training images, in [0, 1], such as 0.5,0.5,0.4. '
-  "Default: ImageNet's for ResNets and EfficientNets, 0.5 for ViT and Mixer.",
+  'Mean of each channel of the training images, in [0, 1], such as '
+  "0.49,0.48,0.45. Default: ImageNet's for ResNets and EfficientNets, 0.5 for "
+  'ViT and Mixer.',
 )
 _STD = flags.DEFINE_list(
   'std', None, 'Standard deviation of each channel, likewise.'

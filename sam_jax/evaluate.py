@@ -2,16 +2,16 @@
 
     python -m sam_jax.evaluate --workdir=runs/a --checkpoint=best --split=test
 
-Prints the metrics as one JSON object. The predictions go to a CSV file with a row
-for each example: its number, the path of its file if the data set has files, and
-the columns of the task. For image classification these are the label, the
-prediction, the names of the two classes, and the probability of the prediction.
-For language modelling they are the number of tokens of the window and its
-metrics. If the name of the file ends in .npz, it has arrays with these names, and
-the outputs of the model.
+Prints the metrics as one JSON object. The predictions go to a CSV file with a
+row for each example: its number, the path of its file if the data set has
+files, and the columns of the task. For image classification these are the
+label, the prediction, the names of the two classes, and the probability of the
+prediction. For language modelling they are the number of tokens of the window
+and its metrics. If the name of the file ends in .npz, it has arrays with these
+names, and the outputs of the model.
 
-A run is evaluated on its own data, and data that have changed since are refused.
---directory evaluates it on other data that have the same classes.
+A run is evaluated on its own data, and data that have changed since are
+refused. --directory evaluates it on other data that have the same classes.
 
 Exit status: 0 done, 2 the run, the checkpoint or the output is not usable.
 """
@@ -32,7 +32,12 @@ if TYPE_CHECKING:
   from sam_jax.runs import loading
 
 flags = _cli.Flags()
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Run directory.', required=True)
+_WORKDIR = flags.DEFINE_string(
+  'workdir',
+  None,
+  'Run directory, or the name of a run that comes with the package.',
+  required=True,
+)
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', 'last', "'last', 'best', or a step."
 )
@@ -64,10 +69,10 @@ _NO_PLUGINS = _cli.define_no_plugins(flags)
 
 def main(argv: Sequence[str]) -> None:
   """Does what the flags say; raises if it cannot be done."""
-  from sam_jax.runs import files, loading
+  from sam_jax.runs import loading, shipped
 
   _cli.refuse_arguments(argv[1:])
-  workdir = files.user_path(_WORKDIR.value)
+  workdir = shipped.find(_WORKDIR.value)
   restored = loading.restore(
     workdir,
     _cli.checkpoint(_CHECKPOINT.value),

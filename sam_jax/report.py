@@ -2,14 +2,14 @@
 
     python -m sam_jax.report runs/digits_noise --sweep=digits_noise
 
-Runs that differ only in their seed make one row. It has their mean score and its
-95 % confidence interval (Student's t), the score of SGD with the same number of
-gradient evaluations, and the paper's number if the sweep file has one. If there
-are runs on both splits, a second table has for each method the rho (for Mixup:
-alpha) that is best on the validation split, as the paper chooses it. If the best
-one has no run on the test split, a line says so. If several runs have the same
-seed, one of them counts. A line names each row whose runs are of different
-versions of the code, or of different devices.
+Runs that differ only in their seed make one row. It has their mean score and
+its 95 % confidence interval (Student's t), the score of SGD with the same
+number of gradient evaluations, and the paper's number if the sweep file has
+one. If there are runs on both splits, a second table has for each method the
+rho (for Mixup: alpha) that is best on the validation split, as the paper
+chooses it. If the best one has no run on the test split, a line says so. If
+several runs have the same seed, one of them counts. A line names each row whose
+runs are of different versions of the code, or of different devices.
 
 Written to DIRECTORY/report: table.txt, table.md, table.csv, selected.*, and
 pictures of the score against rho, m and compute, and along training.
@@ -142,7 +142,7 @@ def _report_predictors(
   _print_remarks(found)
   for reason in comparison.left_out:
     print(f'warning: left out: {reason}')
-  scatter.draw(out / 'gap_vs_sharpness.png', predictions)
+  scatter.draw(out / 'gap_vs_sharpness.png', predictions, options.rho)
   for name in ('gaps_of_runs.csv', 'gap_vs_sharpness.png'):
     print(out / name)
 

@@ -84,20 +84,24 @@ def _overview() -> str:
   compared = [_compared(name) for name in _QUOTED]
   rows = []
   for name in _names():
-    times = [figures.get(name, {}).get('time') for figures in measured]
+    found = [figures.get(name, {}) for figures in measured]
     rows.append(
       [
         f'[{name}]({name}.md)',
         _title(name),
         f'{methods.create(name).gradient_evaluations:.4g}',
-        *(_number(time, '.2f') for time in times),
-        _number(measured[0].get(name, {}).get('copies'), '.1f'),
+        *(_number(each.get('time'), '.2f') for each in found),
+        *(_number(each.get('copies'), '.1f') for each in found),
         *(errors.get(name, '') for errors in compared),
       ]
     )
   head = ['method', 'what it is', 'gradients per step']
   head += [f'time on {place}, SGD = 1' for place in _MEASURED.values()]
-  head += ['memory above SGD, in copies of the parameters', *_QUOTED.values()]
+  head += [
+    f'memory on {place} above SGD, in copies of the parameters'
+    for place in _MEASURED.values()
+  ]
+  head += _QUOTED.values()
   axes = '\n\n'.join(
     f'### {field}\n\n{_table(["choice", "what it is"], _choices(axis))}'
     for field, axis in _AXES.items()
@@ -142,8 +146,12 @@ def _where(measured: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
   ]
   return (
     f'Measured with {" and ".join(places)}, by `scripts/benchmark_step.py`, '
-    'interleaved; the memory is that of the GPU. What was not measured is '
-    'empty: methods that change in the course of a run, too. Small steps, '
+    'interleaved. What was not measured is empty: methods that change in the '
+    'course of a run, too. The memory is what the compiler plans for a step. '
+    'On the CPU the network is small and its activations count: a method '
+    'whose two passes do not depend on each other, such as `random`, has those '
+    'of both at once, and one that looks at fewer examples has fewer. Small '
+    'steps, '
     'which a GPU makes in a few milliseconds, cost more than their share: '
     'there a pass over a quarter of the examples takes as long as one over '
     'all, and a method that chooses between two branches waits for the choice.'
@@ -177,7 +185,7 @@ def _page(name: str) -> str:
     for field, p in registry.parameters(name).items()
     if p.kind is not p.VAR_KEYWORD
   }
-  text = [f'# {name}', f'{_title(name)}.', _math(body).strip()]
+  text = [f'# {name}', f'{_title(name)}.', fenced(body).strip()]
   cost = methods.create(name).gradient_evaluations
   text.append(f'Declared cost, in gradients per step: {cost:.4g}.')
   for file in _MEASURED:
@@ -200,7 +208,7 @@ def _page(name: str) -> str:
       f'It also takes {", ".join(shared)}; see [the axes](README.md#axes).'
     )
   if source := sections.get('Source'):
-    text += ['## Source', _math(source)]
+    text += ['## Source', fenced(source)]
   return '\n\n'.join(part for part in text if part) + '\n'
 
 
@@ -241,7 +249,7 @@ def _arguments(text: str) -> dict[str, str]:
   return {name: text.replace(*_SCHEDULE) for name, text in found.items()}
 
 
-def _math(text: str) -> str:
+def fenced(text: str) -> str:
   """Returns text with its formulas as GitHub shows them."""
   lines, formula, result = text.split('\n'), None, []
   for line in [*lines, '']:

@@ -6,8 +6,9 @@ r"""Fine-tuning a pretrained EfficientNet: tables 3 and 10 of the paper.
 The argument is the network and the data set, cifar10 if it is left out. 'b7'
 starts from its authors' RandAugment checkpoint (84.7 % on ImageNet), 'l2-475'
 from Noisy Student (88.2 % at that resolution; what its authors publish is one
-L2 of 88.4 %, see the README, so that this start is not quite the paper's). The
-classifier is new, BatchNorm frozen, and images have the model's resolution.
+L2 of 88.4 %, see docs/guide/fine_tuning.md, so that this start is not quite the
+paper's). The classifier is new, BatchNorm frozen, and images have the model's
+resolution.
 Test error in the paper; the column 0.05 is table 10's for b7 with rho = 0.05,
 which this config has (the paper does not print to what the others were tuned):
 

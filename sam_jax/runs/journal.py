@@ -92,6 +92,7 @@ class Journal:
     self._workdir = workdir
     self._started = self._epoch_started = time.monotonic()
     self._logged_step = state.step
+    self._has_compiled = False
     self._told = told
     self._writer = _open_writer(workdir, state)
     self._line = progress_line.ProgressLine(
@@ -115,10 +116,12 @@ class Journal:
     self._line.line(
       f'{config.method.name} on {config.data.name}: '
       f'{config.model.name} with {num_parameters:,} parameters, '
-      f'{experiment.num_steps} steps of which {self.state.step} are made'
+      f'{_steps(experiment.num_steps, self.state.step)}'
     )
     self._line.line(experiment.layout.describe())
     self._watch.start()
+    if self.state.step < experiment.num_steps:
+      self._line.compiling()
 
   def add_step(self, step: int, values: StepValues) -> None:
     """Takes note of a step."""
@@ -129,6 +132,7 @@ class Journal:
     _add(state.perturbed_sums, values.perturbed, values.share)
     state.perturbed_weight += values.share
     self._watch.step(values.perturbed)
+    self._leave_out_compilation(step)
     self._line.step(step, values.all)
     every = self._config.log.every_steps
     if every and step % every == 0:
@@ -138,6 +142,7 @@ class Journal:
   def add_skipped(self, step: int, values: StepValues) -> int:
     """Takes note of a step that was skipped; returns how many in a row."""
     state, limit = self.state, self._config.max_skipped_steps
+    self._leave_out_compilation(step)
     state.skipped_steps += 1
     state.skipped_in_a_row += 1
     in_a_row = state.skipped_in_a_row
@@ -192,6 +197,7 @@ class Journal:
     result = {
       'steps': experiment.num_steps,
       'epochs': self._epoch(experiment.num_steps),
+      'data': experiment.dataset.name,
       'split': self._config.data.split,
       'score': experiment.task.score._asdict(),
       'final_score': state.final_score,
@@ -240,8 +246,18 @@ class Journal:
     state.perturbed_sums, state.perturbed_weight = {}, 0.0
     return {f'train/{name}': value for name, value in means.items()}
 
+  def _leave_out_compilation(self, step: int) -> None:
+    """Counts the rate of the first epoch from the end of its first step on.
+
+    An epoch of one step has no other one to be counted.
+    """
+    is_last = step % self._experiment.steps_per_epoch == 0
+    if not self._has_compiled and not is_last:
+      self._epoch_started, self._logged_step = time.monotonic(), step
+    self._has_compiled = True
+
   def _rate(self, step: int) -> float:
-    """Returns examples per second since the last epoch, or this start."""
+    """Returns examples per second since the last epoch, or the first step."""
     now = time.monotonic()
     # Not metric_count: some of the epoch's steps may be of an earlier start.
     examples = (step - self._logged_step) * self._config.batch_size
@@ -286,6 +302,13 @@ class Journal:
     now = time.monotonic()
     self.state.elapsed_seconds += now - self._started
     self._started = now
+
+
+def _steps(total: int, made: int) -> str:
+  """Returns how many steps a run has, and how many are left of them."""
+  if not made:
+    return f'{total} steps'
+  return f'{total} steps, of which {made} were made before'
 
 
 def summary(result: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ from sam_jax.runs import (
   lock,
   recovery,
   shared as shared_lib,
+  shipped,
   workdir as workdir_lib,
   writers,
 )
@@ -262,7 +263,7 @@ def _with_absolute_paths(
   config = config.copy_and_resolve_references()
   for name in workdir_lib.SOURCES:
     if config[name]:
-      config[name] = str(files.user_path(config[name]))
+      config[name] = str(shipped.find(config[name]))
   for name in ('directory', 'tokenizer'):
     if config.data.get(name) is not None:
       config.data[name] = str(files.user_path(config.data[name]))

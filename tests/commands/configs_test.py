@@ -23,7 +23,10 @@ from sam_jax.configs import (
 )
 from sam_jax.training import layout
 
-_README = pathlib.Path(__file__).resolve().parents[2] / 'README.md'
+_FLAGS = (
+  pathlib.Path(__file__).resolve().parents[2]
+  / 'docs/migration/google_research_sam.md'
+)
 _WRN = 'WideResnet28x10'
 _SS = 'ShakeShake26_2x96d'
 _PYRAMID = 'PyramidNet272'
@@ -297,8 +300,8 @@ def test_gpt2_has_the_numbers_of_nanogpt():
   assert (config.optimizer.b1, config.optimizer.b2) == (0.9, 0.95)
 
 
-def test_the_fields_that_the_readme_maps_official_flags_to_exist():
-  table = _README.read_text('utf-8').split('## Official flags')[1]
+def test_the_fields_that_the_docs_map_official_flags_to_exist():
+  table = _FLAGS.read_text('utf-8').split('## Official flags')[1]
   rows = [line.split(' | ') for line in table.splitlines() if '` |' in line]
   named = re.findall(
     r'`([a-z_]+(?:\.[a-z_]+)*)[`=]', ' '.join(r[1] for r in rows)

@@ -1,10 +1,13 @@
 """A run on a text, from training to its sharpness, by the commands."""
 
 import json
+import runpy
+import sys
 
 import pytest
 
 from sam_jax.runs import metrics_log
+from sam_jax.sweeps import results
 from tests import tiny, tiny_text
 
 
@@ -115,10 +118,25 @@ def test_its_sharpness_is_measured(command, run, arguments):
   [
     (('python_manual',), 'python_manual: all is well'),
     (('text',), 'needs data.directory'),
-    (('--list',), 'texts: bible, python_manual, text, tokens'),
+    (('--list',), 'text: the King James Bible; Debian bible-kjv-text'),
   ],
   ids=str,
 )
 def test_prepare_data_knows_texts(command, arguments, message):
   done = command('prepare_data', *arguments)
   assert message in done.out + done.err
+
+
+def test_what_a_run_has_forgotten(run, tmp_path, fields):
+  sys_path = list(sys.path)
+  forgetting = runpy.run_path('scripts/examples/forgetting.py')
+  sys.path[:] = sys_path
+  (first,) = results.collect(run).runs
+  same = forgetting['_numbers'](first, run)
+  assert same['forgotten'] == pytest.approx(0, abs=1e-5)
+  other = tiny_text.write(tmp_path, 'xyzxyz')
+  new = {'data.directory': other, 'init_from': str(run), 'learning_rate': 0.5}
+  tiny.train(tmp_path / 'new', **fields | new)
+  found = forgetting['_numbers'](first, tmp_path / 'new')
+  assert found['before'] == same['before'] < found['after']
+  assert found['on the new text'] < found['after']

@@ -45,6 +45,6 @@ def test_all_methods_but_those_of_plug_ins_have_a_page(method_pages):
 
 def test_a_formula_is_shown_as_one(method_pages):
   text = 'Before\n\n.. math::\n  a + b \\\\\n  + c\n\nwith a.'
-  assert method_pages._math(text) == (
+  assert method_pages.fenced(text) == (
     'Before\n\n```math\na + b \\\\\n+ c\n```\n\nwith a.'
   )

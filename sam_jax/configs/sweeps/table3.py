@@ -5,8 +5,8 @@
     python -m sam_jax.sweep --sweep=table3 --workdir=runs/f
 
 b7 and L2-475 on nine data sets, with and without SAM, five seeds. The weights
-are official checkpoints (see the README), unpacked in `checkpoints`, or what
-$SAM_JAX_CHECKPOINTS names:
+are official checkpoints (see docs/guide/fine_tuning.md), unpacked in
+`checkpoints`, or what $SAM_JAX_CHECKPOINTS names:
 
     checkpoints/randaug/efficientnet-b7-randaug/checkpoint
     checkpoints/noisystudent/efficientnet-l2/checkpoint
