@@ -10,7 +10,7 @@ hessian: the largest eigenvalues (and with --k_smallest the smallest), the
 trace, the spectral density. sharpness: by how much the loss of m examples rises
 within a ball, by one ascent step (the paper's measure), by projected gradient
 ascent, and in random directions. landscape: the loss on a line or in a plane.
-interpolate: the loss between two runs. evaluation: the loss and the score.
+interpolate: the loss and the score between two runs. evaluation: both of a run.
 
 The loss is that of the task on --split, without weight decay, label smoothing,
 augmentation and dropout. Each run gets a JSON file in its directory under
@@ -161,7 +161,8 @@ def _analyze(argv: Sequence[str]) -> None:
     paths.append(path)
   print(result_files.table(name, results))
   picture = picture or result_files.picture_path(paths)
-  measurement.draw(picture, results, options)
+  models = {subject.label: subject.models for subject in subjects}
+  measurement.draw(picture, results, models, options)
   print(picture)
 
 

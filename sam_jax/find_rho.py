@@ -72,7 +72,8 @@ def main(argv: Sequence[str]) -> int:
     return status
   found, score = rho_search.read(cells, directory)
   picture = directory / 'rho.png'
-  rho_search.draw(found, score, _CONFIG.name, picture)
+  method = cells_lib.config(cells[0], directory).method.name
+  rho_search.draw(found, score, method, _CONFIG.name, picture)
   print(f'\n{rho_search.table(found, score)}\n\n{picture}')
   print(rho_search.recommend(found))
   return 0

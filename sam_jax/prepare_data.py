@@ -139,8 +139,8 @@ def _print_list() -> None:
   """Prints a table of all data sets."""
   directory = _path(_DIRECTORY.value)
   print(
-    f'{"name":18}{"there":7}{"classes":>7}{"train":>11}{"test":>8}  what it is, '
-    'and where it comes from'
+    f'{"name":18}{"there":7}{"classes":>7}{"train":>11}{"test":>8}  what it '
+    'is; where it comes from'
   )
   for name in facts.names():
     known, is_there = facts.find(name), facts.is_present(name, directory)

@@ -105,8 +105,8 @@ _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print the cells; run nothing.')
 _TIME_STEPS = flags.DEFINE_integer(
   'time_steps',
   0,
-  'Steps that --dry_run times of each kind of cell, to tell hours; each kind is '
-  'compiled for it. 0 times none.',
+  'Steps of each kind of cell that --dry_run times, to tell hours; this '
+  'compiles each kind. 0 times none.',
   lower_bound=0,
 )
 _EMIT = flags.DEFINE_enum(

@@ -87,6 +87,7 @@ def test_every_extra_that_an_error_names_installs_the_package(setup_arguments):
     'absl': 'absl-py',
     'cv2': 'opencv-python-headless',
     'ml_collections': 'ml-collections',
+    'mlflow': 'mlflow-skinny',
     'orbax': 'orbax-checkpoint',
     'sklearn': 'scikit-learn',
     'tensorflow_datasets': 'tensorflow-datasets',

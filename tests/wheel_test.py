@@ -189,6 +189,22 @@ def test_a_command_without_its_extra_is_one_line(base, tmp_path):
     )
 
 
+_COMMANDS = """
+import importlib.metadata
+
+(found,) = importlib.metadata.distributions(name='sam_jax')
+commands = found.entry_points.select(group='console_scripts')
+assert {'sam-train', 'sam-sweep', 'sam-compare'} <= set(commands.names)
+for command in commands:
+  command.load()
+"""
+
+
+def test_every_command_of_the_wheel_can_be_imported(full, tmp_path):
+  done = _run(full / 'python', '-c', _COMMANDS, cwd=tmp_path)
+  assert done.returncode == 0, done.stderr
+
+
 # A sweep, and a config of the user's own.
 _CONFIG = """
 from sam_jax.configs import default

@@ -366,9 +366,9 @@ def get_config() -> ml_collections.ConfigDict:
   # that it must divide microbatch_size. 1 has a copy on each device. Not for
   # models with BatchNorm.
   config.fsdp = 1
-  # How a device walks its microbatches: 'scan' (memory of one), 'unroll' (fast
-  # on CPU; compile time grows with their number), 'vmap' (CPU, many), 'auto'.
-  config.microbatch_loop = 'auto'
+  # How a device walks its microbatches: 'scan' (the memory of one), 'unroll' (a
+  # copy of the program for each), 'vmap' (all at once).
+  config.microbatch_loop = 'scan'
 
   # --- Evaluation, checkpoints, log; may change when a run resumes -----------
   # Epochs between evaluations; the end is always evaluated. Official
@@ -396,6 +396,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.log.every_steps = 0
   # Whether to write TensorBoard events beside metrics.jsonl.
   config.log.tensorboard = True
+  # Where the lines of metrics.jsonl go besides: 'wandb', 'mlflow', or a writer
+  # of one's own (`sam_jax.runs.writers`). What a writer needs to know, such as
+  # a project or a server, is in its own settings.
+  config.log.writers = ()
   # Seconds between progress lines where there is no terminal.
   config.log.progress_seconds = 30.0
   return config

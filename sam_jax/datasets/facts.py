@@ -164,7 +164,7 @@ def _has_files(name: str, directory: pathlib.Path) -> bool:
     'cifar100': ['train.bin', '*/train.bin'],
     'text': ['*'],
     'tokens': ['train.bin'],
-  }.get(name, ['train/*'])
+  }.get(name, [] if find(name).is_prepared else ['train/*/*'])
   return any(next(directory.glob(p), None) is not None for p in patterns)
 
 

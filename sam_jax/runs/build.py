@@ -13,7 +13,7 @@ import jax
 import ml_collections
 import optax
 
-from sam_jax import datasets, keys, methods, tasks, types
+from sam_jax import datasets, keys, lookup, methods, tasks, types
 from sam_jax.runs import (
   config_files,
   evaluation,
@@ -343,8 +343,7 @@ def _step_fns(
   num_steps: int,
 ) -> train_step.StepFns:
   """Returns what the training step is made of."""
-  platform = jax.default_backend()
-  num_pieces = layout.device_groups * layout.device_microbatches
+  lookup.check('microbatch_loop', config.microbatch_loop, microbatches.LOOPS)
   rounding = (config.compute_dtype, config.matmul_precision)
   return train_step.StepFns(
     task=task,
@@ -356,9 +355,9 @@ def _step_fns(
     peak_learning_rate=config.learning_rate,
     num_steps=num_steps,
     layout=layout,
-    loop=microbatches.resolve(config.microbatch_loop, platform, num_pieces),
+    loop=config.microbatch_loop,
     collectives=parallel.collectives,
-    mantissa_bits=precision.mantissa_bits(*rounding, platform),
+    mantissa_bits=precision.mantissa_bits(*rounding, jax.default_backend()),
     seed=config.seed,
     skips_nonfinite=config.on_nonfinite == 'skip',
   )

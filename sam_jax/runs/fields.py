@@ -62,7 +62,12 @@ CLOSED: dict[str, dict[str, Any]] = {
     'max_to_keep': int,
   },
   'ema': {'decay': float, 'warmup_steps': int},
-  'log': {'every_steps': int, 'progress_seconds': float, 'tensorboard': bool},
+  'log': {
+    'every_steps': int,
+    'progress_seconds': float,
+    'tensorboard': bool,
+    'writers': tuple[str, ...],
+  },
   'mixing': {'alpha': float, 'name': str, 'probability': float},
   'weight_decay': {'exclude': str, 'place': str, 'rate': float},
 }

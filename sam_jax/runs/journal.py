@@ -17,6 +17,7 @@ import ml_collections
 from sam_jax import tasks
 from sam_jax.runs import (
   build,
+  callbacks,
   checkpoints,
   metrics_log,
   misuse,
@@ -74,6 +75,7 @@ class Journal:
     experiment: build.Experiment,
     workdir: pathlib.Path,
     state: checkpoints.JournalState,
+    told: Sequence[callbacks.Callback] = (),
   ) -> None:
     """Opens what the run writes to, from the step on where it is resumed.
 
@@ -82,6 +84,7 @@ class Journal:
       experiment: its objects.
       workdir: run directory.
       state: of the checkpoint that the run is resumed from, else a new one.
+      told: callbacks, which are told of lines and evaluations.
     """
     self.state = state
     self._config = config
@@ -90,7 +93,8 @@ class Journal:
     self._started = self._epoch_started = time.monotonic()
     self._logged_step = state.step
     self._has_compiled = False
-    self._writer = _open_writer(config, workdir, state)
+    self._told = told
+    self._writer = _open_writer(workdir, state)
     self._line = progress_line.ProgressLine(
       task=experiment.task,
       start_step=state.step,
@@ -133,7 +137,7 @@ class Journal:
     every = self._config.log.every_steps
     if every and step % every == 0:
       line = {f'step/{name}': value for name, value in values.all.items()}
-      self._writer.write(step, self._epoch(step), line)
+      self._write(step, line)
 
   def add_skipped(self, step: int, values: StepValues) -> int:
     """Takes note of a step that was skipped; returns how many in a row."""
@@ -169,10 +173,12 @@ class Journal:
     if self._config.on_nonfinite == 'skip':
       line['train/skipped_steps'] = self.state.skipped_steps
     line['examples_per_second'] = self._rate(step)
-    self._writer.write(step, self._epoch(step), line)
+    self._write(step, line)
     self._line.line(self._epoch_line(step, line))
     if not means:
       return False
+    for callback in self._told:
+      callback.on_evaluation(step, means)
     metric = self._experiment.task.score.metric
     return self._is_best(step, means[self._config.data.split][metric])
 
@@ -215,6 +221,13 @@ class Journal:
     """Closes the files, and takes the progress line away."""
     self._writer.close()
     self._line.close()
+
+  def _write(self, step: int, line: Mapping[str, float]) -> None:
+    """Logs a line."""
+    epoch = self._epoch(step)
+    self._writer.write(step, epoch, line)
+    for callback in self._told:
+      callback.on_line(step, epoch, line)
 
   def _note_settings(self) -> None:
     """Takes note of fields that have been changed within the run."""
@@ -320,19 +333,13 @@ def _changes(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _open_writer(
-  config: ml_collections.ConfigDict,
-  workdir: pathlib.Path,
-  state: checkpoints.JournalState,
+  workdir: pathlib.Path, state: checkpoints.JournalState
 ) -> metrics_log.MetricWriter | metrics_log.NoWriter:
   """Returns where metrics go; of several processes the first one writes."""
   if not parallel.is_first_process():
     return metrics_log.NoWriter()
-  return metrics_log.MetricWriter(
-    workdir,
-    start_step=state.step,
-    tensorboard=config.log.tensorboard,
-    rows=metrics_log.Rows(state.rows, state.rows_checksum),
-  )
+  rows = metrics_log.Rows(state.rows, state.rows_checksum)
+  return metrics_log.MetricWriter(workdir, rows)
 
 
 def _add(

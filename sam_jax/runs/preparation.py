@@ -31,6 +31,7 @@ from sam_jax.runs import (
   shared as shared_lib,
   shipped,
   workdir as workdir_lib,
+  writers,
 )
 from sam_jax.training import parallel, train_step
 
@@ -91,6 +92,7 @@ def prepare(
   fields.check(config)
   config = _with_absolute_paths(config)  # a plug-in may go elsewhere
   config_files.load_plugins(config)
+  writers.check(writers.named(config))
   if workdir is None:
     config = build.resolve(config, jax.device_count())
     return Prepared(config, build.build(config, shared), None)

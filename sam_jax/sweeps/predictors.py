@@ -97,7 +97,7 @@ def gap_heading(problem: gaps.Problem, score: tasks.Score) -> str:
   """Returns what a gap is called: 'test - train error, %'."""
   split = problem.settings[0].split
   named = score._replace(label=f'{split} - train {score.label}')
-  return tables.heading(named)
+  return named.heading()
 
 
 def write(

@@ -56,7 +56,8 @@ class Setting:
   @property
   def data(self) -> str:
     """The name of the data set."""
-    return self.runs[0].fields['data.name']
+    run = self.runs[0]  # its fields may be those of a cell, and not all
+    return run.fields.get('data.name') or run.result.get('data', '')
 
   def estimate(self, key: str) -> statistics.Estimate:
     """Returns mean and confidence interval of a number of result.json."""

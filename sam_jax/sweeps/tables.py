@@ -69,8 +69,8 @@ def _row(
   row |= {name: _show(value) for name, value in setting.shown.items()}
   row |= {
     'n': str(found.n),
-    heading(score): interval(found, score),
-    _with_unit('best epoch', score): interval(
+    score.heading(): interval(found, score),
+    score.heading('best epoch'): interval(
       setting.estimate('best_score'), score
     ),
     'gradients': f'{setting.estimate("gradient_evaluations").mean:.0f}',
@@ -94,7 +94,7 @@ def _rival(
   if all(other.method != 'sgd' for other in settings):
     return {}
   sgd = choice_lib.sgd_at_equal_compute(setting, settings)
-  name = _with_unit('SGD with as many gradients', setting.score)
+  name = setting.score.heading('SGD with as many gradients')
   if sgd is None:
     return {name: ''}
   found = sgd.estimate(results.FINAL)
@@ -123,24 +123,14 @@ def _beside_paper(
     if last is None:  # the runs have not logged this metric
       return {}
     label = metric.replace('_', ' ')
-    row[_with_unit(label, score)] = interval(last, score)
+    row[score.heading(label)] = interval(last, score)
     found, prefix = last, f'{label}: '
   meant = [n for n in numbers if n.fits(setting.runs[0].fields)]
   if meant:
-    row[_with_unit(f'{prefix}paper', score)] = str(meant[0])
+    row[score.heading(f'{prefix}paper')] = str(meant[0])
     difference = found.mean - meant[0].number / score.scale
     row[f'{prefix}difference'] = score.number(difference, '+')
   return row
-
-
-def heading(score: tasks.Score) -> str:
-  """Returns what a column, or an axis, of a score is called: 'error, %'."""
-  return _with_unit(score.label, score)
-
-
-def _with_unit(text: str, score: tasks.Score) -> str:
-  """Returns a heading with the unit of a score."""
-  return f'{text}, {score.unit}' if score.unit else text
 
 
 def interval(

@@ -18,8 +18,8 @@ from sam_jax.configs import default
 from sam_jax.datasets import registry as datasets_registry
 from sam_jax.methods import registry as methods_registry
 from sam_jax.models import registry as models_registry
-from sam_jax.tasks import registry as tasks_registry
 from sam_jax.runs import config_files, factories, fields, workdir
+from sam_jax.tasks import registry as tasks_registry
 from tests import tiny
 
 

@@ -493,7 +493,7 @@ BAD = (
   ({'on_nonfinite': 'ignore'}, r"unknown on_nonfinite 'ignore'.*stop, skip"),
   ({'max_skipped_steps': 0}, 'max_skipped_steps is 0'),
   ({'allow_change': ('seed',)}, "field in allow_change 'seed'; .*method.rho"),
-  ({'num_epochs': 2**31 - 1}, 'must lead to at most 2147483647'),
+  ({'num_epochs': 2**31 - 1}, 'a run has at least 1 and at most 2147483647'),
   ({'data.workers': -1}, 'data.workers is -1'),
   ({'compute_dtype': 'float16'}, r"unknown compute_dtype 'float16'.*bfloat16"),
   ({'matmul_precision': 'tf32'}, r"matmul_precision 'tf32'.*tensorfloat32"),

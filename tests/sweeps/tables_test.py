@@ -136,3 +136,15 @@ def test_numbers_of_synthetic_data_are_never_those_of_real_ones(tmp_path):
   made_up.write_run(alone, 'run', [0.25], **{'data.name': 'fake_cifar10'})
   _write(alone)
   assert 'fake_cifar10' in (alone / 'table.txt').read_text()
+
+
+def test_the_data_are_known_by_the_result_where_only_a_cell_is():
+  result = made_up.RESULT | {'data': 'fake_imagenet'}
+  known, unknown = (
+    settings_lib.Setting(
+      {}, (results.FinishedRun('run', {'seed': 0}, each),), {}
+    )
+    for each in (result, made_up.RESULT)
+  )
+  [line] = tables.remarks_on_data([known, unknown, known])
+  assert line.endswith('these numbers say nothing about imagenet')
