@@ -78,6 +78,8 @@ def test_every_command_has_the_flags_and_fields_it_is_given(
       try:
         _parse(module, arguments)
       except (Exception, SystemExit) as error:
+        if block.marker.startswith('not') and 'does not exist' in str(error):
+          continue  # a config that only the run before it leaves
         command = ' '.join([module, *arguments])
         wrong.append(f'{name}:{block.line}: {command}\n  {error}')
   assert not wrong, '\n'.join(wrong)
