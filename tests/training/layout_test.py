@@ -105,9 +105,9 @@ def test_what_is_unset_becomes_the_batch_per_device(devices, m, b, expected):
     ((1, 1), 'one device, one perturbation per step from one example'),
     (
       (16, 4, 2, 1),
-      '4 devices, 8 perturbations per step, each from m = 2 of the 16 examples, '
-      '2 of them in turn on each device, in 2 passes of one example one after '
-      'the other',
+      '4 devices, 8 perturbations per step, each from m = 2 of the 16 '
+      'examples, 2 of them in turn on each device, in 2 passes of one example '
+      'one after the other',
     ),
   ],
 )
