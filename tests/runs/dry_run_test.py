@@ -100,7 +100,7 @@ def test_a_loop_over_microbatches_saves_memory_but_no_arithmetic(monkeypatch):
 
 def _numbers(config):
   """Returns memory (MiB) and arithmetic (GFLOP) per device."""
-  described = dry_run.describe(config, build.build(config))
+  described = dict(dry_run.describe(config, build.build(config)))
   return [
     float(described[name].split()[0].replace(',', ''))
     for name in ('memory of a step', 'arithmetic of a step')
