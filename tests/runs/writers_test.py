@@ -281,7 +281,7 @@ def _records(content):
 
 @pytest.mark.slow
 def test_the_real_wandb_takes_it_all_offline(monkeypatch, tmp_path, capsys):
-  pytest.importorskip('wandb')
+  wandb = pytest.importorskip('wandb')
   from wandb.proto import wandb_internal_pb2
 
   monkeypatch.setenv('WANDB_MODE', 'offline')
@@ -291,6 +291,7 @@ def test_the_real_wandb_takes_it_all_offline(monkeypatch, tmp_path, capsys):
   (first,) = tmp_path.glob('wandb/offline-run-*')
   first.rename(first.with_name('offline-run-first-run_id'))
   _follow('wandb', tmp_path, [3, 4, 5], rows=2, logged=4, result=_RESULT)
+  wandb.teardown()  # its process has written all when it ends
   assert 'warning: the writer' not in capsys.readouterr().err
   found = {}
   for path in sorted(tmp_path.glob('wandb/offline-run-*-run_id/*.wandb')):
