@@ -18,6 +18,8 @@ cannot be carried out, 128 + the number of a signal that ended it.
 
 from collections.abc import Sequence
 
+import ml_collections
+
 from sam_jax import _cli, _config_flag
 from sam_jax.runs import files
 from sam_jax.sweeps import (
@@ -62,8 +64,11 @@ def main(argv: Sequence[str]) -> int:
   """Searches; returns the exit status."""
   _cli.refuse_arguments(argv[1:])
   directory = files.run_directory(_WORKDIR.value)
-  given = _given()
+  config = _CONFIG.load()
+  given = _given(config)
   cells = rho_search.cells(_CONFIG.path, _RHOS.value, _SEEDS.value, given)
+  for line in _CONFIG.remarks(config):
+    _cli.say('find_rho', line)
   place = pool.Pool(directory, workers=_WORKERS.value, gpus=_GPUS.value)
   try:
     status = execution.execute(
@@ -84,11 +89,8 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
-def _given() -> cells_lib.Fields:
+def _given(config: ml_collections.ConfigDict) -> cells_lib.Fields:
   """Returns the fields that the flags set for all runs."""
-  config = _CONFIG.load()
-  for line in _CONFIG.remarks(config):
-    _cli.say('find_rho', line)
   typed = {
     name: overrides.absolute(name, value)
     for name, value in _config_flag.values(config, _CONFIG.overrides).items()

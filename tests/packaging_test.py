@@ -109,6 +109,16 @@ def test_whoever_trains_has_what_sweeps_and_reports_draw_with(setup_arguments):
   }
 
 
+def test_pre_commit_runs_the_checks_of_ci():
+  hooks = re.findall(
+    r'entry: (ruff \w+|mypy)', _read('.pre-commit-config.yaml')
+  )
+  stages = re.findall(
+    r'^python -m (ruff \w+|mypy)', _read('scripts/test.sh'), re.M
+  )
+  assert hooks == stages
+
+
 def test_the_base_is_jax_and_numpy(setup_arguments):
   listed = map(requirements.Requirement, setup_arguments['install_requires'])
   assert {r.name for r in listed} == {'jax', 'numpy'}

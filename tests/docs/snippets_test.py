@@ -14,6 +14,7 @@ from sam_jax.datasets import registry as datasets
 from sam_jax.methods import registry as methods
 from sam_jax.models import registry as models
 from sam_jax.tasks import registry as tasks
+from tests import tiny
 from tests.docs import pages
 
 # Where a page may register something.
@@ -77,6 +78,8 @@ def test_every_command_has_the_flags_and_fields_it_is_given(
       try:
         _parse(module, arguments)
       except (Exception, SystemExit) as error:
+        if block.marker.startswith('not') and 'does not exist' in str(error):
+          continue  # a config that only the run before it leaves
         command = ' '.join([module, *arguments])
         wrong.append(f'{name}:{block.line}: {command}\n  {error}')
   assert not wrong, '\n'.join(wrong)
@@ -109,7 +112,9 @@ def test_the_code_of_each_page_runs(name, command, tmp_path, monkeypatch):
         source = '\n' * (block.line - 1) + block.code
         exec(compile(source, name, 'exec'), namespace)
       elif block.marker == 'run':
-        _run(command, block, name)
+        with monkeypatch.context() as patch:
+          tiny.use_devices(patch, 1)  # as most readers have
+          _run(command, block, name)
   finally:
     jax.config.update('jax_numpy_rank_promotion', 'raise')
     for module in set(sys.modules) - loaded:
