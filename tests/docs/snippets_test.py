@@ -13,6 +13,7 @@ from sam_jax import _config_flag
 from sam_jax.datasets import registry as datasets
 from sam_jax.methods import registry as methods
 from sam_jax.models import registry as models
+from sam_jax.runs.writers import base as writers
 from sam_jax.tasks import registry as tasks
 from tests import tiny
 from tests.docs import pages
@@ -24,6 +25,7 @@ _REGISTRIES = (
   (methods, '_METHODS'),
   (models, '_REGISTRY'),
   (tasks, '_TASKS'),
+  (writers, '_WRITERS'),
 )
 
 
