@@ -43,6 +43,9 @@ _TRAIN = [
   # Checksums of checkpoints.
   'xxhash>=3.4',
 ]
+# The tracking client; what it keeps a local database with comes besides.
+_MLFLOW = ['mlflow-skinny>=3.1', 'sqlalchemy>=2', 'alembic>=1.13']
+_WANDB = ['wandb>=0.19.10']
 _RAY = ['ray>=2.50']
 _TOKENIZERS = ['tokenizers>=0.20']
 _DOCS = [
@@ -59,12 +62,15 @@ _EXTRAS = {
   'tpu': [f'jax[tpu]{_JAX}'],
   'ray': _RAY,
   'tokenizers': _TOKENIZERS,
-  'wandb': ['wandb>=0.18'],
+  'wandb': _WANDB,
+  'mlflow': _MLFLOW,
   # For comparisons with other implementations.
   'torch': ['torch>=2.5'],
   'docs': _DOCS,
   'dev': [
     *_ANALYSIS,
+    *_MLFLOW,
+    *_WANDB,
     *_TRAIN,
     *_RAY,
     *_TOKENIZERS,
@@ -89,6 +95,7 @@ _COMMANDS = (
   'evaluate',
   'find_rho',
   'generate',
+  'predict',
   'prepare_data',
   'report',
   'sweep',
@@ -122,7 +129,7 @@ setuptools.setup(
   license_files=['LICENSE'],
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['sam_jax', 'sam_jax.*']),
-  package_data={'sam_jax': ['py.typed']},
+  package_data={'sam_jax': ['py.typed', 'runs/shipped_runs/*.zip']},
   install_requires=_REQUIRES,
   extras_require=_EXTRAS,
   entry_points={

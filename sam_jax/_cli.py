@@ -17,6 +17,7 @@ says so in one line; a traceback is for who asks for it (--verbosity=0).
 """
 
 import contextlib
+import difflib
 import functools
 import inspect
 import logging as python_logging
@@ -29,7 +30,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from sam_jax import __version__, _causes, configs, extras, startup
+from sam_jax import __version__, _causes, configs, extras, lookup, startup
 
 try:
   with extras.required():
@@ -52,6 +53,8 @@ class Flags:
     self.values = values = absl_flags.FlagValues()
     # Each takes arguments out of a command line before its flags are parsed.
     self.filters: list[Callable[[Sequence[str]], list[str]]] = []
+    # The fields of the config that the command takes, to suggest them.
+    self.fields: Callable[[], list[str]] = list
 
     def bound(define: Callable[..., Any]) -> Callable[..., Any]:
       return functools.partial(define, flag_values=values)
@@ -207,13 +210,32 @@ def _parse(main: Main, flags: Flags) -> list[str]:
   argv = list(sys.argv)
   for take in flags.filters:
     argv = take(argv)
-  arguments = flags.values(argv)
+  try:
+    arguments = flags.values(argv)
+  except absl_flags.UnrecognizedFlagError as error:
+    raise ValueError(_unknown(error.flagname, flags)) from error
   absl_flags.FLAGS.mark_as_parsed()  # else absl complains when it logs
   logging.use_absl_handler()
   logging.set_verbosity(flags.values.verbosity)
   if not flags.is_verbose:
     _shorten(pathlib.Path(sys.argv[0]).stem)
   return arguments
+
+
+def _unknown(name: str, flags: Flags) -> str:
+  """Returns what to say of a flag that a command does not have."""
+  known = [flag for flag in flags.values if len(flag) > 1]
+  head, _, field = name.partition('.')
+  close = []
+  if not field:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+  if not close:
+    is_config = field and difflib.get_close_matches(head, ['config'])
+    meant = lookup.closest(field if is_config else name, flags.fields())
+    close = [f'config.{each}' for each in meant]
+  listed = ' or '.join(f'--{flag}' for flag in close)
+  hint = f'did you mean {listed}?' if listed else '--help lists the flags'
+  return f'unknown flag --{name}; {hint}'
 
 
 def _shorten(name: str) -> None:

@@ -8,7 +8,7 @@ nothing until the plug-in is imported, can be set.
 import functools
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -53,14 +53,19 @@ class ConfigFlag:
     """
     self._overrides: Overrides = {}
     self._of_file: dict[str, Any] = {}  # the section `method`
-    self._name = flags.DEFINE_string(
+    # What the config file says of a model, ... that is not taken, and its name.
+    self._chosen: dict[str, str] = {}
+    self._left_out: dict[str, Any] = {}
+    self._flag = flags.DEFINE_string(
       'config',
       None,
       'Path of a config file or name of a shipped config, perhaps with '
-      ':ARGUMENT. --config.FIELD=VALUE sets a field of it.',
+      ':ARGUMENT; or RUN/config.json, the config of a run that has been made. '
+      '--config.FIELD=VALUE sets a field, also to None where None is allowed.',
       required=required,
     )
     flags.filters.append(self._take)
+    flags.fields = lambda: config_files.names(default.get_config())
 
   def _take(self, argv: Sequence[str]) -> list[str]:
     """Takes the overrides out of the arguments; returns the other ones."""
@@ -70,22 +75,44 @@ class ConfigFlag:
   @property
   def is_given(self) -> bool:
     """Whether the command line names a config."""
-    return self._name.value is not None
+    return self._flag.value is not None
 
-  def load(self) -> ml_collections.ConfigDict:
+  @property
+  def name(self) -> str:
+    """What the command line calls the config."""
+    name: str = self._flag.value
+    return name
+
+  @property
+  def overrides(self) -> list[str]:
+    """The dotted names of the fields that the command line sets."""
+    return list(self._overrides)
+
+  def load(
+    self, more: Mapping[str, str] | None = None
+  ) -> ml_collections.ConfigDict:
     """Returns the config with the fields that the command line sets, locked.
+
+    Args:
+      more: values of further fields, as they would be typed.
 
     Raises:
       ValueError: there is no such config or field, or a value does not fit.
     """
-    config = config_files.read(_cli.config_path(self._name.value))
+    config = config_files.read(_cli.config_path(self._flag.value))
     self._of_file = config.method.to_dict()
-    override(config, self._overrides)
+    self._chosen = config_files.chosen(config)
+    if config_files.is_saved(self.path):
+      config_files.load_plugins(config, self.path)
+    self._left_out = override(config, self._overrides | _typed(more or {}))
     fields.check(config)
     return config.lock()
 
   def remarks(self, chosen: ml_collections.ConfigDict) -> list[str]:
-    """Returns what the config file sets for another method than is chosen.
+    """Returns what the config file sets for another model, ... than is chosen.
+
+    What belongs to another model or optimizer is left out, see
+    `config_files.leave_out`. The radius of another method is not.
 
     A radius has another size in each metric: SAM's is rarely meant for a method
     that the command line puts in its place. Nothing is said of a plug-in's
@@ -95,8 +122,28 @@ class ConfigFlag:
       chosen: what `load` returned.
 
     Returns:
-      A line for each field whose default is another one.
+      A line for each section of which fields are left out, and for each field
+      of the method whose default is another one.
     """
+    return [*self._about_left_out(chosen), *self._about_method(chosen)]
+
+  def _about_left_out(self, chosen: ml_collections.ConfigDict) -> Iterator[str]:
+    """Yields what is left out of the config file, and why."""
+    for section, name in self._chosen.items():
+      fields_of = {
+        field: value
+        for field, value in self._left_out.items()
+        if field.startswith(f'{section}.')
+      }
+      if fields_of:
+        shown = ', '.join(f'{k}={v!r}' for k, v in fields_of.items())
+        yield (
+          f'left out of the config file, because it is for the {section} '
+          f'{name!r} and not for {chosen[section].name!r}: {shown}'
+        )
+
+  def _about_method(self, chosen: ml_collections.ConfigDict) -> list[str]:
+    """Returns which fields the config file sets for another method."""
     from sam_jax import methods  # --help does without it
 
     name, own = chosen.method.name, self._of_file
@@ -107,25 +154,40 @@ class ConfigFlag:
       f'{name} has {value} by default, which --config.{field}=None takes'
       for short, value in methods.defaults(name).items()
       for field in [f'method.{short}']
-      if own.get(short) not in (None, value) and field not in self._overrides
+      if own.get(short) not in (None, value)
+      and field not in (*self._overrides, *self._left_out)
     ]
 
   @property
   def path(self) -> str:
     """The path of the config file, with its argument if any."""
-    return _cli.config_path(self._name.value)
+    return _cli.config_path(self._flag.value)
 
-  def fields(self) -> dict[str, Any]:
+  def fields(self, more: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Returns the values that the command line sets, by dotted name.
+
+    Args:
+      more: see `load`.
 
     Raises:
       ValueError: see `load`.
     """
-    config = self.load()
-    return {
-      name: functools.reduce(operator.getitem, name.split('.'), config)
-      for name in self._overrides
-    }
+    return values(self.load(more), [*self._overrides, *(more or ())])
+
+
+def values(
+  config: ml_collections.ConfigDict, names: Iterable[str]
+) -> dict[str, Any]:
+  """Returns the values of fields of a config, by dotted name."""
+  return {
+    name: functools.reduce(operator.getitem, name.split('.'), config)
+    for name in names
+  }
+
+
+def _typed(given: Mapping[str, str]) -> Overrides:
+  """Returns the overrides that values of fields are when they are typed."""
+  return split([f'--config.{name}={text}' for name, text in given.items()])[0]
 
 
 def split(argv: Sequence[str]) -> tuple[Overrides, list[str]]:
@@ -158,13 +220,18 @@ def split(argv: Sequence[str]) -> tuple[Overrides, list[str]]:
   return overrides, rest
 
 
-def override(config: ml_collections.ConfigDict, overrides: Overrides) -> None:
-  """Sets fields of a config.
+def override(
+  config: ml_collections.ConfigDict, overrides: Overrides
+) -> dict[str, Any]:
+  """Sets fields of a config; returns what it left out for that.
 
   Args:
     config: is changed.
     overrides: see `split`. A field may be new if the method, model, data set,
       ... that its section names takes it; plug-ins are imported first.
+
+  Returns:
+    See `config_files.leave_out`.
 
   Raises:
     ValueError: there is no such field, it may not be None, or its value has
@@ -173,11 +240,15 @@ def override(config: ml_collections.ConfigDict, overrides: Overrides) -> None:
   known = config_files.names(config)
   old = {name: given for name, given in overrides.items() if name in known}
   new = {name: given for name, given in overrides.items() if name not in known}
+  config_files.check_no_section(config, old)
+  before = config_files.chosen(config)
   _set(config, old)
+  left_out = config_files.leave_out(config, before, overrides)
   config_files.admit(config, list(new))
   if new:
     with config.unlocked():
       _set(config, new)
+  return left_out
 
 
 def _set(config: ml_collections.ConfigDict, overrides: Overrides) -> None:

@@ -10,7 +10,7 @@ hessian: the largest eigenvalues (and with --k_smallest the smallest), the
 trace, the spectral density. sharpness: by how much the loss of m examples rises
 within a ball, by one ascent step (the paper's measure), by projected gradient
 ascent, and in random directions. landscape: the loss on a line or in a plane.
-interpolate: the loss between two runs. evaluation: the loss and the score.
+interpolate: the loss and the score between two runs. evaluation: both of a run.
 
 The loss is that of the task on --split, without weight decay, label smoothing,
 augmentation and dropout. Each run gets a JSON file in its directory under
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 flags = _cli.Flags()
 _WORKDIR = flags.DEFINE_multi_string(
-  'workdir', None, 'Run directory; several of them share a picture.'
+  'workdir',
+  None,
+  'Run directory, or the name of a run that comes with the package; several of '
+  'them share a picture.',
 )
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', 'last', "'last', 'best', or a step."
@@ -128,7 +131,7 @@ def main(argv: Sequence[str]) -> None:
 def _analyze(argv: Sequence[str]) -> None:
   """Measures, and draws."""
   from sam_jax.analysis import measurements, result_files
-  from sam_jax.runs import files
+  from sam_jax.runs import files, shipped
 
   known = list(measurements.BY_NAME)
   if len(argv) != 2 or argv[1] not in known:
@@ -144,7 +147,7 @@ def _analyze(argv: Sequence[str]) -> None:
   if picture and not picture.parent.is_dir():
     raise ValueError(f'--output is {picture}; there is no such directory')
   options = _options()
-  workdirs = [files.user_path(text) for text in _WORKDIR.value or ()]
+  workdirs = [shipped.find(text) for text in _WORKDIR.value or ()]
   # What is wrong with any run is found before the first is measured.
   subjects = result_files.subjects(
     name, workdirs, functools.partial(_load, options=options)
@@ -158,7 +161,8 @@ def _analyze(argv: Sequence[str]) -> None:
     paths.append(path)
   print(result_files.table(name, results))
   picture = picture or result_files.picture_path(paths)
-  measurement.draw(picture, results, options)
+  models = {subject.label: subject.models for subject in subjects}
+  measurement.draw(picture, results, models, options)
   print(picture)
 
 

@@ -170,6 +170,8 @@ def _dry_run(
   found = cost.Estimates(cells, directory, _TIME_STEPS.value)
   for line in found.lines():
     print(line)
+  for reason in found.missing.values():
+    _cli.say('compare_methods', f'warning: the runs need their data: {reason}')
   if comparison.tuning_cells():
     print('These are the runs on the validation split; those on the test split')
     print('follow, and what they cost depends on what is chosen.')

@@ -44,12 +44,19 @@ def _has_convolution(jaxpr: core.Jaxpr) -> bool:
       return True
     if _is_call(eqn) and _has_convolution(eqn.params['jaxpr'].jaxpr):
       return True
+    if _is_remat(eqn) and _has_convolution(eqn.params['jaxpr']):
+      return True
   return False
 
 
 def _is_call(eqn: Any) -> bool:
   """Whether an equation is the call of a function that `jax.jit` made."""
   return eqn.primitive.name in ('jit', 'pjit')
+
+
+def _is_remat(eqn: Any) -> bool:
+  """Whether an equation is what `jax.checkpoint` made of a function."""
+  return eqn.primitive.name in ('checkpoint', 'remat2')
 
 
 def _evaluate(
@@ -72,11 +79,19 @@ def _evaluate(
       outs = _evaluate(called.jaxpr, called.consts, given)
     else:
       params = eqn.primitive.get_bind_params(eqn.params)
+      if _is_remat(eqn):
+        params['jaxpr'] = _remat(params['jaxpr'], given)
       with eqn.ctx.manager:
         out = eqn.primitive.bind(*given, **params)
       outs = out if eqn.primitive.multiple_results else [out]
     values.update(zip(eqn.outvars, outs, strict=True))
   return list(map(read, jaxpr.outvars))
+
+
+def _remat(jaxpr: core.Jaxpr, args: list[Any]) -> core.Jaxpr:
+  """Returns what is to be computed again going backward, in that order."""
+  made = jax.make_jaxpr(lambda *x: _evaluate(jaxpr, [], list(x)))(*args)
+  return jaxpr if made.consts else made.jaxpr
 
 
 def _convolve(

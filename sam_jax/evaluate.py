@@ -32,7 +32,12 @@ if TYPE_CHECKING:
   from sam_jax.runs import loading
 
 flags = _cli.Flags()
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Run directory.', required=True)
+_WORKDIR = flags.DEFINE_string(
+  'workdir',
+  None,
+  'Run directory, or the name of a run that comes with the package.',
+  required=True,
+)
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', 'last', "'last', 'best', or a step."
 )
@@ -64,10 +69,10 @@ _NO_PLUGINS = _cli.define_no_plugins(flags)
 
 def main(argv: Sequence[str]) -> None:
   """Does what the flags say; raises if it cannot be done."""
-  from sam_jax.runs import files, loading
+  from sam_jax.runs import loading, shipped
 
   _cli.refuse_arguments(argv[1:])
-  workdir = files.user_path(_WORKDIR.value)
+  workdir = shipped.find(_WORKDIR.value)
   restored = loading.restore(
     workdir,
     _cli.checkpoint(_CHECKPOINT.value),

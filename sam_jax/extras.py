@@ -17,6 +17,7 @@ _EXTRAS = {
   'matfree': 'analysis',
   'matplotlib': 'analysis',
   'ml_collections': 'train',
+  'mlflow': 'mlflow',
   'optax': 'train',
   'orbax': 'train',
   'PIL': 'train',

@@ -7,8 +7,9 @@ Trains with each rho of the paper's grid and without a perturbation (rho = 0),
 for a fifth of the config's length and with three seeds, unless told otherwise.
 Prints and draws the validation score against rho, and names the best rho and
 those that cannot be told apart from it. The runs are a sweep: the same command
-resumes a search that was interrupted. A short run may like another rho than a
-long one: give a length by --set=num_epochs=N if you can afford it.
+resumes a search that was interrupted. The best rho of a short run may differ
+from that of a long one: give --config.num_epochs=N if you can afford it.
+--config.FIELD=VALUE sets a field of all runs.
 
 Exit status: 0 if there is a recommendation, 1 if runs failed, 2 if the command
 cannot be carried out, 128 + the number of a signal that ended it.
@@ -16,9 +17,10 @@ cannot be carried out, 128 + the number of a signal that ended it.
 
 from collections.abc import Sequence
 
-from sam_jax import _cli
+from sam_jax import _cli, _config_flag
 from sam_jax.runs import files
 from sam_jax.sweeps import (
+  cells as cells_lib,
   check,
   execution,
   overrides,
@@ -27,12 +29,7 @@ from sam_jax.sweeps import (
 )
 
 flags = _cli.Flags()
-_CONFIG = flags.DEFINE_string(
-  'config',
-  None,
-  'Config file, or the name of a shipped config, perhaps with :ARGUMENT.',
-  required=True,
-)
+_CONFIG = _config_flag.ConfigFlag(flags)
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Directory of all runs.', required=True
 )
@@ -43,7 +40,7 @@ _SEEDS = flags.DEFINE_integer(
   'seeds', 3, 'Number of runs of each value.', lower_bound=1
 )
 _SET = flags.DEFINE_multi_string(
-  'set', [], 'FIELD=VALUE of the config, for all runs: data.directory=DIR.'
+  'set', [], 'FIELD=VALUE of the config, as --config.FIELD=VALUE.'
 )
 _WORKERS = flags.DEFINE_integer(
   'workers', 1, 'Number of runs at a time.', lower_bound=1
@@ -60,9 +57,8 @@ def main(argv: Sequence[str]) -> int:
   """Searches; returns the exit status."""
   _cli.refuse_arguments(argv[1:])
   directory = files.run_directory(_WORKDIR.value)
-  given = overrides.parse_fields(_SET.value)
-  config = _cli.config_path(_CONFIG.value)
-  cells = rho_search.cells(config, _RHOS.value, _SEEDS.value, given)
+  given = _given()
+  cells = rho_search.cells(_CONFIG.path, _RHOS.value, _SEEDS.value, given)
   place = pool.Pool(directory, workers=_WORKERS.value, gpus=_GPUS.value)
   try:
     status = execution.execute(
@@ -76,10 +72,29 @@ def main(argv: Sequence[str]) -> int:
     return status
   found, score = rho_search.read(cells, directory)
   picture = directory / 'rho.png'
-  rho_search.draw(found, score, _CONFIG.value, picture)
+  method = cells_lib.config(cells[0], directory).method.name
+  rho_search.draw(found, score, method, _CONFIG.name, picture)
   print(f'\n{rho_search.table(found, score)}\n\n{picture}')
   print(rho_search.recommend(found))
   return 0
+
+
+def _given() -> cells_lib.Fields:
+  """Returns the fields that the flags set for all runs."""
+  config = _CONFIG.load()
+  for line in _CONFIG.remarks(config):
+    _cli.say('find_rho', line)
+  typed = {
+    name: overrides.absolute(name, value)
+    for name, value in _config_flag.values(config, _CONFIG.overrides).items()
+  }
+  given = overrides.parse_fields(_SET.value)
+  for name in given:
+    if name in typed:
+      raise ValueError(
+        f'{name} is given by --config.{name} and by --set={name}; leave one out'
+      )
+  return typed | given
 
 
 def cli() -> None:

@@ -8,6 +8,7 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+_MAX_MEANT = 3  # names that a message asks about
 _SEQUENCES = (tuple, Sequence)
 _WORDS = {
   bool: 'True or False',
@@ -49,6 +50,71 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
   return ValueError(
     f'unknown {kind} {shown(name)}; known: {", ".join(known)}{hint}'
   )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+  """Returns ' (did you mean ...?)' for a dotted name, '' without an idea.
+
+  A field may be misspelt, lack its section, or have a shorter name, as in many
+  other programs.
+
+  Args:
+    name: that nobody knows.
+    known: fields and sections, by dotted name.
+
+  Example:
+    >>> from sam_jax import lookup
+    >>> known = ['learning_rate', 'method', 'method.name', 'method.rho']
+    >>> [lookup.did_you_mean(x, known) for x in ('rho', 'lr', 'method.roh')]
+    [" (did you mean 'method.rho'?)", " (did you mean 'learning_rate'?)", \
+" (did you mean 'method.rho'?)"]
+  """
+  meant = ' or '.join(map(repr, closest(name, known)))
+  return f' (did you mean {meant}?)' if meant else ''
+
+
+def closest(name: str, known: Iterable[str]) -> list[str]:
+  """Returns the dotted names that may be meant, see `did_you_mean`."""
+  known = list(dict.fromkeys(known))
+  name = name.replace('-', '_').lower()
+  last = name.rpartition('.')[2]
+  shape = (
+    str.lower if '.' in name else _last
+  )  # without sections, if it has none
+
+  def alike(cutoff: float) -> list[str]:
+    close = difflib.get_close_matches(name, map(shape, known), 1, cutoff)
+    return [k for k in known if shape(k) in close]
+
+  begun = [k for k in known if any(w.startswith(name) for w in _words(k))]
+  begun.sort(key=lambda k: ('.' in k, len(k)))
+  groups = (
+    [k for k in known if k == name],
+    [k for k in known if _last(k) == last],
+    [k for k in known if ''.join(w[:1] for w in _words(k)) == name],
+    begun[:1] if len(name) > 2 else [],
+    alike(0.6),
+  )
+  found = next(filter(None, groups), [])
+  if '.' in name or len(found) > _MAX_MEANT:
+    found = difflib.get_close_matches(name, found, n=1, cutoff=0.0)
+  return [field for k in found for field in _fields_of(k, known)]
+
+
+def _last(name: str) -> str:
+  """Returns a field without its section."""
+  return name.rpartition('.')[2].lower()
+
+
+def _words(name: str) -> list[str]:
+  """Returns the words of a field without its section."""
+  return _last(name).split('_')
+
+
+def _fields_of(name: str, known: Sequence[str]) -> list[str]:
+  """Returns what is set in place of a section; a field is set itself."""
+  inner = [k for k in known if k.startswith(f'{name}.')]
+  return [f'{name}.name'] if f'{name}.name' in inner else inner or [name]
 
 
 def check_options(

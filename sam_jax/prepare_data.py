@@ -11,7 +11,8 @@ of its own, ~/.cache/sam_jax/prepare-env (1.5 GB), which is made the first time.
 Files that you have already are taken from --manual_dir (the archives of
 ImageNet have to be there) or from the download folder of tensorflow-datasets. A
 data set in folders is yours to put there: the command says how, and checks it.
-So is a text; of 'python_manual' nothing is missing.
+So is a text. What is built in, such as the digits, needs no preparation and is
+only checked. --list has all data sets, and says which of them are there.
 
 At the end, and with --check only this: the number of examples of each split is
 compared with the known number, every image is decoded, and those that cannot be
@@ -27,8 +28,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from sam_jax import _cli, datasets
-from sam_jax.datasets import decoding, encoded, large, text
+from sam_jax import _cli, datasets, lookup
+from sam_jax.datasets import decoding, encoded, facts, large, text
 from sam_jax.runs import files
 
 flags = _cli.Flags()
@@ -41,7 +42,11 @@ _MANUAL_DIR = flags.DEFINE_string(
   'manual_dir', None, 'Where files are that have been downloaded by hand.'
 )
 _CHECK = flags.DEFINE_bool('check', False, 'Only check what is there.')
-_LIST = flags.DEFINE_bool('list', False, 'Print what is known of each set.')
+_LIST = flags.DEFINE_bool(
+  'list',
+  False,
+  'List all data sets, and which of them are there (in --directory, if given).',
+)
 
 _ENVIRONMENT = '~/.cache/sam_jax/prepare-env'  # the one with TensorFlow
 _PACKAGES = (
@@ -63,32 +68,27 @@ builder = tfds.builder(
 config = tfds.download.DownloadConfig(manual_dir=manual or None)
 builder.download_and_prepare(download_config=config)
 """
-# Small sets that are read into memory when they are trained on, and how many
-# examples they have to train on and to test.
-_IN_MEMORY = {
-  'cifar10': (50_000, 10_000),
-  'cifar100': (50_000, 10_000),
-  'fashion_mnist': (60_000, 10_000),
-  'svhn_cropped': (604_388, 26_032),
-}
 _MAX_LISTED = 20
 
 
 def main(argv: Sequence[str]) -> int:
   """Does what the flags say; returns the exit status."""
   if _LIST.value:
-    _print_facts()
+    _cli.refuse_arguments(argv[1:])
+    _print_list()
     return 0
-  texts = text.names()
-  known = sorted({*_IN_MEMORY, *large.BY_NAME, 'image_folder', *texts})
-  if len(argv) != 2 or argv[1] not in known:
-    raise ValueError(f'give the name of one data set: {", ".join(known)}')
+  if len(argv) != 2:
+    raise ValueError(
+      f'give the name of one data set: {", ".join(facts.names())}; --list says '
+      'what they are'
+    )
   name = argv[1]
-  if name in texts:
+  lookup.check('data set', name, facts.names())
+  if name in text.names():
     _read_text(name)
     return 0
   try:
-    if not _CHECK.value and not _is_folder(name):
+    if not _CHECK.value and facts.find(name).is_prepared:
       _prepare(name)
     return 0 if _verify(name) else 1
   except (ValueError, OSError, subprocess.CalledProcessError) as error:
@@ -121,31 +121,37 @@ def _hint(name: str) -> str:
   """Returns how the files of a set in folders are expected."""
   if not _is_folder(name):
     return ''
-  facts = large.BY_NAME.get(name)
-  if facts is None:
+  known = large.BY_NAME.get(name)
+  if known is None:
     return (
       '; expected: DIRECTORY/train/CLASS/*.jpg and DIRECTORY/test/CLASS/*.jpg '
       '(or val/CLASS/)'
     )
-  sizes = f'{sum(facts.train.values()):,} and {sum(facts.test.values()):,}'
+  sizes = f'{sum(known.train.values()):,} and {sum(known.test.values()):,}'
   return (
     f'; expected: --directory with train/CLASS/*.jpg and test/CLASS/*.jpg, '
-    f'{facts.num_classes} classes, {sizes} images ({facts.home}; by its own '
+    f'{known.num_classes} classes, {sizes} images ({known.home}; by its own '
     'lists, validation images counted as training ones)'
   )
 
 
-def _print_facts() -> None:
-  """Prints the table of the large sets."""
-  print(f'{"name":20}{"classes":>8}{"train":>11}{"test":>9}  source')
-  for name, facts in large.BY_NAME.items():
-    source = 'folders' if facts.is_folder else 'tensorflow-datasets'
-    train, test = (sum(s.values()) for s in (facts.train, facts.test))
-    print(
-      f'{name:20}{facts.num_classes:>8}{train:>11,}{test:>9,}  {source}, '
-      f'{facts.home}'
-    )
-  print(f'texts: {", ".join(text.names())}; see data.name in the config')
+def _print_list() -> None:
+  """Prints a table of all data sets."""
+  directory = _path(_DIRECTORY.value)
+  print(
+    f'{"name":18}{"there":7}{"classes":>7}{"train":>11}{"test":>8}  what it '
+    'is; where it comes from'
+  )
+  for name in facts.names():
+    known, is_there = facts.find(name), facts.is_present(name, directory)
+    there = {None: '-', True: 'yes', False: 'no'}[is_there]
+    sizes = (known.num_classes, known.train, known.test)
+    classes, train, test = ('' if n is None else f'{n:,}' for n in sizes)
+    about = f'{known.what}; {known.home}' if known.what else known.home
+    print(f'{name:18}{there:7}{classes:>7}{train:>11}{test:>8}  {about}')
+  print(
+    'there: - is a set of your own files; give their --directory to look there'
+  )
 
 
 def _prepare(name: str) -> None:
@@ -213,10 +219,9 @@ def _parts(source: datasets.Source) -> dict[str, list[datasets.Examples]]:
 
 def _expected(name: str) -> dict[str, int]:
   """Returns how many examples the splits of a set have, where it is known."""
-  if name in large.BY_NAME:
-    facts = large.BY_NAME[name]
-    return {p: sum(getattr(facts, p).values()) for p in ('train', 'test')}
-  return dict(zip(('train', 'test'), _IN_MEMORY.get(name, ()), strict=False))
+  known = facts.find(name)
+  sizes = {'train': known.train, 'test': known.test}
+  return {part: size for part, size in sizes.items() if size is not None}
 
 
 def _decode_all(part: str, images: encoded.EncodedImages) -> bool:

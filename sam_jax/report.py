@@ -139,7 +139,7 @@ def _report_predictors(
   _print_remarks(found)
   for reason in comparison.left_out:
     print(f'warning: left out: {reason}')
-  scatter.draw(out / 'gap_vs_sharpness.png', predictions)
+  scatter.draw(out / 'gap_vs_sharpness.png', predictions, options.rho)
   for name in ('gaps_of_runs.csv', 'gap_vs_sharpness.png'):
     print(out / name)
 

@@ -2,12 +2,21 @@ r"""Runs all cells of a sweep, or resumes them, and shows how far it is.
 
     python -m sam_jax.sweep --sweep=digits_noise --workdir=runs/digits_noise \
         --workers=2
+    python -m sam_jax.sweep --config=digits --workdir=runs/rho \
+        --grid method.rho=0.05,0.1 seed=0,1,2
+
+The first form takes the cells of a file. The second one makes a cell of each
+combination of the values of --grid: here six. Values are written as those of
+--config.FIELD=VALUE, None and tuples included. A comma separates them, unless
+it stands in brackets or quotes: model.features=(4,8),(8,16).
+--config.FIELD=VALUE sets a field of all cells. `python -m sam_jax.report
+runs/rho` reports either.
 
 A cell is one run of `python -m sam_jax.train` in a directory of its own. What
 is finished is left alone, and what was interrupted resumes, so the same command
 again is all that it takes after a kill or a power cut. All cells that are left
 are checked before the first one starts, and nothing starts if one cannot be
-run. A cell that fails does not stop the rest; it is listed in the end, and run
+run. A cell that fails does not stop the rest. It is listed at the end, and run
 again with --retry, or when its settings have changed. The first signal (Ctrl-C,
 SIGTERM) has the running cells save a checkpoint and end; the second kills them.
 
@@ -21,10 +30,12 @@ On several machines:
 
 Before a long sweep:
 
-  --dry_run prints the cells and what they cost.
+  --dry_run prints the cells and their gradient evaluations, with
+    --time_steps=3 hours too. It needs no data whose size is known.
   --scale=smoke takes three steps of the first replica of each cell, with a
     small network of the same kind on a few examples: do the cells run at all?
-    Give it a directory of its own.
+    Where CIFAR, SVHN, ImageNet or a data set of the fine-tuning is missing, it
+    takes synthetic images and says so. Give it a directory of its own.
 
 --only=REGEX takes the cells that match, as --dry_run shows them, and those that
 they need. --set=FIELD=VALUE sets a field of all cells, such as where the data
@@ -38,7 +49,7 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from sam_jax import _cli, configs
+from sam_jax import _cli, _config_flag, configs
 from sam_jax.runs import files
 from sam_jax.sweeps import (
   cells as cells_lib,
@@ -46,6 +57,7 @@ from sam_jax.sweeps import (
   cost,
   emit,
   execution,
+  grid,
   overrides,
   pool,
   ray_cluster,
@@ -55,8 +67,16 @@ from sam_jax.sweeps import (
 
 flags = _cli.Flags()
 _SWEEP = flags.DEFINE_string(
-  'sweep', None, 'Sweep file, or the name of a shipped sweep.', required=True
+  'sweep', None, 'Sweep file, or the name of a shipped sweep.'
 )
+_CONFIG = _config_flag.ConfigFlag(flags, required=False)
+_GRID = flags.DEFINE_multi_string(
+  'grid',
+  [],
+  'In place of --sweep, with --config: FIELD=VALUE,VALUE of the config, one or '
+  'several with spaces in between. Makes a cell of each combination.',
+)
+flags.filters.append(grid.take)
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Directory of all runs.', required=True
 )
@@ -84,8 +104,9 @@ _SCALE = flags.DEFINE_enum(
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print the cells; run nothing.')
 _TIME_STEPS = flags.DEFINE_integer(
   'time_steps',
-  3,
-  'Steps that --dry_run times of each kind of cell; 0 times none.',
+  0,
+  'Steps of each kind of cell that --dry_run times, to tell hours; this '
+  'compiles each kind. 0 times none.',
   lower_bound=0,
 )
 _EMIT = flags.DEFINE_enum(
@@ -108,16 +129,20 @@ _CPUS_PER_CELL = flags.DEFINE_float(
   'cpus_per_cell', 1, 'With --ray: CPU cores of each cell.', lower_bound=0
 )
 
+# Who sets one of these wants no other data.
+_CHOICES_OF_DATA = {'data.name', 'data.directory'}
+
 
 def main(argv: Sequence[str]) -> int:
   """Does what the flags say; returns the exit status."""
   _cli.refuse_arguments(argv[1:])
   _check_flags()
-  path = _cli.sweep_path(_SWEEP.value)
+  _check_source()
   directory = files.run_directory(_WORKDIR.value)
-  cells = _cells(path)
+  source = _CONFIG.path if _GRID.value else _cli.sweep_path(_SWEEP.value)
+  cells = _cells(_grid() if _GRID.value else _file(source))
   if _EMIT.value:
-    return _emit(cells, directory, pathlib.Path(path).stem)
+    return _emit(cells, directory, pathlib.Path(source.partition(':')[0]).stem)
   if _DRY_RUN.value:
     return _dry_run(cells, directory)
   try:
@@ -144,6 +169,8 @@ def _dry_run(cells: Sequence[cells_lib.Fields], directory: pathlib.Path) -> int:
   found = cost.Estimates(cells, directory, _TIME_STEPS.value)
   for line in found.lines():
     print(line)
+  for reason in found.missing.values():
+    _cli.say('sweep', f'warning: the runs need their data: {reason}')
   return _refuse(found.problems())
 
 
@@ -174,15 +201,71 @@ def _check_flags() -> None:
     raise ValueError(f'{names} {advice}')
 
 
-def _cells(path: str) -> list[cells_lib.Fields]:
-  """Returns the cells of a sweep file, as the flags change them."""
-  sweep = sweep_files.load(path, configs.find)
+def _check_source() -> None:
+  """Refuses flags that do not say, in one way, what the cells are.
+
+  Raises:
+    ValueError: the message says which flags belong together.
+  """
+  if _GRID.value:
+    if _SWEEP.value is not None:
+      raise ValueError(
+        '--grid makes a sweep itself and cannot be used with --sweep; give one '
+        'of the two, or set a field of all cells of --sweep by --set'
+      )
+    if not _CONFIG.is_given:
+      raise ValueError('--grid needs --config, the config of all cells')
+  elif _SWEEP.value is None:
+    raise ValueError(
+      'give --sweep=NAME, or --config=NAME with --grid FIELD=VALUE,VALUE'
+    )
+  elif _CONFIG.is_given or _CONFIG.overrides:
+    raise ValueError(
+      '--config belongs to --grid; the cells of --sweep name their config '
+      'themselves, and --set=FIELD=VALUE sets a field of all of them'
+    )
+
+
+def _file(path: str) -> cells_lib.Sweep:
+  """Returns the sweep of a file."""
+  return sweep_files.load(path, configs.find)
+
+
+def _grid() -> cells_lib.Sweep:
+  """Returns the sweep that --config and --grid make."""
+  texts = grid.combinations(_GRID.value)
+  for name in _CONFIG.overrides:
+    if name in texts[0]:
+      raise ValueError(
+        f'{name} is given by --config.{name} and by --grid; leave one out'
+      )
+  cells, remarks = [], list[str]()
+  for combination in texts:
+    config = _CONFIG.load(combination)
+    remarks += _CONFIG.remarks(config)
+    names = [*_CONFIG.overrides, *combination]
+    fields = _config_flag.values(config, names)
+    cells.append(
+      {cells_lib.CONFIG: _CONFIG.path}
+      | {name: overrides.absolute(name, v) for name, v in fields.items()}
+    )
+  for line in dict.fromkeys(remarks):
+    _cli.say('sweep', line)
+  return cells_lib.Sweep(cells)
+
+
+def _cells(sweep: cells_lib.Sweep) -> list[cells_lib.Fields]:
+  """Returns the cells of a sweep, as the flags change them."""
   cells = chosen = cells_lib.only(sweep.cells, _ONLY.value)
   if _SCALE.value == 'smoke':
     cells = smoke.cells(sweep, chosen)
   fields = overrides.parse_fields(_SET.value)
   overrides.check_not_varied(fields, chosen)
   cells = [overrides.with_fields(cell, fields) for cell in cells]
+  if _SCALE.value == 'smoke' and not fields.keys() & _CHOICES_OF_DATA:
+    cells, lines = smoke.stand_ins(cells)
+    for line in lines:
+      _cli.say('sweep', line)
   cells_lib.check(dataclasses.replace(sweep, cells=cells))
   return cells
 

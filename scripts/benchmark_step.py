@@ -53,7 +53,7 @@ _M = flags.DEFINE_integer('m', None, 'm; default B / devices.')
 _MICROBATCH = flags.DEFINE_integer(
   'microbatch_size', None, 'b; default the smaller of m and B / devices.'
 )
-_LOOP = flags.DEFINE_string('microbatch_loop', 'auto', 'scan, unroll, vmap.')
+_LOOP = flags.DEFINE_string('microbatch_loop', 'scan', 'scan, unroll, vmap.')
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Height and width.')
 _CHANNELS = flags.DEFINE_integer('channels', 3, 'Channels.')
 _CONTEXT_LENGTH = flags.DEFINE_integer(

@@ -21,8 +21,8 @@ from sam_jax import _cli, configs
 from sam_jax.runs import files
 from sam_jax.sweeps import (
   cells as cells_lib,
+  curves,
   execution,
-  pictures,
   pool,
   results,
   run_files,
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
   title = (
     'Digits, 40 % of the training labels wrong: error on clean test labels'
   )
-  pictures.draw_curves(path, found, title)
+  curves.draw(path, found, title)
   print(f'{time.monotonic() - start:.0f} s in all. Test-error curves:\n{path}')
   return 0
 

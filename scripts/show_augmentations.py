@@ -17,14 +17,19 @@ import sys
 from collections.abc import Sequence
 
 import jax
-import matplotlib
 import numpy as np
 
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from sam_jax import _cli, _config_flag, datasets
-from sam_jax.runs import build as build_lib, config_files, files
+from sam_jax.drawing import sheet, words
+from sam_jax.runs import (
+  build as build_lib,
+  config_files,
+  files,
+  workdir as workdir_lib,
+)
 from sam_jax.training import layout as layout_lib, train_step
 
 flags = _cli.Flags()
@@ -60,7 +65,11 @@ def main(argv: Sequence[str]) -> None:
   for step in range(_STEP.value, _STEP.value + _COLUMNS.value):
     images, labels = see(batch, step)
     columns.append((_denormalized(images, experiment.dataset), labels))
-  _draw([(images[:rows], labels[:rows]) for images, labels in columns])
+  names = ('data.name', 'augmentation.name', 'mixing.name')
+  flat = workdir_lib.flatten(config)
+  said = words.fields({name: flat[name] for name in names})
+  title = f'Training images as the network sees them: {said}'
+  _draw([(images[:rows], labels[:rows]) for images, labels in columns], title)
   print(
     f'{_OUT.value}: {rows} examples of {experiment.dataset.name}, stored and '
     f'in steps {_STEP.value} to {_STEP.value + _COLUMNS.value - 1}'
@@ -104,28 +113,24 @@ def _denormalized(images: jax.Array, dataset: datasets.Dataset) -> np.ndarray:
   return np.clip(np.asarray(images) * dataset.std + dataset.mean, 0, 1)
 
 
-def _draw(columns: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+def _draw(columns: Sequence[tuple[np.ndarray, np.ndarray]], title: str) -> None:
   """Writes the grid."""
-  matplotlib.use('agg')
-  from matplotlib import pyplot as plt
-
   num_rows, num_columns = len(columns[0][0]), len(columns)
-  figure, axes = plt.subplots(
-    num_rows,
-    num_columns,
-    figsize=(1.1 * num_columns, 1.25 * num_rows),
-    squeeze=False,
-    layout='constrained',
-  )
-  for j, (images, labels) in enumerate(columns):
-    for axis, image, label in zip(axes[:, j], images, labels, strict=True):
-      axis.imshow(image.squeeze(), cmap='gray', vmin=0, vmax=1)
-      axis.set_title(_title(label), fontsize=7, pad=2)
-      axis.set_xticks([])
-      axis.set_yticks([])
-    name = 'stored' if j == 0 else f'step {_STEP.value + j - 1}'
-    axes[-1, j].set_xlabel(name, fontsize=8)
-  figure.savefig(files.user_path(_OUT.value), dpi=120)
+  size = (1.1 * num_columns, 0.5 + 1.25 * num_rows)
+  with sheet.picture(
+    files.user_path(_OUT.value),
+    size,
+    title,
+    rows=num_rows,
+    columns=num_columns,
+  ) as (_, axes):
+    for j, (images, labels) in enumerate(columns):
+      for axis, image, label in zip(axes[:, j], images, labels, strict=True):
+        axis.imshow(image.squeeze(), cmap='gray', vmin=0, vmax=1)
+        axis.set_title(_title(label), fontsize=7, pad=2)
+        axis.set(xticks=[], yticks=[])
+      name = 'stored' if j == 0 else f'step {_STEP.value + j - 1}'
+      axes[-1, j].set_xlabel(name)
 
 
 def _title(label: np.ndarray) -> str:

@@ -10,6 +10,7 @@
 import functools
 import html
 import pathlib
+import posixpath
 import re
 import sys
 from collections.abc import Mapping
@@ -25,8 +26,9 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 _MADE = re.compile(r'^<!-- made: (\w+) -->$', re.MULTILINE)
 _LINK = re.compile(r'(\]\(|src=")docs/')
-# Files beside docs/ that a page may link to; on the site they have no page.
-_OUTSIDE = re.compile(r'\[([^\]]+)\]\((?:\.\./)+(?!docs/)[^)#:]+\)')
+_RELATIVE = re.compile(r'\[([^\]]+)\]\((\.\./[^)#:]+)\)')
+# Of the first page, whose contents are on its right.
+_FRONT_MATTER = '---\nhide: [navigation]\n---\n'
 
 
 def on_config(config: defaults.MkDocsConfig) -> defaults.MkDocsConfig:
@@ -45,16 +47,22 @@ def on_files(
 ) -> files_lib.Files:
   """Adds the first page."""
   text = (_ROOT / 'README.md').read_text(encoding='utf-8')
-  text = _LINK.sub(r'\1', text)
+  text = _FRONT_MATTER + _LINK.sub(r'\1', text)
   files.append(files_lib.File.generated(config, 'index.md', content=text))
   return files
 
 
 def on_page_markdown(markdown: str, *, page: pages.Page, **_: Any) -> str:
   """Fills in what is made, and names the files that the site lacks."""
-  return _OUTSIDE.sub(
-    r'\1', _MADE.sub(functools.partial(_made, page), markdown)
-  )
+  text = _RELATIVE.sub(functools.partial(_unless_outside, page), markdown)
+  return _MADE.sub(functools.partial(_made, page), text)
+
+
+def _unless_outside(page: pages.Page, match: re.Match[str]) -> str:
+  """Returns a link, or its text if it leads out of docs/: to no page."""
+  folder = posixpath.dirname(page.file.src_uri)
+  target = posixpath.normpath(posixpath.join(folder, match.group(2)))
+  return match.group(1) if target.startswith('../') else match.group(0)
 
 
 def _made(page: pages.Page, match: re.Match[str]) -> str:

@@ -20,6 +20,8 @@ _PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'sam_jax'
 _SECTION = re.compile(r'# --- (.*?) -*$')
 # Every command has them; the page says what they do, once.
 _COMMON = ('help', 'h', 'version', 'verbosity')
+# What absl adds; that a flag may be repeated stands beside its name.
+_REPEATED = ';\n    repeat this option to specify a list of values'
 _PLACEHOLDER = re.compile(r'placeholder\((\w+)\)')
 
 
@@ -46,7 +48,7 @@ def config_fields() -> str:
   for field in fields():
     if field.section != section:
       section = field.section
-      lines += [f'## {section}', '']
+      lines += [f'## {section.partition(" [")[0]}', '']
     for name, default in zip(field.names, field.defaults, strict=True):
       lines.append(f'`{name}` = `{default}`')
     lines += [*_definition(field.comment), '']
@@ -100,7 +102,8 @@ def commands() -> str:
     module = importlib.import_module(f'sam_jax.{name}')
     lines += [f'## {name}', '', inspect.cleandoc(module.__doc__ or ''), '']
     for flag in _flags(module.flags.values):
-      lines += [_term(flag), *_definition(flag.help), '']
+      text = (flag.help or '').replace(_REPEATED, '')
+      lines += [_term(flag), *_definition(text), '']
   return '\n'.join(lines)
 
 
@@ -131,7 +134,10 @@ def _term(flag: flags.Flag) -> str:
   """Returns how a flag is given, and its default."""
   if flag.boolean:
     return f'`--{flag.name}`'
-  name = {'multi string': 'string', 'comma separated list of strings': 'list'}
+  name = {
+    'multi string': 'string, may be repeated',
+    'comma separated list of strings': 'list',
+  }
   kind = name.get(flag.flag_type(), flag.flag_type())
   default = '' if flag.default in (None, []) else f', default `{flag.default}`'
   return f'`--{flag.name}` {kind}{default}'

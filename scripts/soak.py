@@ -174,20 +174,18 @@ def _draw_memory(
   samples: Sequence[dict[str, float]], path: pathlib.Path
 ) -> None:
   """Draws memory over time, and the rows that were written."""
-  import matplotlib
+  from sam_jax.drawing import palette, sheet
 
-  matplotlib.use('agg')
-  from matplotlib import pyplot as plt
-
+  used_color, rows_color = palette.COLOURS[4], palette.COLOURS[5]
   minutes = [sample['seconds'] / 60 for sample in samples]
-  figure, axis = plt.subplots(figsize=(7, 3.5), layout='constrained')
-  axis.plot(minutes, [sample['bytes'] / 2**20 for sample in samples])
-  axis.set(xlabel='minutes', ylabel='resident memory, MiB', ylim=(0, None))
-  rows = axis.twinx()
-  rows.plot(minutes, [s['rows'] for s in samples], color='C1', linestyle=':')
-  rows.set(ylabel='rows of metrics.jsonl (dotted)', ylim=(0, None))
-  figure.savefig(path, dpi=150)
-  plt.close(figure)
+  with sheet.picture(path, (7, 3.5), 'Memory of a long run') as (_, [[axis]]):
+    used = [sample['bytes'] / 2**20 for sample in samples]
+    axis.plot(minutes, used, color=used_color)
+    axis.set(xlabel='minutes', ylabel='resident memory, MiB', ylim=(0, None))
+    rows = axis.twinx()
+    counts = [sample['rows'] for sample in samples]
+    rows.plot(minutes, counts, color=rows_color, linestyle=':')
+    rows.set(ylabel='rows of metrics.jsonl (dotted)', ylim=(0, None))
 
 
 _TRIALS = {

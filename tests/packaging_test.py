@@ -87,6 +87,7 @@ def test_every_extra_that_an_error_names_installs_the_package(setup_arguments):
     'absl': 'absl-py',
     'cv2': 'opencv-python-headless',
     'ml_collections': 'ml-collections',
+    'mlflow': 'mlflow-skinny',
     'orbax': 'orbax-checkpoint',
     'sklearn': 'scikit-learn',
     'tensorflow_datasets': 'tensorflow-datasets',
@@ -106,6 +107,16 @@ def test_whoever_trains_has_what_sweeps_and_reports_draw_with(setup_arguments):
     *extra['analysis'],
     *extra['ray'],
   }
+
+
+def test_pre_commit_runs_the_checks_of_ci():
+  hooks = re.findall(
+    r'entry: (ruff \w+|mypy)', _read('.pre-commit-config.yaml')
+  )
+  stages = re.findall(
+    r'^python -m (ruff \w+|mypy)', _read('scripts/test.sh'), re.M
+  )
+  assert hooks == stages
 
 
 def test_the_base_is_jax_and_numpy(setup_arguments):

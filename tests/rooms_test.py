@@ -10,12 +10,15 @@ import pytest
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'sam_jax'
 
 # From the bottom to the top: packages, and modules that are in none.
-_BASE = ('startup', 'lookup', 'types', 'extras', 'keys', 'arguments', 'tree')
+_BASE = ('startup', 'lookup', 'registration', 'types', 'extras', 'keys')
+_BASE += ('arguments', 'tree')
 _BASE += ('convolutions', 'leaves', 'balls', 'perturbations', 'sam', 'methods')
-_ABOVE = 'augmentation datasets models tasks training runs analysis sweeps'
+_ABOVE = (
+  'augmentation datasets models tasks training runs drawing analysis sweeps'
+)
 _COMMANDS = ('_causes', '_cli', '_config_flag', 'train', 'evaluate', 'find_rho')
 _COMMANDS += ('convert_checkpoint', 'prepare_data', 'analyze', 'sweep')
-_COMMANDS += ('report', 'compare_methods', 'generate')
+_COMMANDS += ('report', 'compare_methods', 'generate', 'predict')
 _ROOMS = (*_BASE, *_ABOVE.split(), 'configs', *_COMMANDS)
 
 # What is there after an installation of sam_jax without extras.

@@ -16,6 +16,7 @@ import tarfile
 import venv
 import zipfile
 
+import PIL.Image
 import pytest
 
 import sam_jax
@@ -120,11 +121,15 @@ def test_the_distributions_are_whole_and_pass_twine(distributions):
     names = set(archive.namelist())
   assert {name for name in names if name.endswith('.py')} == modules
   assert 'sam_jax/py.typed' in names
+  runs = {
+    str(path.relative_to(_ROOT)) for path in (_ROOT / 'sam_jax').rglob('*.zip')
+  }
+  assert len(runs) == 2 and runs <= names
   info = f'sam_jax-{sam_jax.__version__}.dist-info/'
   assert all(name.startswith(('sam_jax/', info)) for name in names)
   with tarfile.open(sdist) as archive:
     packed = {name.partition('/')[2] for name in archive.getnames()}
-  assert modules | {'sam_jax/py.typed', 'LICENSE'} <= packed
+  assert modules | runs | {'sam_jax/py.typed', 'LICENSE'} <= packed
 
 
 _OWN_LOOP = """
@@ -184,6 +189,22 @@ def test_a_command_without_its_extra_is_one_line(base, tmp_path):
     )
 
 
+_COMMANDS = """
+import importlib.metadata
+
+(found,) = importlib.metadata.distributions(name='sam_jax')
+commands = found.entry_points.select(group='console_scripts')
+assert {'sam-train', 'sam-sweep', 'sam-compare'} <= set(commands.names)
+for command in commands:
+  command.load()
+"""
+
+
+def test_every_command_of_the_wheel_can_be_imported(full, tmp_path):
+  done = _run(full / 'python', '-c', _COMMANDS, cwd=tmp_path)
+  assert done.returncode == 0, done.stderr
+
+
 # A sweep, and a config of the user's own.
 _CONFIG = """
 from sam_jax.configs import default
@@ -222,9 +243,14 @@ def test_the_commands_work_from_any_directory(full, tmp_path):
   )
   assert 'finished: ' in succeed(*train, '--config.num_epochs=1')
   resumed = succeed(*train, '--config.num_epochs=2')
-  assert '80 steps of which 40 are made' in resumed
+  assert '80 steps, of which 40 were made before' in resumed
   summary = json.loads(succeed('sam-evaluate', '--workdir=run'))
   assert summary['examples'] == 797
+  image = tmp_path / 'black.png'
+  PIL.Image.new('L', (8, 8)).save(image)
+  # The names of shipped runs stand for runs, and 'run' is one, too.
+  for name in ('digits_cnn_sam', 'run'):
+    assert succeed('sam-predict', name, image).startswith(f'{image}: ')
   (tmp_path / 'mine.py').write_text(_CONFIG)
   sweep = tmp_path / 'sweep.py'
   sweep.write_text(_SWEEP.replace('CONFIG', str(tmp_path / 'mine.py')))

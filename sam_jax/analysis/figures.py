@@ -6,39 +6,86 @@ from typing import Any
 
 import numpy as np
 
+from sam_jax import tasks
+from sam_jax.analysis import terms
+from sam_jax.drawing import palette, sheet, words
+
 _GRID = 600  # points of a density
-_LEVELS = 24
-_COLUMNS = 4  # planes beside each other
+_LABEL = 32  # letters of a run's name in a line
 # What a run's JSON has under 'result', by the run's label.
 Results = Mapping[str, Mapping[str, Any]]
+# The models that each result is of, by the same label.
+Subjects = Mapping[str, terms.Models]
 
 
-def spectra(path: pathlib.Path, results: Results) -> None:
+def title(subjects: Subjects, options: terms.Options, what: str) -> str:
+  """Returns what is shown of which examples, such as 'Digits, cnn: ...'.
+
+  Args:
+    subjects: the models that are measured.
+    options: have the split.
+    what: is shown; '{split}' stands for the word of the split.
+  """
+  models = [model for group in subjects.values() for model in group]
+  names = ('data.name', 'data.label_noise', 'model.name')
+  fields = [
+    {n: _field(model.config, n) for n in names if _field(model.config, n)}
+    for model in models
+  ]
+  text = words.title(fields, what.format(split=words.split(options.split)))
+  counts = {model.task.count(model.examples) for model in models}
+  examples = words.join(f'{count:,}' for count in sorted(counts))
+  return f'{text}\n{examples} {models[0].task.examples}'
+
+
+def _field(config: Any, name: str) -> Any:
+  """Returns a field of a config, None if it is not there."""
+  for part in name.split('.'):
+    config = config.get(part)
+  return config
+
+
+def _styles(subjects: Subjects) -> list[dict[str, Any]]:
+  """Returns the style of each result: that of the method of its last model."""
+  return palette.styles(
+    [models[-1].config.method.name for models in subjects.values()]
+  )
+
+
+def spectra(
+  path: pathlib.Path, results: Results, subjects: Subjects, heading: str
+) -> None:
   """Draws spectral densities, one above the other, and their largest values.
 
   Args:
     path: of the PNG.
     results: with nodes and weights `[probes, steps]`, eigenvalues `[k]` and
       smallest_eigenvalues, perhaps none.
+    subjects: of the results.
+    heading: the title.
   """
   nodes = np.concatenate([np.ravel(r['nodes']) for r in results.values()])
   span = np.ptp(nodes) or 1.0
   low, high = nodes.min() - 0.05 * span, nodes.max() + 0.05 * span
   grid = np.linspace(low, high, _GRID)
-  figure, rows = _figure(len(results), 1, (7, 0.6 + 2 * len(results)))
-  for axes, (label, result) in zip(rows[:, 0], results.items(), strict=True):
-    density = _density(result, grid, 0.005 * span)
-    axes.fill_between(grid, np.maximum(density, 1e-8), 1e-8, alpha=0.5)
-    values = result['eigenvalues']
-    marked = [*values, *result['smallest_eigenvalues']]
-    axes.plot(marked, np.full(len(marked), 3e-6), 'k|', markersize=10)
-    axes.set(ylabel='density', yscale='log', ylim=(1e-6, None))
-    axes.set_title(_spectrum_title(label, values), fontsize=9)
-  top = max(axes.get_ylim()[1] for axes in rows[:, 0])
-  for axes in rows[:, 0]:
-    axes.set_ylim(1e-6, top)
-  rows[-1, 0].set_xlabel('eigenvalue of the Hessian (|: those at its ends)')
-  _save(figure, path)
+  size = (7, 0.9 + 1.8 * len(results))
+  with sheet.picture(
+    path, size, heading, rows=len(results), sharex=True, sharey=True
+  ) as (_, rows):
+    for axes, (label, result), style in zip(
+      rows[:, 0], results.items(), _styles(subjects), strict=True
+    ):
+      density = _density(result, grid, 0.005 * span)
+      color = style['color']
+      axes.fill_between(
+        grid, np.maximum(density, 1e-8), 1e-8, alpha=0.5, color=color
+      )
+      values = result['eigenvalues']
+      marked = [*values, *result['smallest_eigenvalues']]
+      axes.plot(marked, np.full(len(marked), 3e-6), 'k|', markersize=10)
+      axes.set(ylabel='density', yscale='log', ylim=(1e-6, None))
+      axes.set_title(sheet.plain(_spectrum_title(label, values)))
+    rows[-1, 0].set_xlabel('eigenvalue of the Hessian (|: the computed ones)')
 
 
 def _density(
@@ -53,119 +100,164 @@ def _density(
 
 def _spectrum_title(label: str, values: Sequence[float]) -> str:
   """Returns a run's name with its largest eigenvalue and ratio."""
-  title = f'{label}: largest {values[0]:.3g}'
+  text = f'{label}: largest eigenvalue {values[0]:.3g}'
   if len(values) >= 5:
-    title += f', {values[0] / values[4]:.2f} times the fifth'
-  return title
+    text += f', {values[0] / values[4]:.2f} times the fifth'
+  return text
 
 
-def bars(path: pathlib.Path, results: Results, ylabel: str) -> None:
+def bars(
+  path: pathlib.Path,
+  results: Results,
+  subjects: Subjects,
+  heading: str,
+  labels: Mapping[str, str],
+) -> None:
   """Draws a few numbers of each run, a panel for each number.
 
   Args:
     path: of the PNG.
     results: for each number mean and perhaps standard_error.
-    ylabel: what the numbers are, '' if they are different things.
+    subjects: of the results.
+    heading: the title.
+    labels: what the axis of each number says, by the number's name; numbers
+      whose labels are equal share it.
   """
   measures = list(next(iter(results.values())))
-  figure, rows = _figure(1, len(measures), (3 * len(measures), 3.2))
-  places = np.arange(len(results))
-  for axes, measure in zip(rows[0], measures, strict=True):
-    found = [result[measure] for result in results.values()]
-    axes.bar(
-      places,
-      [f['mean'] for f in found],
-      yerr=[f.get('standard_error') or 0 for f in found],
-      color=[f'C{i}' for i in places],
-      capsize=3,
-    )
-    axes.set_xticks(places, results, rotation=30, ha='right', fontsize=8)
-    axes.set_title(measure.replace('_', ' '), fontsize=9)
-  rows[0, 0].set_ylabel(ylabel)
-  _save(figure, path)
+  is_shared = len({labels[measure] for measure in measures}) == 1
+  size = (max(0.8 + 2.4 * len(measures), 5.0), 3.4)
+  with sheet.picture(
+    path, size, heading, columns=len(measures), sharey=is_shared
+  ) as (_, [row]):
+    for axes, measure in zip(row, measures, strict=True):
+      found = [result[measure] for result in results.values()]
+      places = np.arange(len(found))
+      drawn = axes.bar(
+        places,
+        [f['mean'] for f in found],
+        yerr=_errors(found),
+        color=[style['color'] for style in _styles(subjects)],
+        ecolor='gray',
+        width=0.6,
+      )
+      axes.bar_label(drawn, fmt='%.3g', padding=2, fontsize=8)
+      axes.axhline(0, color='black', linewidth=0.8)
+      axes.margins(y=0.1)
+      names = [sheet.wrapped(label, _LABEL) for label in results]
+      axes.set_xticks(places, names, rotation=30, ha='right')
+      axes.grid(visible=False, axis='x')
+      if is_shared:
+        axes.set_title(measure.replace('_', ' '))
+    for axes, measure in zip(row, measures, strict=True):
+      if not is_shared or axes is row[0]:
+        axes.set_ylabel(labels[measure])
 
 
-def lines(path: pathlib.Path, results: Results, xlabel: str) -> None:
+def _errors(found: Sequence[Mapping[str, Any]]) -> list[float] | None:
+  """Returns the standard errors of some numbers, None if they have none."""
+  errors = [f.get('standard_error') for f in found]
+  if all(error is None for error in errors):
+    return None
+  return [error or 0.0 for error in errors]
+
+
+def lines(
+  path: pathlib.Path,
+  results: Results,
+  subjects: Subjects,
+  heading: str,
+  xlabel: str,
+) -> None:
   """Draws losses along a line.
 
   Args:
     path: of the PNG.
     results: with coordinates and loss, both `[n]`.
+    subjects: of the results.
+    heading: the title.
     xlabel: what the coordinates are.
   """
-  figure, rows = _figure(1, 1, (7, 4))
-  for label, result in results.items():
-    rows[0, 0].plot(result['coordinates'], result['loss'], label=label)
-  rows[0, 0].set(xlabel=xlabel, ylabel='loss')
-  rows[0, 0].grid(alpha=0.3)
-  rows[0, 0].legend(fontsize=8)
-  _save(figure, path)
+  with sheet.picture(path, (6.5, 4), heading) as (figure, [[axes]]):
+    _plot(axes, results, subjects, 'loss', 1.0)
+    axes.set(xlabel=xlabel, ylabel='loss')
+    axes.axvline(0, color='gray', linewidth=0.8, linestyle=':')
+    sheet.legend(figure, axes)
 
 
-def planes(path: pathlib.Path, results: Results, axis: str) -> None:
-  """Draws losses in a plane, with one colour scale for all of them.
+def _plot(
+  axes: Any, results: Results, subjects: Subjects, key: str, scale: float
+) -> np.ndarray:
+  """Draws one number of each result along its line; returns all of them."""
+  shown = []
+  for i, ((label, result), style) in enumerate(
+    zip(results.items(), _styles(subjects), strict=True)
+  ):
+    shown.append(scale * np.array(result[key], float))
+    marks = palette.marks(i, len(results))
+    axes.plot(
+      result['coordinates'],
+      shown[-1],
+      label=sheet.plain(label),
+      markevery=marks,
+      **style,
+    )
+  return np.concatenate(shown)
+
+
+def between(
+  path: pathlib.Path,
+  results: Results,
+  subjects: Subjects,
+  heading: str,
+  split: str,
+) -> None:
+  """Draws the loss and the score on the line between two runs.
 
   Args:
     path: of the PNG.
-    results: with coordinates `[n]` and loss `[n, n]`.
-    axis: what the coordinates are.
+    results: with coordinates, loss and, if it is another number, score, all
+      `[n]`.
+    subjects: of the results, two models each.
+    heading: the title.
+    split: of the examples.
   """
-  from matplotlib import colors
-
-  # What is not a number, None in JSON, is left white.
-  losses = {k: np.array(r['loss'], float) for k, r in results.items()}
-  values = np.concatenate([np.ravel(loss) for loss in losses.values()])
-  finite = values[np.isfinite(values)]
-  low = max(np.min(finite, initial=1e30), 1e-6)
-  high = max(np.max(finite, initial=0), 2e-6)
-  if high <= low:
-    high = 2 * low
-  levels = np.geomspace(low, high, _LEVELS)
-  columns = min(len(results), _COLUMNS)
-  num_rows = -(-len(results) // columns)
-  size = (1 + 3.6 * columns, 3.6 * num_rows)
-  figure, rows = _figure(num_rows, columns, size)
-  used, unused = np.split(np.ravel(rows), [len(results)])
-  for axes in unused:
-    axes.remove()
-  for axes, (label, result) in zip(used, results.items(), strict=True):
-    along = result['coordinates']
-    shown = axes.contourf(
-      along,
-      along,
-      np.clip(np.transpose(losses[label]), low, high),
-      levels=levels,
-      norm=colors.LogNorm(low, high),
-    )
-    axes.plot(0, 0, 'w+')
-    axes.tick_params(labelbottom=True)  # also above other planes
-    axes.set(aspect='equal', xlabel=f'{axis} 1', ylabel=f'{axis} 2')
-    axes.set_title(label, fontsize=9)
-  bar = figure.colorbar(shown, ax=list(used), format='%.2g')
-  bar.set_label('loss')
-  _save(figure, path)
-
-
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> Any:
-  """Returns a figure and its axes `[rows, columns]`, which share theirs."""
-  import matplotlib
-
-  matplotlib.use('agg')
-  from matplotlib import pyplot as plt
-
-  return plt.subplots(
+  [(label, result)] = results.items()
+  models = subjects[label]
+  score: tasks.Score = models[0].task.score
+  split = words.split(split)
+  panels = [('loss', f'{split} loss', 1.0)]
+  if 'score' in result:
+    heading_of = score.heading(f'{split} {score.label}')
+    panels.append(('score', heading_of, score.scale))
+  size = (6.5, 1.2 + 2.3 * len(panels))
+  with sheet.picture(path, size, heading, rows=len(panels), sharex=True) as (
+    figure,
     rows,
-    columns,
-    figsize=size,
-    layout='constrained',
-    squeeze=False,
-    sharex=rows > 1,
-  )
+  ):
+    for axes, (key, name, scale) in zip(rows[:, 0], panels, strict=True):
+      values = np.array(result[key], float) * scale
+      axes.plot(result['coordinates'], values, color='gray', linewidth=2)
+      axes.set_ylabel(sheet.plain(name))
+      _mark_runs(axes, result['coordinates'], values, models)
+      if key == 'score':
+        sheet.scale(axes, values, on='y')
+    rows[0, 0].set_title(sheet.wrapped(label, 2.5 * _LABEL))
+    rows[-1, 0].set_xlabel('fraction of the way from the first to the second')
+    sheet.legend(figure, rows[0, 0])
 
 
-def _save(figure: Any, path: pathlib.Path) -> None:
-  """Writes a picture."""
-  from matplotlib import pyplot as plt
-
-  figure.savefig(path, dpi=130)
-  plt.close(figure)
+def _mark_runs(
+  axes: Any,
+  coordinates: Sequence[float],
+  values: np.ndarray,
+  models: terms.Models,
+) -> None:
+  """Draws the two runs on a line between them, with their markers."""
+  styles = palette.styles([model.config.method.name for model in models])
+  for place, style, model in zip((0.0, 1.0), styles, models, strict=True):
+    axes.axvline(place, color=style['color'], linewidth=1, linestyle=':')
+    value = np.interp(place, coordinates, values)
+    marker = style | {'linestyle': '', 'markersize': 9, 'zorder': 3}
+    marker['clip_on'] = False
+    named = f'{place:g}: {model.config.method.name}'
+    axes.plot([place], [value], label=named, **marker)

@@ -3,20 +3,18 @@
 import functools
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from sam_jax import tasks
 from sam_jax.analysis import (
   figures,
-  objective as objective_lib,
   pass_bar,
   terms,
   trained,
   units,
 )
+from sam_jax.drawing import words
 
 
 def _names(model: trained.Trained) -> list[str]:
@@ -40,12 +38,7 @@ def _evaluate(
   (model,) = models
 
   def mean(name: str) -> units.Result:
-    def of_examples(variables: Any, batch: objective_lib.Batch) -> jax.Array:
-      values = model.metrics(variables, batch)[name]
-      # A user's metric may be a truth value.
-      return values.astype(jnp.promote_types(values.dtype, jnp.float32))
-
-    objective = model.objective(of_examples, on_pass=on_pass)
+    objective = model.objective(model.metric(name), on_pass=on_pass)
     return {'mean': np.array(objective.value(model.variables))}
 
   found = {}
@@ -58,10 +51,33 @@ def _evaluate(
 def _draw(
   path: pathlib.Path,
   results: Mapping[str, terms.Result],
+  subjects: figures.Subjects,
   options: terms.Options,
 ) -> None:
-  del options
-  figures.bars(path, {k: r['metrics'] for k, r in results.items()}, '')
+  scores = [models[0].task.score for models in subjects.values()]
+  scaled = {
+    label: _in_units(result['metrics'], score)
+    for (label, result), score in zip(results.items(), scores, strict=True)
+  }
+  split = words.split(options.split)
+  score = scores[0]
+  labels = {'loss': f'{split} loss'} | {
+    score.metric: score.heading(f'{split} {score.label}')
+  }
+  what = words.join(['loss', score.label])
+  heading = figures.title(subjects, options, f'{{split}} {what}')
+  figures.bars(path, scaled, subjects, heading, labels)
+
+
+def _in_units(
+  metrics: Mapping[str, Mapping[str, float]], score: tasks.Score
+) -> dict[str, dict[str, float]]:
+  """Returns the means as people read them."""
+  scales = {score.metric: score.scale}
+  return {
+    name: {'mean': scales.get(name, 1.0) * found['mean']}
+    for name, found in metrics.items()
+  }
 
 
 def _columns(result: terms.Result) -> dict[str, float]:

@@ -104,10 +104,12 @@ def eigenpairs(
 def _draw_hessian(
   path: pathlib.Path,
   results: Mapping[str, terms.Result],
+  subjects: figures.Subjects,
   options: terms.Options,
 ) -> None:
-  del options
-  figures.spectra(path, results)
+  what = 'spectral density of the Hessian of the {split} loss'
+  heading = figures.title(subjects, options, what)
+  figures.spectra(path, results, subjects, heading)
 
 
 def _hessian_columns(result: terms.Result) -> dict[str, float]:

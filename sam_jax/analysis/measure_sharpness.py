@@ -13,6 +13,7 @@ from sam_jax.analysis import (
   trained,
   units,
 )
+from sam_jax.drawing import words
 
 _NORMS = {'l2': 2.0, 'linf': math.inf}
 
@@ -81,11 +82,36 @@ def _sharpness(
 def _draw_sharpness(
   path: pathlib.Path,
   results: Mapping[str, terms.Result],
+  subjects: figures.Subjects,
   options: terms.Options,
 ) -> None:
-  del options
   measures = {label: r['measures'] for label, r in results.items()}
-  figures.bars(path, measures, 'rise of the loss')
+  label = 'rise of the loss'
+  figures.bars(
+    path,
+    measures,
+    subjects,
+    _heading(results, subjects, options),
+    {name: label for r in measures.values() for name in r},
+  )
+
+
+def _heading(
+  results: Mapping[str, terms.Result],
+  subjects: figures.Subjects,
+  options: terms.Options,
+) -> str:
+  """Returns the title: what is measured, and what the error bars are."""
+  stretched = ', stretched by the weights' if options.adaptive else ''
+  norm = {'l2': 'L2', 'linf': 'L-infinity'}[options.norm]
+  ball = f'{norm} ball of rho = {options.rho:g}{stretched}'
+  m = words.join(str(r['m']) for r in results.values())
+  groups = words.join(str(r['num_groups']) for r in results.values())
+  what = f'rise of the {{split}} loss within the {ball}, m = {m}'
+  return (
+    f'{figures.title(subjects, options, what)}; mean over {groups} groups of '
+    'm examples, error bars: ± one standard error of this mean'
+  )
 
 
 def _sharpness_columns(result: terms.Result) -> dict[str, float]:

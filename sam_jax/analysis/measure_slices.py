@@ -11,10 +11,12 @@ from sam_jax.analysis import (
   landscape,
   measure_hessian,
   pass_bar,
+  planes,
   terms,
   trained,
   units,
 )
+from sam_jax.drawing import words
 
 
 def _landscape_plan(
@@ -51,13 +53,19 @@ def _landscape(
 def _draw_landscape(
   path: pathlib.Path,
   results: Mapping[str, terms.Result],
+  subjects: figures.Subjects,
   options: terms.Options,
 ) -> None:
-  axis = 'eigenvector' if options.along == 'eigenvectors' else 'direction'
+  axis = 'random direction' if options.along == 'random' else 'eigenvector'
   if options.dimensions == 1:
-    figures.lines(path, results, f'along {axis} 1')
+    what = f'{{split}} loss along one {axis}'
+    heading = figures.title(subjects, options, what)
+    where = f'how far along the {axis} (0: the run)'
+    figures.lines(path, results, subjects, heading, where)
   else:
-    figures.planes(path, results, axis)
+    what = f'{{split}} loss in the plane of two {axis}s'
+    heading = figures.title(subjects, options, what)
+    planes.draw(path, results, heading, axis)
 
 
 def _interpolate(
@@ -66,26 +74,55 @@ def _interpolate(
   unit: units.Unit,
   on_pass: Callable[[int], None],
 ) -> terms.Result:
-  """Measures the loss between two runs, on the examples of the first."""
+  """Measures loss and score between two runs, on the first one's examples."""
   first, second = models
-  fractions = np.linspace(-options.margin, 1 + options.margin, options.points)
-  losses = landscape.interpolate(
-    first.objective(first.loss, on_pass=on_pass),
-    first.variables,
-    second.variables,
-    fractions,
-    unit=unit,
-  )
-  return {'coordinates': fractions, 'loss': losses}
+  fractions = _fractions(options)
+
+  def along(metric: str, unit: units.Unit) -> np.ndarray:
+    return landscape.interpolate(
+      first.objective(first.metric(metric), on_pass=on_pass),
+      first.variables,
+      second.variables,
+      fractions,
+      unit=unit,
+    )
+
+  found = {'coordinates': fractions, 'loss': along('loss', unit)}
+  if (metric := first.task.score.metric) == 'loss':
+    return found
+  return found | {
+    'score': along(metric, lambda name, fn: unit(f'score-{name}', fn))
+  }
+
+
+def _fractions(options: terms.Options) -> np.ndarray:
+  """Returns where to measure on a line; both runs are among the places."""
+  even = np.linspace(-options.margin, 1 + options.margin, options.points)
+  for end in (0.0, 1.0):
+    even = even[~np.isclose(even, end, atol=1e-9)]
+  return np.sort([*even, 0.0, 1.0])
+
+
+def _interpolate_plan(
+  model: trained.Trained, options: terms.Options
+) -> pass_bar.Plan:
+  points = len(_fractions(options))
+  is_loss = model.task.score.metric == 'loss'
+  scores = {} if is_loss else {'score-row': (points, 1)}
+  return {'row': (points, 1), **scores}
 
 
 def _draw_interpolation(
   path: pathlib.Path,
   results: Mapping[str, terms.Result],
+  subjects: figures.Subjects,
   options: terms.Options,
 ) -> None:
-  del options
-  figures.lines(path, results, 'fraction of the way')
+  [label] = subjects
+  score = subjects[label][0].task.score
+  what = f'{{split}} {words.join(["loss", score.label])} between two runs'
+  heading = figures.title(subjects, options, what)
+  figures.between(path, results, subjects, heading, options.split)
 
 
 def _slice_columns(result: terms.Result) -> dict[str, float]:
@@ -106,9 +143,10 @@ LANDSCAPE = terms.Measurement(
 )
 INTERPOLATE = terms.Measurement(
   options=('margin', 'points'),
-  plan=lambda model, options: {'row': (options.points, 1)},
+  plan=_interpolate_plan,
   measure=_interpolate,
   draw=_draw_interpolation,
   columns=_slice_columns,
   num_models=2,
+  version=3,  # has the score
 )

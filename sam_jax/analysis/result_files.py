@@ -20,8 +20,6 @@ import numpy as np
 from sam_jax.analysis import measurements, pass_bar, store, terms, trained
 from sam_jax.runs import files, lock, provenance
 
-# Raised where a measurement changes, so that no older result stands for it.
-_VERSION = 2
 _PIECES = '.pieces'
 _COMMON = ('split', 'examples', 'batch_norm', 'microbatch_size', 'seed')
 
@@ -152,7 +150,7 @@ def _identity(
   chosen = (*_COMMON, *measurements.BY_NAME[name].options)
   given = dataclasses.asdict(options)
   return {
-    'version': _VERSION,
+    'version': measurements.BY_NAME[name].version,
     'command': name,
     'checkpoint': subject.models[0].step,
     'options': {option: given[option] for option in chosen},

@@ -245,6 +245,23 @@ def _step(
   return ball.project(_add(epsilon, step), params)
 
 
+def _group(
+  objective: objective_lib.Objective, index: int, batches: objective_lib.Batches
+) -> objective_lib.Objective:
+  """Returns the objective of a group.
+
+  Raises:
+    ValueError: the group is no collection of batches.
+  """
+  try:
+    return objective.over(batches)
+  except ValueError as error:
+    raise ValueError(
+      f'groups has a list with the batches of each group, [[batch], ...], and '
+      f'in group {index}, {error}'
+    ) from error
+
+
 def _over_groups(
   objective: objective_lib.Objective,
   groups: Groups,
@@ -256,7 +273,7 @@ def _over_groups(
   checks.groups(groups)
 
   def measure(index: int, batches: objective_lib.Batches) -> units.Result:
-    found = rise(index, objective.over(batches))
+    found = rise(index, _group(objective, index, batches))
     if not math.isfinite(found):
       raise ValueError(
         f'the loss of group {index} rises by {found}: the loss, or the '

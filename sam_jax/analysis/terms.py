@@ -80,9 +80,11 @@ class Measurement(NamedTuple):
       not fit.
     measure: `(models, options, unit, on_pass) -> result`; the result belongs to
       the first model.
-    draw: `(path, results by label, options)`.
+    draw: `(path, results by label, models by label, options)`.
     columns: the numbers of a result for the table, by name.
     num_models: how many models a result takes.
+    version: of the measurement. It is raised when the result changes, so that
+      no older result stands for it.
   """
 
   options: tuple[str, ...]
@@ -90,6 +92,9 @@ class Measurement(NamedTuple):
   measure: Callable[
     [Models, Options, units.Unit, Callable[[int], None]], Result
   ]
-  draw: Callable[[pathlib.Path, Mapping[str, Result], Options], None]
+  draw: Callable[
+    [pathlib.Path, Mapping[str, Result], Mapping[str, Models], Options], None
+  ]
   columns: Callable[[Result], dict[str, float]]
   num_models: int = 1
+  version: int = 2

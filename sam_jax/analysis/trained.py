@@ -81,6 +81,18 @@ class Trained:
     )
     return self.task.example_metrics(outputs, prepared)
 
+  def metric(self, name: str) -> objective_lib.LossFn:
+    """Returns one of the metrics as a function like `loss`."""
+
+    def of_examples(
+      variables: dict[str, types.PyTree], batch: objective_lib.Batch
+    ) -> jax.Array:
+      values = self.metrics(variables, batch)[name]
+      # A user's metric may be a truth value.
+      return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+    return of_examples
+
   def params_loss(
     self,
     params: types.Params,
@@ -107,7 +119,7 @@ class Trained:
     """Returns the mean loss over the examples.
 
     Args:
-      loss_fn: `loss` or `params_loss`; None is the latter.
+      loss_fn: `loss`, a `metric` or `params_loss`; None is the last.
       group_size: examples of what it will be taken `over`, if not all.
       on_pass: see `Objective`.
     """

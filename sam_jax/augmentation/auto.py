@@ -67,9 +67,9 @@ def autoaugment(
     images: uint8 [n, height, width, channels].
     positions: int32 [n], places of the images in the global batch.
     policy: 'cifar', 'imagenet' or 'svhn'.
-    constants: 'official', translations up to 250 pixels and cutouts of up to
-      200 whatever the size of the images, which leaves nothing of 12 % of
-      CIFAR's; or 'cifar', up to 10/32 and 20/32 of the shorter side.
+    constants: 'official': translations of up to 250 pixels and cutouts of up
+      to 200, whatever the size of the images. 12 % of CIFAR's images are blank
+      after that. 'cifar': up to 10/32 and 20/32 of the shorter side.
 
   Returns:
     Images of the same shape and dtype.

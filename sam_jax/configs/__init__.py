@@ -53,6 +53,10 @@ def _find(name: str, kind: str, folder: str) -> pathlib.Path:
     path.stem: path
     for path in sorted((_SHIPPED.parent / folder).glob('[!_]*.py'))
   }
+  if (own / 'config.json').is_file():
+    raise ValueError(
+      f'{name!r} is a run directory; give {own / "config.json"}, its config'
+    )
   stem = name.removeprefix(f'{folder}/').removesuffix('.py')
   if stem not in shipped:
     known = ', '.join(shipped)

@@ -99,9 +99,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.hidden = placeholder(int)
   # 'cnn': 'relu', 'tanh', ... GPT: 'gelu', 'swiglu'.
   config.model.activation = placeholder(str)
-  # What to start from: a run directory, of whose last checkpoint counts what it
-  # was evaluated with, or an official checkpoint, .npz files of ViT and Mixer
-  # among them; '' is random.
+  # What to start from; '' is random. A run directory: the parameters with which
+  # its last checkpoint was evaluated (the moving average, if the run keeps
+  # one). Or an official checkpoint, such as the .npz files of ViT and Mixer.
   config.init_from = ''
   # Run directory whose last checkpoint predicts the training labels, which then
   # count instead of the data set's; '' is none. What the paper calls bootstrap:
@@ -113,7 +113,9 @@ def get_config() -> ml_collections.ConfigDict:
   # In memory: 'digits', 'fashion_mnist', 'cifar10', 'cifar100', 'svhn_cropped'.
   # Decoded on the fly: 'imagenet2012', 'oxford_flowers102', 'oxford_iiit_pet',
   # 'cars196', 'food101', 'fgvc_aircraft', 'birdsnap' and 'image_folder', any
-  # directory with train/CLASS/ and test/CLASS/. For 'language_modelling':
+  # directory with train/CLASS/ and test/CLASS/. Synthetic, to try a config
+  # without its data: 'fake_cifar10', 'fake_cifar100' and 'fake_imagenet', of
+  # the shape of the originals. For 'language_modelling':
   # 'python_manual', which every Python contains; 'text', a file or the files
   # *.txt, *.text, *.md, *.rst and *.tex of a directory and those below it;
   # 'bible', of Debian's bible-kjv-text; 'tokens', nanoGPT's .bin files.
@@ -121,7 +123,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Where its files are; None looks in the usual places.
   config.data.directory = placeholder(str)
   # 'digits': training examples of the 1,797, the rest are for testing; None is
-  # 1,000. 'fashion_mnist': the first of the 60,000; None is all.
+  # 1,000. 'fashion_mnist': the first of the 60,000; 'fake_...': the first of as
+  # many as the original has, with a test image for every five; None is all.
   config.data.train_size = placeholder(int)
   # Decoded on the fly: height and width of the crops in pixels; None is what
   # the model is meant for, else 224.
@@ -166,8 +169,8 @@ def get_config() -> ml_collections.ConfigDict:
   # AutoAugment: what it was found for, 'cifar', 'imagenet' or 'svhn'.
   config.augmentation.policy = 'cifar'
   # How far AutoAugment and RandAugment translate and cut out: 'official', as
-  # on ImageNet whatever the size, which leaves nothing of an eighth of CIFAR's
-  # images, or 'cifar', in proportion to the image.
+  # many pixels as on ImageNet whatever the size, so that an eighth of CIFAR's
+  # images become all grey; or 'cifar', in proportion to the image.
   config.augmentation.constants = 'official'
   # RandAugment: operations per image, and their level. Official
   # [randaug_num_layers, randaug_magnitude]: 2 and 9.
@@ -363,11 +366,11 @@ def get_config() -> ml_collections.ConfigDict:
   # that it must divide microbatch_size. 1 has a copy on each device. Not for
   # models with BatchNorm.
   config.fsdp = 1
-  # How a device walks its microbatches: 'scan' (memory of one), 'unroll' (fast
-  # on CPU; compile time grows with their number), 'vmap' (CPU, many), 'auto'.
-  config.microbatch_loop = 'auto'
+  # How a device walks its microbatches: 'scan' (the memory of one), 'unroll' (a
+  # copy of the program for each), 'vmap' (all at once).
+  config.microbatch_loop = 'scan'
 
-  # --- Evaluation, checkpoints, log; may change when a run goes on -----------
+  # --- Evaluation, checkpoints, log; may change when a run resumes -----------
   # Epochs between evaluations; the end is always evaluated. Official
   # [evaluate_every]: 1.
   config.eval_every_epochs = 1
@@ -393,6 +396,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.log.every_steps = 0
   # Whether to write TensorBoard events beside metrics.jsonl.
   config.log.tensorboard = True
+  # Where the lines of metrics.jsonl go besides: 'wandb', 'mlflow', or a writer
+  # of one's own (`sam_jax.runs.writers`). What a writer needs to know, such as
+  # a project or a server, is in its own settings.
+  config.log.writers = ()
   # Seconds between progress lines where there is no terminal.
   config.log.progress_seconds = 30.0
   return config

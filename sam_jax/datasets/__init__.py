@@ -13,6 +13,7 @@ with extras.required():
   from sam_jax.datasets import (
     cifar as cifar,
     digits as digits,
+    fake as fake,
     fashion_mnist as fashion_mnist,
     image_folder as image_folder,
     large as large,
@@ -28,6 +29,7 @@ with extras.required():
     train_batches,
   )
   from sam_jax.datasets.decoding import UndecodableError
+  from sam_jax.datasets.fake import FAKE, is_fake
   from sam_jax.datasets.registry import (
     Dataset,
     Examples,
@@ -41,6 +43,7 @@ with extras.required():
   from sam_jax.datasets.text import TextDataset
 
 __all__ = [
+  'FAKE',
   'Batch',
   'Dataset',
   'Examples',
@@ -49,6 +52,7 @@ __all__ = [
   'UndecodableError',
   'create',
   'eval_batches',
+  'is_fake',
   'load_source',
   'names',
   'options',

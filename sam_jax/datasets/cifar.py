@@ -15,7 +15,7 @@ _CLASSES = tuple(
 )
 # Bird to airplane, cat to dog and back, deer to horse, truck to automobile:
 # Patrini et al. 2017.
-_CONFUSIONS = {2: 0, 3: 5, 4: 7, 5: 3, 9: 1}
+CONFUSIONS_10 = {2: 0, 3: 5, 4: 7, 5: 3, 9: 1}
 # The superclasses of CIFAR-100; its classes are numbered by the alphabet.
 _SUPERCLASSES = (
   'beaver dolphin otter seal whale',
@@ -44,7 +44,7 @@ _SUPERCLASSES = (
 _FINE_CLASSES = tuple(sorted(' '.join(_SUPERCLASSES).split()))
 
 
-def _next_in_superclass() -> dict[int, int]:
+def next_in_superclass() -> dict[int, int]:
   """Returns the class for which each of CIFAR-100 is mistaken.
 
   The next one of its superclass, round and round (Patrini et al. 2017).
@@ -96,7 +96,7 @@ def load_cifar10(directory: str | None, seed: int) -> registry.Source:
     mean=(0.49139968, 0.48215841, 0.44653091),
     std=(0.24703223, 0.24348513, 0.26158784),
     num_validation=len(train.labels) // 10,
-    confusions=_CONFUSIONS,
+    confusions=CONFUSIONS_10,
     classes=_CLASSES,
   )
 
@@ -124,7 +124,7 @@ def load_cifar100(directory: str | None, seed: int) -> registry.Source:
     mean=(0.50707516, 0.48654887, 0.44091784),
     std=(0.26733429, 0.25643846, 0.27615047),
     num_validation=len(train.labels) // 10,
-    confusions=_next_in_superclass(),
+    confusions=next_in_superclass(),
     classes=_FINE_CLASSES,
   )
 
@@ -148,7 +148,9 @@ def _read(
       directory,
       alternative=(
         f', or give the directory of {folder}, the binary version from '
-        f'www.cs.toronto.edu/~kriz/cifar.html (directory is {directory!r})'
+        f'www.cs.toronto.edu/~kriz/cifar.html (directory is {directory!r}); '
+        f'synthetic images of the same shape are there without: '
+        f'data.name=fake_{name}'
       ),
     )
   return [

@@ -9,7 +9,7 @@ import numpy as np
 
 from sam_jax.datasets import registry, tfds_arrays
 
-_DEBIAN_DIRECTORY = pathlib.Path('/usr/share/datasets/fashion-mnist')
+DEBIAN_DIRECTORY = pathlib.Path('/usr/share/datasets/fashion-mnist')
 _FILES = {
   'train': ('train-images-idx3-ubyte', 'train-labels-idx1-ubyte'),
   'test': ('t10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte'),
@@ -60,7 +60,7 @@ def load(
   sam_jax/datasets/dataset_source.py (`FashionMnist`).
   """
   del seed
-  place = _DEBIAN_DIRECTORY if directory is None else pathlib.Path(directory)
+  place = DEBIAN_DIRECTORY if directory is None else pathlib.Path(directory)
   has_files = any(
     _find(place, name) for names in _FILES.values() for name in names
   )

@@ -148,6 +148,25 @@ def find(
   return encoded.Files(names, str(root), [size for _, size in images]), labels
 
 
+def images(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns all images in a folder and below it, sorted by name.
+
+  Raises:
+    ValueError: there are none.
+    OSError: a folder cannot be read.
+  """
+  left_out = _LeftOut()
+  names = [name for name, _ in _images(folder, folder, left_out)]
+  if not names:
+    raise ValueError(
+      f'{folder} has no images; files are left out: '
+      f'{left_out.describe() or "none"} ({_known()})'
+    )
+  if text := left_out.describe():
+    logging.warning('%s: files are left out: %s', folder, text)
+  return [folder / name for name in sorted(names, key=_composed)]
+
+
 def num_folders(folder: pathlib.Path) -> int:
   """Returns how many folders there are in a folder that could be classes."""
   return sum(map(_is_folder, _entries(folder)))

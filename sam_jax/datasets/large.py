@@ -188,7 +188,14 @@ def _examples(
   import tensorflow_datasets as tfds
 
   place, sources, classes = tfds_arrays.open_splits(
-    name, splits, directory, decoders={'image': tfds.decode.SkipDecoding()}
+    name,
+    splits,
+    directory,
+    decoders={'image': tfds.decode.SkipDecoding()},
+    alternative=(
+      '; synthetic images of many sizes are there without: '
+      'data.name=fake_imagenet'
+    ),
   )
   labels = [
     _labels(source, place, split)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sam_jax import lookup
+from sam_jax import lookup, registration
 from sam_jax.datasets import encoded, label_noise as label_noise_lib
 
 SPLITS = ('test', 'validation')
@@ -141,11 +141,14 @@ _LOADERS: dict[str, Loader] = {}
 _KINDS: dict[str, str] = {}  # what those are of that are not of images
 
 
-def register(name: str, kind: str = _IMAGES) -> Callable[[Loader], Loader]:
+def register(
+  name: str, *more: object, kind: str = _IMAGES
+) -> Callable[[Loader], Loader]:
   """Makes a data set known to `create`; a decorator.
 
   Args:
     name: what a config calls it.
+    *more: refused; the error says how to register.
     kind: what it is of. This module's `create` loads images.
 
   Returns:
@@ -154,7 +157,8 @@ def register(name: str, kind: str = _IMAGES) -> Callable[[Loader], Loader]:
     the data (only a data set without an official split needs it).
 
   Raises:
-    ValueError: the name is taken.
+    ValueError: the name is taken, what is decorated cannot be called, or
+      `register` is not used as a decorator.
 
   Example:
     >>> from sam_jax import datasets
@@ -167,13 +171,10 @@ def register(name: str, kind: str = _IMAGES) -> Callable[[Loader], Loader]:
     >>> datasets.create('doctest_blank', size=8).train.images.shape
     (10, 8, 8, 1)
   """
+  registration.check_call('datasets', name, *more)
 
   def add(loader: Loader) -> Loader:
-    if name in _LOADERS:
-      raise ValueError(
-        f'data set {name!r} is registered already (by '
-        f'{_LOADERS[name].__module__}); choose another name'
-      )
+    registration.check_new('data set', name, _LOADERS, loader)
     _LOADERS[name] = loader
     if kind != _IMAGES:
       _KINDS[name] = kind
@@ -273,7 +274,7 @@ def load_source(
     FileNotFoundError: the files are missing; says how to get them.
   """
   source = find_loader(name, loader_options)(directory, seed, **loader_options)
-  _check_source(name, source)
+  _check_source(name, registration.check_made('data set', name, source, Source))
   return source
 
 

@@ -11,7 +11,7 @@ from sam_jax.datasets import text
 # Files of a directory that are text, by the end of their names.
 SUFFIXES = ('.txt', '.text', '.md', '.rst', '.tex')
 
-_BIBLE = pathlib.Path('/usr/lib/bible.data')
+BIBLE = pathlib.Path('/usr/lib/bible.data')
 _MAGIC = b'EC02Compressed Data File'
 # Where it says how long a piece is unpacked, the last one aside, and how many
 # there are; after that, where each of them begins.
@@ -66,12 +66,12 @@ def load(directory: str | None, seed: int) -> text.Text:
     seed: unused.
 
   Raises:
-    ValueError: no path is given, or the directory has no text file.
-    FileNotFoundError: there is neither.
+    ValueError: the directory has no text file.
+    FileNotFoundError: no path is given, or there is neither.
   """
   del seed
   if directory is None:
-    raise ValueError(
+    raise FileNotFoundError(
       "data.name='text' needs data.directory, the path of a file or of a "
       f'directory with files {_suffixes()}'
     )
@@ -105,7 +105,7 @@ def bible(directory: str | None, seed: int) -> text.Text:
     ValueError: the file is damaged, or there is no `gzip` to unpack it.
   """
   del seed
-  path = _BIBLE if directory is None else pathlib.Path(directory) / _BIBLE.name
+  path = BIBLE if directory is None else pathlib.Path(directory) / BIBLE.name
   if not path.is_file():
     raise FileNotFoundError(
       f'there is no {path}; get it with "apt-get install bible-kjv-text", or '

@@ -22,12 +22,13 @@ def load(directory: str | None, seed: int) -> text.Tokens:
     seed: unused.
 
   Raises:
-    ValueError: no directory is given, or a file holds no whole tokens.
-    FileNotFoundError: the first two are not there; says how to get them.
+    ValueError: a file holds no whole tokens.
+    FileNotFoundError: no directory is given, or the first two files are not
+      there; says how to get them.
   """
   del seed
   if directory is None:
-    raise ValueError(
+    raise FileNotFoundError(
       "data.name='tokens' needs data.directory, with train.bin and val.bin as "
       "nanoGPT's prepare.py writes them"
     )

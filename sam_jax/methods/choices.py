@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sam_jax import lookup
+from sam_jax import lookup, registration
 
 # What ast raises, also for a text of a thousand parentheses.
 _UNREADABLE = (
@@ -44,18 +44,23 @@ class Axis:
     self.name = name
     self._factories: dict[str, Callable[..., Any]] = {}
 
-  def register(self, name: str) -> Callable[[_Factory], _Factory]:
+  def register(
+    self, name: str, *more: object
+  ) -> Callable[[_Factory], _Factory]:
     """Makes a choice known by a name; a decorator of what makes it.
 
+    Args:
+      name: that a config has.
+      *more: refused; the error says how to register.
+
     Raises:
-      ValueError: the name is taken.
+      ValueError: the name is taken, what is decorated cannot be called, or
+        `register` is not used as a decorator.
     """
+    registration.check_call(self.name, name, *more)
 
     def add(factory: _Factory) -> _Factory:
-      if name in self._factories:
-        raise ValueError(
-          f'{self.name} {name!r} is registered already; choose another'
-        )
+      registration.check_new(self.name, name, self._factories, factory)
       self._factories[name] = factory
       return factory
 

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
-from sam_jax import lookup
+from sam_jax import lookup, registration
 from sam_jax.methods import base
 
 _Factory = TypeVar('_Factory', bound=Callable[..., base.Method])
@@ -15,12 +15,13 @@ _METHODS: dict[str, Callable[..., base.Method]] = {}
 
 
 def register(
-  name: str, fixes: Collection[str] = ()
+  name: str, *more: object, fixes: Collection[str] = ()
 ) -> Callable[[_Factory], _Factory]:
   """Makes a method known to `create`; a decorator.
 
   Args:
     name: what a config calls it.
+    *more: refused; the error says how to register.
     fixes: fields of its `**axes: Unpack[...]` that it does not take.
 
   Returns:
@@ -29,7 +30,8 @@ def register(
     takes all fields of that class.
 
   Raises:
-    ValueError: the name is taken.
+    ValueError: the name is taken, what is decorated cannot be called, or
+      `register` is not used as a decorator.
 
   Example:
     >>> from sam_jax import methods
@@ -42,10 +44,10 @@ def register(
     >>> methods.create('doctest_scaled', factor=3.0).factor
     3.0
   """
+  registration.check_call('methods', name, *more)
 
   def add(factory: _Factory) -> _Factory:
-    if name in _METHODS:
-      raise ValueError(f'method {name!r} is registered already; choose another')
+    registration.check_new('method', name, _METHODS, factory)
 
     @functools.wraps(factory)
     def create_method(*args: Any, **fields: Any) -> base.Method:
@@ -148,7 +150,9 @@ def create(name: str, **fields: Any) -> base.Method:
     if field in given and not lookup.fits(given[field], kind):
       mismatch = lookup.mismatch(field, given[field], kind)
       raise ValueError(f'{what}: {mismatch}')
-  return _METHODS[name](**given)
+  return registration.check_made(
+    'method', name, _METHODS[name](**given), base.Method
+  )
 
 
 def _refused(name: str, field: str, value: Any) -> ValueError:

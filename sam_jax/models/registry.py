@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from flax import linen as nn
 
-from sam_jax import lookup
+from sam_jax import lookup, registration
 
 Factory = Callable[..., nn.Module]
 _F = TypeVar('_F', bound=Factory)
@@ -26,10 +26,11 @@ class _Entry:
   fixed: dict[str, object]
 
 
+_ANY = inspect.Parameter.VAR_KEYWORD
 _REGISTRY: dict[str, _Entry] = {}
 
 
-def register(name: str, **fixed: object) -> Callable[[_F], _F]:
+def register(name: str, *more: object, **fixed: object) -> Callable[[_F], _F]:
   """Registers the decorated model factory under a name.
 
   A factory is a flax module class with a field `num_classes`, or any function
@@ -43,13 +44,15 @@ def register(name: str, **fixed: object) -> Callable[[_F], _F]:
     name: the name, not yet taken. `{field}` in it stands for a whole number
       that is passed on as the argument `field`: 'WideResnet{depth}x{width}'
       makes every such name known, 'WideResnet28x10' included.
+    *more: refused; the error says how to register.
     **fixed: arguments of the factory that this name settles.
 
   Returns:
     A decorator that returns the factory unchanged.
 
   Raises:
-    ValueError: if the name is taken.
+    ValueError: if the name is taken, what is decorated makes no model, or
+      `register` is not used as a decorator.
 
   Example:
     >>> from flax import linen as nn
@@ -66,11 +69,16 @@ def register(name: str, **fixed: object) -> Callable[[_F], _F]:
     >>> models.create('linear', num_classes=10).num_classes
     10
   """
+  registration.check_call('models', name, *more)
 
   def decorate(factory: _F) -> _F:
-    if name in _REGISTRY:
+    registration.check_new('model', name, _REGISTRY, factory)
+    parameters = inspect.signature(factory).parameters
+    kinds = {p.kind for p in parameters.values()}
+    if 'num_classes' not in parameters and _ANY not in kinds:
       raise ValueError(
-        f'model {name!r} is registered already; choose another name'
+        f'model {name!r} takes no num_classes, which each model is made with; '
+        'give the class that field, or the function that argument'
       )
     _REGISTRY[name] = _Entry(factory, fixed)
     return factory
@@ -125,7 +133,8 @@ def create(name: str, *, num_classes: int, **kwargs: object) -> nn.Module:
   """
   entry, fixed = _lookup(name)
   _check_arguments(name, entry.factory, fixed, kwargs)
-  return entry.factory(num_classes=num_classes, **fixed, **kwargs)
+  model = entry.factory(num_classes=num_classes, **fixed, **kwargs)
+  return registration.check_made('model', name, model, nn.Module)
 
 
 def _lookup(name: str) -> tuple[_Entry, dict[str, object]]:

@@ -4,25 +4,21 @@ A perturbation is a pure function `(grads, params) -> epsilon`; each idea has a
 file. Most are homogeneous of degree zero in the gradient: its length does not
 matter, only its direction, as long as its squares are float32 numbers.
 
-| homogeneous of degree | perturbations                                       |
-|-----------------------|-----------------------------------------------------|
-| zero                  | `l2`, `lp`, `random`, `asam`, `layerwise`,          |
-|                       | `samson`, `zsharp`                                  |
-| one                   | `unnormalised`                                      |
-| none                  | `unified`, `fisher`, `monge`, `loss_equated`: a loss |
-|                       | in other units is another perturbation              |
-| that of what is given | `masked`, `centralised`                             |
+- degree zero: `l2`, `lp`, `random`, `asam`, `layerwise`, `samson`, `zsharp`;
+- degree one: `unnormalised`;
+- none: `unified`, `fisher`, `monge`, `loss_equated`, for which a loss in other
+  units is another perturbation;
+- that of the perturbation they are given: `masked`, `centralised`.
 
-All that climb share these guarantees:
+All that climb share these guarantees, by gradient:
 
-| gradient                  | epsilon                                       |
-|---------------------------|-----------------------------------------------|
-| zero everywhere           | zero, never NaN (also when differentiated)    |
-| NaN somewhere             | NaN at least there, so the step is seen to fail |
-| less exact than float32   | that dtype; norms are accumulated in float32  |
-| complex leaf              | along the conjugate: JAX's gradient of a real |
-|                           | loss is the conjugate of the way uphill       |
-| `None` leaf               | `None`: that parameter is not perturbed       |
+- zero everywhere: epsilon is zero, never NaN (also when differentiated);
+- NaN somewhere: NaN at least there, so that the step is seen to fail;
+- less exact than float32: epsilon has that dtype; norms are accumulated in
+  float32;
+- complex leaf: epsilon is along the conjugate, because JAX's gradient of a real
+  loss is the conjugate of the way uphill;
+- `None` leaf: `None`, that parameter is not perturbed.
 
 `rho` may be a traced value, so that a schedule costs no recompilation.
 

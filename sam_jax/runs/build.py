@@ -13,7 +13,7 @@ import jax
 import ml_collections
 import optax
 
-from sam_jax import datasets, keys, methods, tasks, types
+from sam_jax import datasets, keys, lookup, methods, tasks, types
 from sam_jax.runs import (
   config_files,
   evaluation,
@@ -35,6 +35,7 @@ from sam_jax.training import (
 )
 
 _IMAGE_SIZE = 224
+_MANY = 2**31 - 1  # examples, where their number is not known yet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,17 +133,11 @@ def resolve(
       the model is not known.
   """
   fields.check(config)
-  layout = layout_lib.create(
-    config.batch_size,
-    num_devices,
-    config.m,
-    config.microbatch_size,
-    config.fsdp,
-  )
+  layout = _layout(config, num_devices)
   resolved = config.copy_and_resolve_references()
   resolved.m = layout.m
   resolved.microbatch_size = layout.microbatch_size
-  config_files.fill_method(resolved)
+  fields.fill_method(resolved)
   if _is_sized(config) and config.data.image_size is None:
     resolved.data.image_size = _image_size(config)
   return resolved
@@ -186,13 +181,7 @@ def build(
   validation.check_ranges(config)
   validation.check_changes(config)
   validation.check_parallel(config)
-  layout = layout_lib.create(
-    config.batch_size,
-    jax.device_count(),
-    config.m,
-    config.microbatch_size,
-    config.fsdp,
-  )
+  layout = _layout(config, jax.device_count())
   parallel = parallel_lib.create(config.parallel, layout)
   validation.check_norm(config, layout)
   validation.check_mixing(config)
@@ -205,9 +194,7 @@ def build(
   info = {**dataset.info, **getattr(dataset, 'training_info', {})}
   task = factories.create_task(config, info, parallel.collectives.axes)
   validation.check_method(config, method, task)
-  steps_per_epoch = datasets.steps_per_epoch(
-    task.count(dataset.train), config.batch_size
-  )
+  steps_per_epoch = _steps_per_epoch(config, task.count(dataset.train))
   num_steps = _num_steps(config, steps_per_epoch)
   of_model = (config.task, config.model, config.parallel, dataset.info)
   with factories.refusing(config, 'task', 'model'):
@@ -245,6 +232,50 @@ def build(
       layout.num_devices,
     ),
     matmul_precision=config.matmul_precision,
+  )
+
+
+def _layout(
+  config: ml_collections.ConfigDict, num_devices: int
+) -> layout_lib.Layout:
+  """Returns how a batch is cut; an error proposes sizes that fit together."""
+  try:
+    return layout_lib.create(num_devices=num_devices, **_sizes(config))
+  except ValueError as error:
+    proposal = _proposal(config, num_devices, _MANY)
+    raise ValueError(f'{error}{proposal}') from error
+
+
+def _steps_per_epoch(
+  config: ml_collections.ConfigDict, num_examples: int
+) -> int:
+  """Returns the updates per epoch; an error proposes sizes that fit."""
+  try:
+    return datasets.steps_per_epoch(num_examples, config.batch_size)
+  except ValueError as error:
+    proposal = _proposal(config, jax.device_count(), num_examples)
+    raise ValueError(f'{error}{proposal}') from error
+
+
+def _sizes(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns how a batch is to be cut, for functions of `layout`."""
+  names = ('batch_size', 'm', 'microbatch_size', 'fsdp')
+  return {name: config[name] for name in names}
+
+
+def _proposal(
+  config: ml_collections.ConfigDict, num_devices: int, num_examples: int
+) -> str:
+  """Returns flags with sizes that fit, for the end of a message."""
+  sizes = _sizes(config)
+  if any(size is not None and size < 1 for size in sizes.values()):
+    return ''  # the message says what is allowed
+  found = layout_lib.fitting(num_examples, num_devices, **sizes)
+  if found is None:
+    return ''
+  return (
+    f'. These fit together: --config.batch_size={found.batch_size} '
+    f'--config.m={found.m} --config.microbatch_size={found.microbatch_size}'
   )
 
 
@@ -312,8 +343,7 @@ def _step_fns(
   num_steps: int,
 ) -> train_step.StepFns:
   """Returns what the training step is made of."""
-  platform = jax.default_backend()
-  num_pieces = layout.device_groups * layout.device_microbatches
+  lookup.check('microbatch_loop', config.microbatch_loop, microbatches.LOOPS)
   rounding = (config.compute_dtype, config.matmul_precision)
   return train_step.StepFns(
     task=task,
@@ -325,9 +355,9 @@ def _step_fns(
     peak_learning_rate=config.learning_rate,
     num_steps=num_steps,
     layout=layout,
-    loop=microbatches.resolve(config.microbatch_loop, platform, num_pieces),
+    loop=config.microbatch_loop,
     collectives=parallel.collectives,
-    mantissa_bits=precision.mantissa_bits(*rounding, platform),
+    mantissa_bits=precision.mantissa_bits(*rounding, jax.default_backend()),
     seed=config.seed,
     skips_nonfinite=config.on_nonfinite == 'skip',
   )

@@ -199,14 +199,14 @@ class Checkpoints:
     """
     try:
       inventory = self._read(step)['files']
-      seals.check_inventory(self._path(step) / _STATE, inventory)
+      seals.check_inventory(self.path(step) / _STATE, inventory)
     except (FileNotFoundError, seals.Damaged) as error:
       return str(error)
     return None
 
   def set_aside(self, step: int) -> None:
     """Takes a checkpoint that is damaged out of the way, and keeps it."""
-    path = self._path(step)
+    path = self.path(step)
     aside = path.with_name(f'{path.name}{_SET_ASIDE}')
     _delete(aside)
     path.rename(aside)
@@ -230,7 +230,7 @@ class Checkpoints:
       like: tree of arrays or shapes with the structure that was saved; None
         reads whatever was saved, as nested dicts.
     """
-    path = self._path(step) / _STATE
+    path = self.path(step) / _STATE
     if like is None:
       like = self._arrays.metadata(path).item_metadata.tree
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -272,7 +272,7 @@ class Checkpoints:
     except BaseException:
       if parallel.is_first_process():  # perhaps the disk is full
         with contextlib.suppress(OSError):
-          _delete(self._path(step).with_name(f'{step}{files.PARTIAL}'))
+          _delete(self.path(step).with_name(f'{step}{files.PARTIAL}'))
       raise
     dropped, self._steps = set(self._steps) - kept, sorted(kept)
     orbax_memory.give_back()
@@ -281,11 +281,11 @@ class Checkpoints:
         # On a network disk that cannot be while somebody reads it. The new one
         # is there, and the next start clears what is left.
         with contextlib.suppress(OSError):
-          _delete(self._path(old))
+          _delete(self.path(old))
 
   def _seal(self, content: dict[str, Any]) -> None:
     """Writes checkpoint.json, and gives the checkpoint its name."""
-    final = self._path(content['step'])
+    final = self.path(content['step'])
     partial = final.with_name(f'{final.name}{files.PARTIAL}')
     content['files'] = seals.take_inventory(partial / _STATE)
     seals.write(partial / _FILE, content, self._run_id or '')
@@ -313,7 +313,7 @@ class Checkpoints:
       FileNotFoundError: it is not there.
       Damaged: it is not what was written, or is of another step or run.
     """
-    path = self._path(step) / _FILE
+    path = self.path(step) / _FILE
     content, _ = seals.open_sealed(path, self._run_id)
     if content['step'] != step:  # of a directory that was renamed or copied
       raise seals.Damaged(f'{path} is of step {content["step"]}')
@@ -322,7 +322,7 @@ class Checkpoints:
       raise seals.Damaged(f'{path} is of another edition of sam_jax')
     return content
 
-  def _path(self, step: int) -> pathlib.Path:
+  def path(self, step: int) -> pathlib.Path:
     """Returns the directory of a step."""
     return self._directory / str(step)
 

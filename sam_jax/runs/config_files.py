@@ -7,21 +7,22 @@ names takes it.
 
 import contextlib
 import contextvars
-import difflib
 import importlib
 import importlib.util
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 from sam_jax import lookup
-from sam_jax.runs import reserved
+from sam_jax.runs import reserved, workdir as workdir_lib
 
 # What names a factory, which may take fields that the config does not have.
 _SECTIONS = ('data', 'method', 'model', 'optimizer', 'schedule', 'task')
+# Of those, the ones all of whose fields belong to what the name picks.
+_OWNERS = ('model', 'optimizer')
 _REFUSED = contextvars.ContextVar('plugins_refused', default=False)
 
 
@@ -49,15 +50,38 @@ def read(path: str) -> ml_collections.ConfigDict:
   """Returns the config of a file, locked.
 
   Args:
-    path: of the file, perhaps with :ARGUMENT for its `get_config`.
+    path: of a Python file, perhaps with :ARGUMENT for its `get_config`, or of
+      the config.json that a run has left in its directory.
 
   Raises:
     ValueError: the file does not exist, or has a fault.
   """
   file, _, argument = path.partition(':')
+  if is_saved(path):
+    return _read_saved(pathlib.Path(file), argument)
   config = call(file, 'get_config', *([argument] if argument else []))
   if not isinstance(config, ml_collections.ConfigDict):
     raise ValueError(f'{path}: get_config did not return a ConfigDict')
+  return config.lock()
+
+
+def is_saved(path: str) -> bool:
+  """Returns whether a config file is one that a run has written."""
+  return path.partition(':')[0].endswith('.json')
+
+
+def _read_saved(path: pathlib.Path, argument: str) -> ml_collections.ConfigDict:
+  """Returns the config of a run that has been made before."""
+  if argument:
+    raise ValueError(f'{path} takes no argument, and {argument!r} is given')
+  config = None
+  if path.name == 'config.json':
+    config = workdir_lib.read_config(path.parent)
+  if config is None:
+    raise ValueError(
+      f'{path} is not the config of a run; give RUN/config.json, where RUN is '
+      'a run directory'
+    )
   return config.lock()
 
 
@@ -112,27 +136,6 @@ def load_plugins(
       ) from error
 
 
-def fill_method(config: ml_collections.ConfigDict) -> None:
-  """Sets the fields of the method that are None to the method's own defaults.
-
-  They become part of the run, whatever the defaults will be one day.
-
-  Args:
-    config: is changed; an unknown method is left to whoever makes it.
-  """
-  from sam_jax import methods
-
-  section = config.get('method')
-  if not isinstance(section, ml_collections.ConfigDict):
-    return  # of another program
-  if section.get('name') not in methods.names():
-    return
-  with section.unlocked():
-    for field, value in methods.defaults(section.name).items():
-      if section.get(field) is None:
-        section[field] = value
-
-
 def names(config: ml_collections.ConfigDict) -> list[str]:
   """Returns the dotted names of all fields and sections of a config."""
   found = []
@@ -141,6 +144,82 @@ def names(config: ml_collections.ConfigDict) -> list[str]:
     if isinstance(value, ml_collections.ConfigDict):
       found += [f'{name}.{inner}' for inner in names(value)]
   return found
+
+
+def chosen(config: ml_collections.ConfigDict) -> dict[str, str]:
+  """Returns the names that the sections of a config have, by section."""
+  sections = {name: config.get(name) for name in _SECTIONS}
+  return {
+    name: section['name']
+    for name, section in sections.items()
+    if isinstance(section, ml_collections.ConfigDict) and 'name' in section
+  }
+
+
+def leave_out(
+  config: ml_collections.ConfigDict,
+  before: Mapping[str, str],
+  given: Collection[str],
+) -> dict[str, Any]:
+  """Unsets what a config file says of a model when another one is chosen.
+
+  The fields of a model, or of an optimizer, mean nothing to another one, and
+  would be refused. So do the defaults of a method, which the config of a
+  finished run holds. What the user gives stays, and is refused if it does not
+  fit.
+
+  Args:
+    config: is changed.
+    before: what `chosen` returned for the config file.
+    given: dotted names of the fields that the user sets.
+
+  Returns:
+    The values that were unset, by dotted name.
+  """
+  now = chosen(config)
+  dropped = {
+    f'{section}.{field}': value
+    for section, name in before.items()
+    if now.get(section, name) != name
+    for field, value in _own(section, name, config[section]).items()
+    if f'{section}.{field}' not in given
+  }
+  with config.unlocked():
+    config.update_from_flattened_dict(dict.fromkeys(dropped))
+  return dropped
+
+
+def _own(
+  section: str, name: str, values: ml_collections.ConfigDict
+) -> dict[str, Any]:
+  """Returns the fields of a section that belong to the name that it had."""
+  from sam_jax import methods
+
+  own = {k: v for k, v in values.items() if k != 'name' and v is not None}
+  if section in _OWNERS:
+    return own
+  if section == 'method' and name in methods.names():
+    defaults = methods.defaults(name)
+    return {k: v for k, v in own.items() if defaults.get(k) == v}
+  return {}
+
+
+def check_no_section(
+  config: ml_collections.ConfigDict, given: Collection[str]
+) -> None:
+  """Refuses to set a section as if it were a field.
+
+  Raises:
+    ValueError: the message names fields of the section.
+  """
+  for name in given:
+    section = config.get(name)
+    if isinstance(section, ml_collections.ConfigDict):
+      field = 'name' if 'name' in section else next(iter(section), '...')
+      raise ValueError(
+        f'{name!r} is a section of the config; set a field of it, such as '
+        f'{name}.{field}'
+      )
 
 
 def update(
@@ -158,10 +237,13 @@ def update(
   """
   known = names(config)
   new = {name: value for name, value in values.items() if name not in known}
+  before = chosen(config)
+  check_no_section(config, values)
   try:
     config.update_from_flattened_dict(
       {name: value for name, value in values.items() if name in known}
     )
+    leave_out(config, before, values)
     admit(config, list(new))
     with config.unlocked():
       config.update_from_flattened_dict(new)
@@ -219,8 +301,7 @@ def _check_new(config: ml_collections.ConfigDict, name: str) -> None:
       return
     takes = f'; {section} {chosen!r} takes {", ".join(options) or "no options"}'
   known = [*names(config), *(f'{section}.{o}' for o in options or ())]
-  close = difflib.get_close_matches(name, known, n=1)
-  hint = f' (did you mean {close[0]!r}?)' if close else ''
+  hint = lookup.did_you_mean(name, known)
   raise ValueError(
     f'the config has no field {name!r}{hint}{takes}; configs/default.py lists '
     'the fields'

@@ -3,7 +3,9 @@
 import json
 import math
 import pathlib
+import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from sam_jax import lookup, types
+from sam_jax import lookup, tasks, types
 from sam_jax.runs import (
   ambient,
   bootstrap,
@@ -21,19 +23,29 @@ from sam_jax.runs import (
   preparation,
   progress_line,
   provenance,
+  stand_ins,
   validation,
   workdir as workdir_lib,
 )
-from sam_jax.training import parallel as parallel_lib, train_step
+from sam_jax.training import (
+  layout as layout_lib,
+  parallel as parallel_lib,
+  train_step,
+)
 
 # Share of a device's matrix-multiplication rate that a step of convolutions
 # reaches: a round figure between a CPU's and a GPU's.
 _EFFICIENCY = 0.4
+# Of an epoch whose length is not known, so that any warm-up fits into it.
+_MANY_STEPS = 100_000
 
 
 @ambient.pinned()
 def run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> None:
   """Prints the resolved config, layout, size, memory and time of a run.
+
+  The data need not be there, if it is known how many examples they have and of
+  which shape. Without that, the config and the layout are printed all the same.
 
   Args:
     config: see configs/default.py.
@@ -42,17 +54,57 @@ def run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> None:
   Raises:
     ValueError: a value of the config is not allowed, or the directory holds
       another run.
-    FileNotFoundError: the data set, or `config.init_from`, is not there.
+    FileNotFoundError: `config.init_from` is not there; or the data set is not,
+      and nothing is known of it.
   """
   lookup.check('parallel', config.parallel, parallel_lib.names())
   validation.check_parallel(config)
-  prepared = preparation.prepare(_under_shard_map(config), workdir)
+  shared = stand_ins.StandIns(_MANY_STEPS * config.batch_size)
+  prepared = _prepare(_under_shard_map(config), workdir, shared)
   _check_sources(prepared.config, prepared.experiment, files.user_path(workdir))
-  shown = prepared.config.to_dict() | {'parallel': config.parallel}
-  print(json.dumps(shown, indent=2))
-  print(prepared.experiment.layout.describe())
-  for name, value in describe(prepared.config, prepared.experiment).items():
-    print(f'{name}: {value}')
+  _show(prepared.config, config.parallel, prepared.experiment.layout)
+  lines = describe(
+    prepared.config, prepared.experiment, has_data=not shared.missing
+  )
+  for name, value in lines:
+    print(f'{name}: {value}', flush=True)
+  print('done; nothing was trained or written')
+  for reason in shared.missing.values():
+    print(f'warning: the run needs its data: {reason}', file=sys.stderr)
+
+
+def _prepare(
+  config: ml_collections.ConfigDict,
+  workdir: str | pathlib.Path,
+  shared: stand_ins.StandIns,
+) -> preparation.Prepared:
+  """Returns the run, of data that stand in for those that are not there.
+
+  Whether a directory holds this run, only its data can tell.
+  """
+  try:
+    return preparation.prepare(config, workdir)
+  except FileNotFoundError:
+    if workdir_lib.has_begun(files.user_path(workdir)):
+      raise
+  try:
+    return preparation.prepare(config, shared=shared)
+  except FileNotFoundError as error:
+    resolved = build.resolve(config, jax.device_count())
+    sizes = (resolved.m, resolved.microbatch_size, resolved.fsdp)
+    layout = layout_lib.create(resolved.batch_size, jax.device_count(), *sizes)
+    _show(resolved, config.parallel, layout)
+    raise FileNotFoundError(
+      f'without the data nothing more is known of the run: {error}'
+    ) from error
+
+
+def _show(
+  config: ml_collections.ConfigDict, parallel: str, layout: layout_lib.Layout
+) -> None:
+  """Prints what is known before anything is compiled."""
+  print(json.dumps(config.to_dict() | {'parallel': parallel}, indent=2))
+  print(layout.describe(), flush=True)
 
 
 def _under_shard_map(
@@ -77,32 +129,60 @@ def _check_sources(
 
 
 def describe(
-  config: ml_collections.ConfigDict, experiment: build.Experiment
-) -> dict[str, str]:
-  """Returns what a person wants to know before starting a run, by name."""
-  dataset, count = experiment.dataset, experiment.task.count
+  config: ml_collections.ConfigDict,
+  experiment: build.Experiment,
+  has_data: bool = True,
+) -> Iterator[tuple[str, str]]:
+  """Yields what a person wants to know before starting a run, by name.
+
+  Args:
+    config: resolved.
+    experiment: its objects.
+    has_data: whether the data are there, and not what stands in for them.
+  """
   state = experiment.state_shapes()
+  yield 'data', _data(config, experiment, has_data)
+  yield 'parameters', f'{provenance.count_parameters(state.params):,}'
+  # A text that is not there has a length that nobody knows.
+  is_sized = has_data or isinstance(experiment.task, tasks.ImageTask)
+  is_long = is_sized or config.num_steps is not None
+  per_epoch = f'{experiment.steps_per_epoch:,}' if is_sized else 'unknown'
+  total = f'{experiment.num_steps:,}' if is_long else 'unknown'
+  yield 'steps', f'{total} ({per_epoch} per epoch)'
+  start = time.monotonic()
+  yield 'compiling', 'one training step, to learn its memory and arithmetic'
   compiled = _compile(experiment, state)
-  # Of one device's program, and so is the rate.
-  flops = count_flops(compiled, experiment.fns)
-  rate = matmul_rate(dtype=config.compute_dtype)
-  seconds = flops / (_EFFICIENCY * rate) * experiment.num_steps
-  return {
-    'data': (
-      f'{dataset.name}, {count(dataset.train):,} training and '
-      f'{count(dataset.evaluation):,} {config.data.split} examples'
-    ),
-    'parameters': f'{provenance.count_parameters(state.params):,}',
-    'steps': (
-      f'{experiment.num_steps:,} ({experiment.steps_per_epoch:,} per epoch)'
-    ),
-    'memory of a step': _memory(state, peak_bytes(compiled)),
-    'arithmetic of a step': f'{flops / 1e9:,.2f} GFLOP per device',
-    'estimated time': (
-      f'{progress_line.duration(seconds)} (h:mm:ss; if steps reach '
-      f"{_EFFICIENCY:.0%} of this device's matrix-multiplication rate)"
-    ),
-  }
+  yield 'compiled', f'in {time.monotonic() - start:.0f} s'
+  yield 'memory of a step', _memory(state, peak_bytes(compiled))
+  flops = count_flops(compiled, experiment.fns)  # of one device's program
+  yield 'arithmetic of a step', f'{flops / 1e9:,.2f} GFLOP per device'
+  if is_long:
+    yield 'estimated time', _time(flops * experiment.num_steps, config)
+
+
+def _data(
+  config: ml_collections.ConfigDict,
+  experiment: build.Experiment,
+  has_data: bool,
+) -> str:
+  """Returns how many examples there are."""
+  dataset, count = experiment.dataset, experiment.task.count
+  if not has_data and not isinstance(experiment.task, tasks.ImageTask):
+    return f'{dataset.name}, which is not there'
+  return (
+    f'{dataset.name}, {count(dataset.train):,} training and '
+    f'{count(dataset.evaluation):,} {config.data.split} examples'
+    + ('' if has_data else ' (as published; the data are not there)')
+  )
+
+
+def _time(flops: float, config: ml_collections.ConfigDict) -> str:
+  """Returns how long a run takes, by the arithmetic of all steps."""
+  seconds = flops / (_EFFICIENCY * matmul_rate(dtype=config.compute_dtype))
+  return (
+    f'{progress_line.duration(seconds)} (h:mm:ss; if steps '
+    f"reach {_EFFICIENCY:.0%} of this device's matrix-multiplication rate)"
+  )
 
 
 def _memory(state: train_step.TrainState, total: int) -> str:

@@ -62,7 +62,12 @@ CLOSED: dict[str, dict[str, Any]] = {
     'max_to_keep': int,
   },
   'ema': {'decay': float, 'warmup_steps': int},
-  'log': {'every_steps': int, 'progress_seconds': float, 'tensorboard': bool},
+  'log': {
+    'every_steps': int,
+    'progress_seconds': float,
+    'tensorboard': bool,
+    'writers': tuple[str, ...],
+  },
   'mixing': {'alpha': float, 'name': str, 'probability': float},
   'weight_decay': {'exclude': str, 'place': str, 'rate': float},
 }
@@ -189,3 +194,24 @@ def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
       yield from _leaves(prefix, inner)
   else:
     yield prefix, value
+
+
+def fill_method(config: ml_collections.ConfigDict) -> None:
+  """Sets the fields of the method that are None to the method's own defaults.
+
+  They become part of the run, whatever the defaults will be one day.
+
+  Args:
+    config: is changed; an unknown method is left to whoever makes it.
+  """
+  from sam_jax import methods
+
+  section = config.get('method')
+  if not isinstance(section, ml_collections.ConfigDict):
+    return  # of another program
+  if section.get('name') not in methods.names():
+    return
+  with section.unlocked():
+    for field, value in methods.defaults(section.name).items():
+      if section.get(field) is None:
+        section[field] = value

@@ -17,6 +17,7 @@ import ml_collections
 from sam_jax import tasks
 from sam_jax.runs import (
   build,
+  callbacks,
   checkpoints,
   metrics_log,
   misuse,
@@ -74,6 +75,7 @@ class Journal:
     experiment: build.Experiment,
     workdir: pathlib.Path,
     state: checkpoints.JournalState,
+    told: Sequence[callbacks.Callback] = (),
   ) -> None:
     """Opens what the run writes to, from the step on where it is resumed.
 
@@ -82,6 +84,7 @@ class Journal:
       experiment: its objects.
       workdir: run directory.
       state: of the checkpoint that the run is resumed from, else a new one.
+      told: callbacks, which are told of lines and evaluations.
     """
     self.state = state
     self._config = config
@@ -89,7 +92,9 @@ class Journal:
     self._workdir = workdir
     self._started = self._epoch_started = time.monotonic()
     self._logged_step = state.step
-    self._writer = _open_writer(config, workdir, state)
+    self._has_compiled = False
+    self._told = told
+    self._writer = _open_writer(workdir, state)
     self._line = progress_line.ProgressLine(
       task=experiment.task,
       start_step=state.step,
@@ -111,10 +116,12 @@ class Journal:
     self._line.line(
       f'{config.method.name} on {config.data.name}: '
       f'{config.model.name} with {num_parameters:,} parameters, '
-      f'{experiment.num_steps} steps of which {self.state.step} are made'
+      f'{_steps(experiment.num_steps, self.state.step)}'
     )
     self._line.line(experiment.layout.describe())
     self._watch.start()
+    if self.state.step < experiment.num_steps:
+      self._line.compiling()
 
   def add_step(self, step: int, values: StepValues) -> None:
     """Takes note of a step."""
@@ -125,15 +132,17 @@ class Journal:
     _add(state.perturbed_sums, values.perturbed, values.share)
     state.perturbed_weight += values.share
     self._watch.step(values.perturbed)
+    self._leave_out_compilation(step)
     self._line.step(step, values.all)
     every = self._config.log.every_steps
     if every and step % every == 0:
       line = {f'step/{name}': value for name, value in values.all.items()}
-      self._writer.write(step, self._epoch(step), line)
+      self._write(step, line)
 
   def add_skipped(self, step: int, values: StepValues) -> int:
     """Takes note of a step that was skipped; returns how many in a row."""
     state, limit = self.state, self._config.max_skipped_steps
+    self._leave_out_compilation(step)
     state.skipped_steps += 1
     state.skipped_in_a_row += 1
     in_a_row = state.skipped_in_a_row
@@ -164,10 +173,12 @@ class Journal:
     if self._config.on_nonfinite == 'skip':
       line['train/skipped_steps'] = self.state.skipped_steps
     line['examples_per_second'] = self._rate(step)
-    self._writer.write(step, self._epoch(step), line)
+    self._write(step, line)
     self._line.line(self._epoch_line(step, line))
     if not means:
       return False
+    for callback in self._told:
+      callback.on_evaluation(step, means)
     metric = self._experiment.task.score.metric
     return self._is_best(step, means[self._config.data.split][metric])
 
@@ -186,6 +197,7 @@ class Journal:
     result = {
       'steps': experiment.num_steps,
       'epochs': self._epoch(experiment.num_steps),
+      'data': experiment.dataset.name,
       'split': self._config.data.split,
       'score': experiment.task.score._asdict(),
       'final_score': state.final_score,
@@ -210,6 +222,13 @@ class Journal:
     self._writer.close()
     self._line.close()
 
+  def _write(self, step: int, line: Mapping[str, float]) -> None:
+    """Logs a line."""
+    epoch = self._epoch(step)
+    self._writer.write(step, epoch, line)
+    for callback in self._told:
+      callback.on_line(step, epoch, line)
+
   def _note_settings(self) -> None:
     """Takes note of fields that have been changed within the run."""
     history, now = self.state.settings, workdir_lib.settings(self._config)
@@ -227,8 +246,18 @@ class Journal:
     state.perturbed_sums, state.perturbed_weight = {}, 0.0
     return {f'train/{name}': value for name, value in means.items()}
 
+  def _leave_out_compilation(self, step: int) -> None:
+    """Counts the rate of the first epoch from the end of its first step on.
+
+    An epoch of one step has no other one to be counted.
+    """
+    is_last = step % self._experiment.steps_per_epoch == 0
+    if not self._has_compiled and not is_last:
+      self._epoch_started, self._logged_step = time.monotonic(), step
+    self._has_compiled = True
+
   def _rate(self, step: int) -> float:
-    """Returns examples per second since the last epoch, or this start."""
+    """Returns examples per second since the last epoch, or the first step."""
     now = time.monotonic()
     # Not metric_count: some of the epoch's steps may be of an earlier start.
     examples = (step - self._logged_step) * self._config.batch_size
@@ -275,6 +304,13 @@ class Journal:
     self._started = now
 
 
+def _steps(total: int, made: int) -> str:
+  """Returns how many steps a run has, and how many are left of them."""
+  if not made:
+    return f'{total} steps'
+  return f'{total} steps, of which {made} were made before'
+
+
 def summary(result: Mapping[str, Any]) -> str:
   """Returns what result.json holds in one line."""
   score = tasks.Score(**result['score'])
@@ -297,19 +333,13 @@ def _changes(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _open_writer(
-  config: ml_collections.ConfigDict,
-  workdir: pathlib.Path,
-  state: checkpoints.JournalState,
+  workdir: pathlib.Path, state: checkpoints.JournalState
 ) -> metrics_log.MetricWriter | metrics_log.NoWriter:
   """Returns where metrics go; of several processes the first one writes."""
   if not parallel.is_first_process():
     return metrics_log.NoWriter()
-  return metrics_log.MetricWriter(
-    workdir,
-    start_step=state.step,
-    tensorboard=config.log.tensorboard,
-    rows=metrics_log.Rows(state.rows, state.rows_checksum),
-  )
+  rows = metrics_log.Rows(state.rows, state.rows_checksum)
+  return metrics_log.MetricWriter(workdir, rows)
 
 
 def _add(

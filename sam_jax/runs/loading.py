@@ -18,7 +18,7 @@ from sam_jax.runs import (
   config_files,
   evaluation,
   factories,
-  files,
+  shipped,
   workdir as workdir_lib,
 )
 
@@ -88,7 +88,8 @@ def load(
   """Loads a trained model.
 
   Args:
-    workdir: run directory of `sam_jax.train`.
+    workdir: run directory of `sam_jax.train`, or the name of a run that comes
+      with the package, see `shipped`.
     checkpoint: 'last', 'best' (lowest score at an evaluation), or a step.
     plugins: whether the plug-ins that the run's config names are imported,
       which runs their code; a run that has some is refused otherwise.
@@ -125,12 +126,13 @@ def restore(
   Raises:
     ValueError: see `load`.
   """
-  directory = files.user_path(workdir)
+  directory = shipped.find(workdir)
   config = workdir_lib.read_config(directory)
   if config is None:
     raise ValueError(
       f'{workdir} is no run directory: it has no config.json; give the '
-      '--workdir of a run'
+      f'directory of a run, or the name of a shipped one: '
+      f'{", ".join(shipped.names())}'
     )
   if 'task' not in config:
     raise workdir_lib.other_edition(directory / 'config.json')

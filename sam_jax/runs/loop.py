@@ -9,7 +9,7 @@ import collections
 import contextlib
 import pathlib
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,14 +19,17 @@ import ml_collections
 from sam_jax import types
 from sam_jax.runs import (
   build,
+  callbacks as callbacks_lib,
   checkpoints as checkpoints_lib,
   evaluation,
   interrupts,
   journal as journal_lib,
+  metrics_log,
   misuse,
   preparation,
   provenance,
   workdir as workdir_lib,
+  writers,
 )
 from sam_jax.training import diagnostics, parallel, train_step
 
@@ -41,13 +44,16 @@ class TrainingFailed(RuntimeError):
 
 
 def train_and_evaluate(
-  config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+  config: ml_collections.ConfigDict,
+  workdir: str | pathlib.Path,
+  callbacks: Sequence[callbacks_lib.Callback] = (),
 ) -> dict[str, Any]:
   """Trains a model, or resumes its training, and returns the result.
 
   Args:
     config: see configs/default.py.
     workdir: run directory, made if it does not exist.
+    callbacks: are told what happens, see `callbacks.Callback`.
 
   Returns:
     What result.json holds: final and best score, steps, wall time and more,
@@ -61,26 +67,54 @@ def train_and_evaluate(
     interrupts.Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
   """
   with preparation.begin(config, workdir) as begun:
-    return train(begun)
+    return train(begun, callbacks)
 
 
-def train(begun: preparation.Begun) -> dict[str, Any]:
+def train(
+  begun: preparation.Begun, callbacks: Sequence[callbacks_lib.Callback] = ()
+) -> dict[str, Any]:
   """Makes the steps of a run that are left, see `train_and_evaluate`.
 
   Args:
     begun: the run, by `preparation.begin`, whose context is still open.
+    callbacks: see `train_and_evaluate`.
   """
   config, experiment, workdir, state, step, result = begun
   if result is not None:
     print(f'{workdir} is finished: {journal_lib.summary(result)}')
     return result
   with contextlib.ExitStack() as stack:
+    told = stack.enter_context(contextlib.closing(_Told()))
     saved = _open_checkpoints(config, experiment, workdir)
     stack.enter_context(contextlib.closing(saved))
     state, remembered = _restore(saved, step, state)
-    journal = journal_lib.Journal(config, experiment, workdir, remembered)
+    logged = metrics_log.count(workdir)
+    journal = journal_lib.Journal(
+      config, experiment, workdir, remembered, told.callbacks
+    )
     stack.enter_context(contextlib.closing(journal))
-    return _Loop(config, experiment, saved, journal).run(state)
+    start = callbacks_lib.Start(
+      config,
+      workdir,
+      workdir_lib.run_id(workdir),
+      step=remembered.step,
+      num_steps=experiment.num_steps,
+      rows=remembered.rows,
+      logged=logged,
+    )
+    told.begin(start, (*_writers(config), *callbacks))
+    loop = _Loop(config, experiment, saved, journal, told.callbacks)
+    told.result = loop.run(state)
+  return told.result
+
+
+def _writers(
+  config: ml_collections.ConfigDict,
+) -> list[callbacks_lib.Callback]:
+  """Returns what is told because of the config, in the first process only."""
+  if not parallel.is_first_process():
+    return []
+  return [writers.Followers(writers.named(config))]
 
 
 def _open_checkpoints(
@@ -112,6 +146,34 @@ def _restore(
     return state, checkpoints_lib.JournalState()
   remembered, _ = saved.read_journal(step)
   return saved.read_state(step, state), remembered
+
+
+class _Told:
+  """The callbacks that know of the start, and are told of the end.
+
+  Attributes:
+    callbacks: in the order in which they are called.
+    result: of the run, None until it is finished.
+  """
+
+  def __init__(self) -> None:
+    self.callbacks: list[callbacks_lib.Callback] = []
+    self.result: dict[str, Any] | None = None
+
+  def begin(
+    self,
+    start: callbacks_lib.Start,
+    callbacks: Sequence[callbacks_lib.Callback],
+  ) -> None:
+    """Tells callbacks of the start."""
+    for callback in callbacks:
+      callback.on_start(start)
+      self.callbacks.append(callback)
+
+  def close(self) -> None:
+    """Tells them of the end."""
+    for callback in self.callbacks:
+      callback.on_end(self.result)
 
 
 class _Pending:
@@ -156,7 +218,9 @@ class _Loop:
     experiment: build.Experiment,
     checkpoints: checkpoints_lib.Checkpoints,
     journal: journal_lib.Journal,
+    told: Sequence[callbacks_lib.Callback],
   ) -> None:
+    self._told = told
     self._config = config
     self._experiment = experiment
     self._checkpoints = checkpoints
@@ -194,6 +258,7 @@ class _Loop:
       batch = self._parallel.shard(next(batches))
       state, metrics = train_step_fn(state, batch)
       self._pending.add(self._on_step, step, metrics)
+      self._tell_step(step, state, metrics)
       if step % self._experiment.steps_per_epoch == 0 or step == num_steps:
         self._end_epoch(step, state)
       stops = step < num_steps and _is_stopped(listener, step)
@@ -202,6 +267,22 @@ class _Loop:
         self._write_checkpoint(step, state)
       if stops:
         raise interrupts.Interrupted(listener.signum or signal.SIGTERM, step)
+
+  def _tell_step(
+    self,
+    step: int,
+    state: train_step.TrainState,
+    metrics: diagnostics.Metrics,
+  ) -> None:
+    """Tells the callbacks of a step; only reading its metrics waits for it."""
+    one_copy = self._parallel.unreplicate
+
+    def read() -> dict[str, float]:
+      on_host = jax.device_get(one_copy(metrics))
+      return journal_lib.StepValues.of(on_host).all
+
+    for callback in self._told:
+      callback.on_step(step, lambda: one_copy(state), read)
 
   def _batches(self) -> Any:
     """Yields the batches that are left, this process's rows of them."""
@@ -298,6 +379,9 @@ class _Loop:
   def _write_checkpoint(self, step: int, state: train_step.TrainState) -> None:
     """Saves a state whose metrics have all been read."""
     self._journal.sync(step)
+    path = self._checkpoints.path(step)
+    for callback in self._told:
+      callback.on_checkpoint(step, path)
     self._checkpoints.save(
       self._parallel.unreplicate(state),
       self._journal.state,

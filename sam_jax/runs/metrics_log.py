@@ -1,4 +1,4 @@
-"""Where metrics go: metrics.jsonl and TensorBoard, with the same keys."""
+"""metrics.jsonl: a line for each epoch, and for each step if asked for."""
 
 import contextlib
 import errno
@@ -7,16 +7,12 @@ import json
 import os
 import pathlib
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from sam_jax.runs import files, seals
 
 _FILE = 'metrics.jsonl'
-_EVENTS = 'events.out.tfevents.'
-# The clock of a file system stands still for up to 10 ms.
-_TICK = 20_000_000  # nanoseconds
 
 
 class Rows(NamedTuple):
@@ -53,17 +49,12 @@ class MetricWriter:
   def __init__(
     self,
     directory: pathlib.Path,
-    *,
-    start_step: int,
-    tensorboard: bool,
     rows: Rows = Rows(),  # noqa: B008  (immutable)
   ) -> None:
-    """Opens or creates the files.
+    """Opens or creates the file.
 
     Args:
       directory: the run directory.
-      start_step: number of updates made.
-      tensorboard: whether to write TensorBoard events too.
       rows: that were logged until then; what follows them is cut.
 
     Raises:
@@ -78,37 +69,29 @@ class MetricWriter:
         kept = find(directory, rows)
         text = ''.join(json.dumps(row) + '\n' for row in kept)
         files.write_text(self._path, text)
-      self._lines = self._path.open(
-        'ab+'
-      )  # to append, and to read it all again
+      # To append, and to read it all again.
+      self._lines = self._path.open('ab+')
       opened.callback(lambda: self._lines.close())
       files.sync(directory)
-      self._events = _EventFile(directory, start_step) if tensorboard else None
-      if self._events is not None:
-        opened.callback(self._events.close)
       self._close = opened.pop_all().close
 
   def write(
     self, step: int, epoch: float, metrics: Mapping[str, float]
   ) -> None:
-    """Writes one line, and one TensorBoard point per metric."""
+    """Writes one line."""
     row = {'step': step, 'epoch': epoch, **metrics}
     self._lines.write(json.dumps(row).encode('utf-8') + b'\n')
     self._lines.flush()
     self.rows = self.rows.plus(row)
-    if self._events is not None:
-      self._events.write(step, metrics)
 
   def sync(self) -> None:
     """Returns when all is on disk, where a power cut leaves it."""
     self._check_directory()
     os.fsync(self._lines.fileno())
     self._restore_deleted()
-    if self._events is not None:
-      self._events.sync()
 
   def close(self) -> None:
-    """Closes the files."""
+    """Closes the file."""
     self._close()
 
   def _check_directory(self) -> None:
@@ -165,81 +148,6 @@ class NoWriter:
     """Does nothing."""
 
 
-class _EventFile:
-  """A file of events that TensorBoard reads.
-
-  Each record is written at once. The usual writers hand records to a thread,
-  and what the thread still holds is lost when the process is killed.
-  """
-
-  def __init__(self, directory: pathlib.Path, start_step: int) -> None:
-    # A fifth of a second, and not needed for a run without it.
-    from tensorboard.compat.proto import event_pb2, summary_pb2
-    from tensorboard.summary.writer import record_writer
-
-    self._event_pb2, self._summary_pb2 = event_pb2, summary_pb2
-    # TensorBoard reads the files of a directory in the order of their names,
-    # so this one has the last, even if the clock was put back.
-    begun = max([time.time_ns(), *map(_last_written, _event_files(directory))])
-    path = directory / f'{_EVENTS}{begun}'
-    self._clock = begun / 1e9 - time.monotonic()
-    self._file = path.open('xb')
-    self._records = record_writer.RecordWriter(self._file)
-    self._add(file_version='brain.Event:2')
-    # Makes TensorBoard forget the points of an earlier start beyond this step.
-    log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    self._add(step=start_step + 1, session_log=log)
-
-  def write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Writes one point per metric."""
-    values = [
-      self._summary_pb2.Summary.Value(tag=name, simple_value=value)
-      for name, value in metrics.items()
-    ]
-    self._add(step=step, summary=self._summary_pb2.Summary(value=values))
-    self._file.flush()
-
-  def sync(self) -> None:
-    """Returns when all is on disk."""
-    self._stamp()
-    os.fsync(self._file.fileno())
-
-  def close(self) -> None:
-    """Closes the file."""
-    self._stamp()
-    self._file.close()
-
-  def _stamp(self) -> None:
-    """Gives the file the time of its last point, which a next start looks at.
-
-    The clock of the disk may have been put back since the file was begun.
-    """
-    self._file.flush()
-    now = int(1e9 * self._now())
-    os.utime(self._file.fileno(), ns=(now, now))
-
-  def _now(self) -> float:
-    """Returns the time, which never goes back, in seconds."""
-    return self._clock + time.monotonic()
-
-  def _add(self, **fields: Any) -> None:
-    """Writes one record."""
-    event = self._event_pb2.Event(wall_time=self._now(), **fields)
-    self._records.write(event.SerializeToString())
-
-
-def _event_files(directory: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the files of earlier starts."""
-  return list(directory.glob(f'{_EVENTS}*'))
-
-
-def _last_written(path: pathlib.Path) -> int:
-  """Returns a time after all points of a file, in nanoseconds."""
-  name = path.name.removeprefix(_EVENTS)
-  named = int(name) if name.isdecimal() else 0
-  return max(named, path.stat().st_mtime_ns) + _TICK
-
-
 def read(directory: pathlib.Path) -> list[dict[str, Any]]:
   """Returns the rows of a run's metrics.jsonl, without a torn last one.
 
@@ -289,6 +197,15 @@ def find(directory: pathlib.Path, expected: Rows) -> list[dict[str, Any]]:
   raise ValueError(
     f'{path} does not hold its first {expected.number} rows as they were logged'
   )
+
+
+def count(directory: pathlib.Path) -> int:
+  """Returns how many different rows there are, those to be cut among them."""
+  try:
+    lines = _lines(directory / _FILE)
+  except FileNotFoundError:
+    return 0
+  return len(_without_doubles([row for x in lines if (row := _parse(x))]))
 
 
 def is_clean(directory: pathlib.Path, rows: list[dict[str, Any]]) -> bool:

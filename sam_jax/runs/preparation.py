@@ -29,7 +29,9 @@ from sam_jax.runs import (
   lock,
   recovery,
   shared as shared_lib,
+  shipped,
   workdir as workdir_lib,
+  writers,
 )
 from sam_jax.training import parallel, train_step
 
@@ -90,6 +92,7 @@ def prepare(
   fields.check(config)
   config = _with_absolute_paths(config)  # a plug-in may go elsewhere
   config_files.load_plugins(config)
+  writers.check(writers.named(config))
   if workdir is None:
     config = build.resolve(config, jax.device_count())
     return Prepared(config, build.build(config, shared), None)
@@ -260,7 +263,7 @@ def _with_absolute_paths(
   config = config.copy_and_resolve_references()
   for name in workdir_lib.SOURCES:
     if config[name]:
-      config[name] = str(files.user_path(config[name]))
+      config[name] = str(shipped.find(config[name]))
   for name in ('directory', 'tokenizer'):
     if config.data.get(name) is not None:
       config.data[name] = str(files.user_path(config.data[name]))

@@ -1,6 +1,8 @@
 """What a person sees while a run trains.
 
-A bar on a terminal; elsewhere, plain lines now and then.
+A bar on a terminal; elsewhere, plain lines now and then. The first step of a
+start is compiled, which may take longer than all other steps: it is announced,
+and counts neither for the rate nor for the time that is left.
 """
 
 import sys
@@ -50,10 +52,18 @@ class ProgressLine:
       dynamic_ncols=True,
     )
 
+  def compiling(self) -> None:
+    """Says that the first step is being compiled."""
+    if self._bar.disable:
+      self.line('compiling the first step')
+    else:
+      self._bar.set_description_str('compiling the first step')
+
   def step(self, step: int, metrics: Mapping[str, float]) -> None:
     """Takes note of a finished step; shows it if it is time to."""
-    # The first step compiles: the rate is counted from its end.
-    self._begin = self._begin or _Moment(step)
+    if self._begin is None:
+      self._begin = _Moment(step)
+      self._start_bar(step)
     rate = self._rate(self._begin, step)
     shown = describe(self._task, metrics)
     if not self._bar.disable:
@@ -75,6 +85,14 @@ class ProgressLine:
   def close(self) -> None:
     """Takes the bar away."""
     self._bar.close()
+
+  def _start_bar(self, step: int) -> None:
+    """Has the bar count time and rate from the end of the first step on."""
+    if self._bar.disable:
+      return
+    self._bar.set_description_str('', refresh=False)
+    self._bar.initial = self._bar.n = self._bar.last_print_n = step
+    self._bar.unpause()
 
   def _pace(self, step: int, rate: float) -> list[str]:
     """Returns rate and time left; nothing before a second step is known."""

@@ -72,15 +72,10 @@ def check_num_steps(num_steps: int) -> None:
   Raises:
     ValueError: the number is below 1, or beyond what a step counter holds.
   """
-  if num_steps < 1:
+  if not 1 <= num_steps <= _MOST_STEPS:
     raise ValueError(
-      f'the run is {num_steps} steps long; num_epochs, or num_steps if given, '
-      'must be at least 1'
-    )
-  if num_steps > _MOST_STEPS:
-    raise ValueError(
-      f'the run is {num_steps} steps long; num_epochs, or num_steps if given, '
-      f'must lead to at most {_MOST_STEPS}'
+      f'num_epochs, or num_steps if it is set, asks for {num_steps} steps; a '
+      f'run has at least 1 and at most {_MOST_STEPS}'
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import ml_collections
 
-from sam_jax.runs import config_files, files, seals
+from sam_jax.runs import fields as fields_lib, files, seals
 
 # What may change when a run is resumed: it does not change the result, or only
 # by the rounding of another order of sums.
@@ -171,7 +171,7 @@ def _adopt(
   config = config.copy_and_resolve_references()
   saved = saved.copy_and_resolve_references()
   for either in (config, saved):
-    config_files.fill_method(either)
+    fields_lib.fill_method(either)
   asked, old = flatten(config), flatten(saved)
   for name in _RESOLVED:
     if name in asked and asked[name] is None:

@@ -19,9 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import ml_collections
 
 from sam_jax.runs import (
-  files,
   preparation,
   shared as shared_lib,
+  shipped,
   validation,
   workdir as workdir_lib,
 )
@@ -96,7 +96,9 @@ def problems(
 
 
 def experiments(
-  cells: Sequence[cells_lib.Fields], directory: pathlib.Path
+  cells: Sequence[cells_lib.Fields],
+  directory: pathlib.Path,
+  shared: shared_lib.Shared | None = None,
 ) -> Iterator[tuple[list[cells_lib.Fields], preparation.Prepared | str]]:
   """Yields cells that are built alike, and what was built, or why it cannot be.
 
@@ -106,6 +108,7 @@ def experiments(
   Args:
     cells: of a sweep, checked.
     directory: of the sweep.
+    shared: has the data sets; None reads them.
   """
   kinds: dict[tuple[str, str], list[cells_lib.Fields]] = {}
   configs: dict[tuple[str, str], ml_collections.ConfigDict] = {}
@@ -118,7 +121,7 @@ def experiments(
     kind = _kind(config)
     configs.setdefault(kind, config)
     kinds.setdefault(kind, []).append(cell)
-  shared = shared_lib.Shared()
+  shared = shared or shared_lib.Shared()
   for kind in sorted(kinds):
     try:
       built = preparation.prepare(configs[kind], shared=shared)
@@ -144,7 +147,7 @@ def _config(
     is_needed = source and not isinstance(cell.get(name), cells_lib.Like)
     if not is_needed or workdir_lib.has_begun(workdir):
       continue
-    if not files.user_path(source).exists():
+    if not shipped.find(source).exists():
       raise ValueError(f'{name} is {source!r}, which does not exist')
   return config
 

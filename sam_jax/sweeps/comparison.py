@@ -273,5 +273,5 @@ def finished(
     workdir = cells_lib.workdir(cell, directory)
     result = run_files.read_result(workdir)
     if result is not None:
-      runs.append(results.FinishedRun(workdir, {'seed': cell['seed']}, result))
+      runs.append(results.FinishedRun(workdir, cell, result))
   return settings_lib.Setting({}, tuple(runs), {}) if runs else None

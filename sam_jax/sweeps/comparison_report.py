@@ -6,15 +6,17 @@ same seed, which start from the same parameters and see the same batches.
 
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from sam_jax.drawing import words
+from sam_jax.runs import workdir as workdir_lib
 from sam_jax.sweeps import (
   candidates as candidates_lib,
   comparison as comparison_lib,
+  comparison_picture,
   method_list,
-  method_styles,
-  pictures,
   results,
+  run_files,
   settings as settings_lib,
   statistics,
   tables,
@@ -123,9 +125,7 @@ class Report:
       'gradients/step': f'{best.cost:.4g}',
       'steps': str(best.num_steps),
       'n': str(len(setting.runs)),
-      tables.heading(score): tables.interval(
-        setting.estimate(results.FINAL), score
-      ),
+      score.heading(): tables.interval(setting.estimate(results.FINAL), score),
     }
     other = self._found.get(self._reference)
     if other is None or label == self._reference:
@@ -150,7 +150,7 @@ class Report:
         'method': label,
         'tried': self._chosen(label, candidate),
         'n': str(len(setting.runs)),
-        f'validation {tables.heading(setting.score)}': tables.interval(
+        f'validation {setting.score.heading()}': tables.interval(
           setting.estimate(results.FINAL), setting.score
         ),
         'chosen': 'x' if candidate is best else '',
@@ -162,6 +162,9 @@ class Report:
 
   def remarks(self) -> Iterator[str]:
     """Yields what a reader must know of the tables."""
+    yield from tables.remarks_on_data(
+      [tested.setting for tested in self._found.values()]
+    )
     for label, (settings, best) in self._tried.items():
       for candidate, setting in settings:
         if setting is None:
@@ -226,30 +229,20 @@ class Report:
       )
 
   def _draw(self, path: pathlib.Path) -> None:
-    """Draws the score along the runs against the gradients that they took.
-
-    The legend begins with the best.
-    """
+    """Draws the scores along the runs and at their end, the best on top."""
     found = sorted(
       self._found.items(),
       key=lambda item: item[1].setting.estimate(results.FINAL).mean,
     )
-    names = [self._comparison.entries[label].name for label, _ in found]
-    lines: dict[str, settings_lib.Setting] = {}
-    styles: dict[str, dict[str, Any]] = {}
-    for (label, tested), style in zip(
-      found, method_styles.styles(names), strict=True
-    ):
-      line = self._line(label, tested)
-      lines[line], styles[line] = tested.setting, style
-    pictures.draw_curves(
-      path,
-      lines,
-      f'{self._comparison.budget:,} gradients for each method',
-      cost='gradient_evaluations',
-      styles=styles,
-      is_log=True,
+    lines = {self._line(*item): item[1].setting for item in found}
+    shown = found[0][1].setting
+    what = f'{words.split(shown.split)} {shown.score.label}'
+    config = run_files.read_config(shown.runs[0].workdir)
+    title = words.title(
+      [] if config is None else [workdir_lib.flatten(config)],
+      f'{what} of each method, {self._comparison.budget:,} gradients each',
     )
+    comparison_picture.draw(path, lines, title)
 
   def _line(self, label: str, tested: _Tested) -> str:
     """Returns what the line of a method is called."""
@@ -257,7 +250,7 @@ class Report:
     score = setting.score
     final = tables.interval(setting.estimate(results.FINAL), score)
     named = ', '.join(filter(None, [label, self._chosen(label, best)]))
-    return pictures.plain(f'{named}: {final} {score.unit}'.rstrip())
+    return f'{named}: {final} {score.unit}'.rstrip()
 
 
 def find_reference(labels: Sequence[str], name: str) -> str:

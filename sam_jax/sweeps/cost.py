@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 import time
 from collections.abc import Iterator, Sequence
 
@@ -12,6 +13,7 @@ from sam_jax.runs import (
   build,
   initialization,
   preparation,
+  stand_ins,
   workdir as workdir_lib,
 )
 from sam_jax.sweeps import cells as cells_lib, check, results
@@ -61,6 +63,8 @@ class Estimates:
   Attributes:
     costs: by the names of the cells.
     unknown: why the others cannot be told, by their names.
+    missing: by the names of data sets that are not there, how to get them. What
+      cells cost is known without them.
   """
 
   def __init__(
@@ -86,12 +90,14 @@ class Estimates:
       )
       for cell in cells
     }
-    for alike, built in check.experiments(cells, directory):
+    shared = stand_ins.StandIns()
+    self.missing = shared.missing
+    for alike, built in check.experiments(cells, directory, shared):
       names = map(cells_lib.cell_name, alike)
       if isinstance(built, str):
         self.unknown |= dict.fromkeys(names, built)
       else:
-        self.costs |= dict.fromkeys(names, self._cost(built))
+        self.costs |= dict.fromkeys(names, self._cost(alike[0], built))
 
   def lines(self) -> Iterator[str]:
     """Yields lines: the cells, how much of them is made, what they cost."""
@@ -110,12 +116,14 @@ class Estimates:
     left = {k: v for k, v in self.unknown.items() if self._made[k] < 1}
     return check.summary(left, len(self._cells))
 
-  def _cost(self, built: preparation.Prepared) -> Cost:
+  def _cost(self, cell: cells_lib.Fields, built: preparation.Prepared) -> Cost:
     """Returns what a cell costs."""
     experiment, seconds = built.experiment, 0.0
     if self._time_steps:
       program = _program(built)
       if program not in self._seconds:
+        said = f'compiling and timing a step of {cells_lib.description(cell)}'
+        print(said, file=sys.stderr, flush=True)
         self._seconds[program] = _seconds_per_step(experiment, self._time_steps)
       seconds = self._seconds[program]
     steps = experiment.num_steps

@@ -29,10 +29,13 @@ def parse_field(text: str) -> tuple[str, Any]:
     raise ValueError(f'--set={text} does not have the form FIELD=VALUE')
   with contextlib.suppress(*_NO_LITERAL):
     value = ast.literal_eval(value)
+  return name, absolute(name, value)
+
+
+def absolute(name: str, value: Any) -> Any:
+  """Returns the value of a field; where the data are as an absolute path."""
   is_path = name == 'data.directory' and isinstance(value, str)
-  if is_path:
-    value = str(files.user_path(value))
-  return name, value
+  return str(files.user_path(value)) if is_path else value
 
 
 def parse_fields(texts: Iterable[str]) -> cells_lib.Fields:

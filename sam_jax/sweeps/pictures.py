@@ -9,32 +9,36 @@ best of what is shown, and the picture says so.
 
 import math
 import pathlib
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib import figure as figure_lib, pyplot as plt
+from matplotlib import lines as lines_lib
 
+from sam_jax.drawing import palette, sheet, words
 from sam_jax.sweeps import (
   cells as cells_lib,
   choice as choice_lib,
+  curves,
   results,
   settings as settings_lib,
-  tables,
 )
 
 Settings = Sequence[settings_lib.Setting]
+# Settings by the line that they are points of.
+Lines = Mapping[str, Settings]
 
 _PROBLEM = ('task', 'data', 'model', 'augmentation')
 # What is chosen before a method is compared with others.
 _CHOSEN = ('method.rho', 'm', 'microbatch_size', 'mixing.alpha')
 _MAX_COLUMNS = 4
-_FEW = 8  # curves whose bands can be told apart in one panel
+_MAX_TICKS = 9
 # Fields against which the score is drawn, if they vary.
 _AXES = {'method.rho': 'rho', 'm': 'm'}
-_COSTS = {'gradient_evaluations': 'gradients', 'wall_seconds': 'seconds'}
+_COSTS = {
+  'gradient_evaluations': ('gradients', 'gradients of a run'),
+  'wall_seconds': ('seconds', 'wall time of a run, seconds'),
+}
 
 
 def draw(out: pathlib.Path, settings: Settings) -> list[pathlib.Path]:
@@ -47,71 +51,21 @@ def draw(out: pathlib.Path, settings: Settings) -> list[pathlib.Path]:
   Returns:
     The paths of the pictures.
   """
-  matplotlib.use('agg')
   paths = []
   for field, axis in _AXES.items():
     shown = _varied(settings, field)
     if shown:
       paths.append(out / f'score_vs_{axis}.png')
-      _draw_against(paths[-1], shown, field, axis)
-  best, title = _best(settings)
+      _draw_against(paths[-1], shown, field)
+  best, remark = _best(settings)
   if not best:
     return paths
-  for cost, axis in _COSTS.items():
-    paths.append(out / f'score_vs_{axis}.png')
-    _draw_cost(paths[-1], best, cost, axis, title)
+  for cost, (name, axis) in _COSTS.items():
+    paths.append(out / f'score_vs_{name}.png')
+    _draw_cost(paths[-1], best, cost, axis, remark)
   paths.append(out / 'curves.png')
-  _draw_curves(paths[-1], best, title)
+  _draw_curves(paths[-1], best, remark)
   return paths
-
-
-def draw_curves(
-  path: pathlib.Path,
-  lines: Mapping[str, settings_lib.Setting],
-  title: str,
-  *,
-  cost: str = '',
-  styles: Mapping[str, dict[str, Any]] | None = None,
-  is_log: bool = False,
-) -> None:
-  """Draws the score along training of a few settings in one panel.
-
-  Args:
-    path: of the PNG.
-    lines: the settings, by what they are called.
-    title: of the picture.
-    cost: number of result.json against which to draw, in place of the epochs.
-    styles: of the lines, by what they are called; None takes the usual colours.
-    is_log: whether the axis of the score is logarithmic.
-  """
-  matplotlib.use('agg')
-  styles = {
-    name: {'label': name} | style
-    for name, style in (styles or _styles(list(lines))).items()
-  }
-  figure, [axes] = _grid(1)
-  figure.suptitle(plain(title), fontsize=9)
-  is_few = len(lines) <= _FEW
-  if not is_few:  # two columns of the legend, whose rows need room
-    figure.set_size_inches(10, 5 + 0.1 * len(lines))
-  for name, setting in lines.items():
-    _plot_curve(axes, setting, styles[name], cost, has_band=is_few)
-  axes.set_xlabel(_curve_label(cost), fontsize=8)
-  axes.set_ylabel(_axis(list(lines.values())), fontsize=8)
-  if is_log:
-    axes.set_yscale('log')
-    axes.yaxis.set_major_formatter('{x:g}')
-    axes.yaxis.set_minor_formatter('{x:g}')
-    axes.tick_params(axis='y', which='both', labelsize=7)
-  axes.grid(alpha=0.3, which='both')
-  _save(figure, path, styles)
-
-
-def _curve_label(cost: str) -> str:
-  """Returns what the axis along a training shows."""
-  if not cost:
-    return 'epoch'
-  return f'{_COSTS[cost]}, as if spent evenly along the run'
 
 
 def _varied(settings: Settings, field: str) -> Settings:
@@ -129,7 +83,7 @@ def _best(settings: Settings) -> tuple[Settings, str]:
   plain = [s for s in settings if s.fields.get('method.rho') == 0]
   perturbed = [s for s in settings if s.fields.get('method.rho') != 0]
   kept: list[settings_lib.Setting | None] = []
-  title = ''
+  remark = ''
   for choice in (
     *choice_lib.choose(plain, _CHOSEN),
     *choice_lib.choose(perturbed, _CHOSEN),
@@ -139,8 +93,8 @@ def _best(settings: Settings) -> tuple[Settings, str]:
       kept.append(
         min(choice.tested, key=lambda s: s.estimate(results.FINAL).mean)
       )
-      title = 'rho, m and alpha: the best of those shown'
-  return [s for s in settings if any(s is k for k in kept)], title
+      remark = '; rho, m and alpha: the best of those shown'
+  return [s for s in settings if any(s is k for k in kept)], remark
 
 
 def _method(setting: settings_lib.Setting) -> cells_lib.Fields:
@@ -149,9 +103,7 @@ def _method(setting: settings_lib.Setting) -> cells_lib.Fields:
   return _without(setting.shown, *_CHOSEN) | rho
 
 
-def _draw_against(
-  path: pathlib.Path, settings: Settings, field: str, axis: str
-) -> None:
+def _draw_against(path: pathlib.Path, settings: Settings, field: str) -> None:
   """Draws the score of the settings against one of their fields."""
 
   def place(setting: settings_lib.Setting) -> float:
@@ -159,28 +111,58 @@ def _draw_against(
 
   values = sorted({place(setting) for setting in settings})
 
-  def plot(axes: Any, members: Settings, style: Any) -> None:
-    members = sorted(members, key=place)
-    _errorbar(axes, list(map(place, members)), members, style)
+  def plot(axes: Any, lines: Lines, styles: Mapping[str, Any]) -> None:
     if values[0] == 0:
       axes.set_xscale('symlog', linthresh=values[1])
     else:
       axes.set_xscale('log')
-    axes.set_xticks(values, [f'{v:g}' for v in values], fontsize=7)
+    ordered = {k: sorted(members, key=place) for k, members in lines.items()}
+    _errorbars(axes, ordered, styles, place)
+    ticks = _spaced(values)
+    turn = {'rotation': 45} if len(ticks) > 5 else {}
+    axes.set_xticks(ticks, [f'{v:g}' for v in ticks], **turn)
     axes.set_xticks([], minor=True)
+    axes.set_xlabel(words.axis(field))
 
   # Microbatches are often as large as m; they make no lines of their own.
   varied = ('m', 'microbatch_size') if field == 'm' else (field,)
-  _draw_panels(path, settings, lambda s: _without(s.shown, *varied), plot, axis)
+  _draw_panels(
+    path,
+    settings,
+    lambda s: _without(s.shown, *varied),
+    plot,
+    f'against {words.label(field)}',
+  )
+
+
+def _spaced(values: Sequence[float]) -> list[float]:
+  """Returns those of some values that have room on a logarithmic axis.
+
+  Args:
+    values: in ascending order; only the first can be 0.
+  """
+  positive = [value for value in values if value > 0]
+  kept = positive[:1]
+  room = math.log(positive[-1] / positive[0]) / _MAX_TICKS
+  for value in positive[1:]:
+    if math.log(value / kept[-1]) >= room:
+      kept.append(value)
+  return [0.0, *kept] if values[0] == 0 else kept
 
 
 def _draw_cost(
-  path: pathlib.Path, settings: Settings, cost: str, axis: str, title: str
+  path: pathlib.Path, settings: Settings, cost: str, axis: str, remark: str
 ) -> None:
   """Draws the score of the settings against what they cost."""
 
-  def plot(axes: Any, members: Settings, style: Any) -> None:
-    _errorbar(axes, [s.estimate(cost).mean for s in members], members, style)
+  def plot(axes: Any, lines: Lines, styles: Mapping[str, Any]) -> None:
+    _errorbars(axes, lines, styles, lambda s: s.estimate(cost).mean)
+    # Costs that are nearly the same look so.
+    low, high = axes.get_xlim()
+    pad = max(0.0, 0.1 * high - (high - low)) / 2
+    axes.set_xlim(low - pad, high + pad)
+    axes.ticklabel_format(axis='x', useOffset=False)
+    axes.set_xlabel(axis)
 
   # More ascent steps are another cost of one method.
   _draw_panels(
@@ -188,60 +170,31 @@ def _draw_cost(
     settings,
     lambda s: _without(_method(s), 'method.ascent_steps'),
     plot,
-    axis,
-    title,
+    f'against the {axis}{remark}',
   )
 
 
-def _draw_curves(path: pathlib.Path, settings: Settings, title: str) -> None:
+def _draw_curves(path: pathlib.Path, settings: Settings, remark: str) -> None:
   """Draws the score along training, with bands."""
 
-  def plot(axes: Any, members: Settings, style: Any) -> None:
-    for setting in members:
-      _plot_curve(axes, setting, style)
+  def plot(axes: Any, lines: Lines, styles: Mapping[str, Any]) -> None:
+    drawn = [(s, name) for name, members in lines.items() for s in members]
+    curves.add(
+      axes,
+      [setting for setting, _ in drawn],
+      [styles[name] | {'label': name} for _, name in drawn],
+    )
+    axes.set_xlabel('epoch')
 
-  _draw_panels(path, settings, _method, plot, 'epoch', title)
-
-
-def _plot_curve(
-  axes: Any,
-  setting: settings_lib.Setting,
-  style: Any,
-  cost: str = '',
-  has_band: bool = True,
-) -> None:
-  """Draws the score along training: the mean, and its interval as a band."""
-  score = setting.score
-  key = f'{setting.split}/{score.metric}'
-  epochs, mean, half = settings_lib.curve(setting, key)
-  places = epochs
-  if cost:  # it grows evenly
-    result = setting.runs[0].result
-    places = epochs * result[cost] / result['epochs']
-  # An interval of rates may reach below 0, where no rate is.
-  low = np.where(mean >= 0, np.maximum(mean - half, 0), mean - half)
-  # Marks would hide a curve, unless the style says where they go.
-  marks = {} if 'markevery' in style else {'marker': ''}
-  axes.plot(places, score.scale * mean, **(style | marks))
-  if not has_band:
-    return
-  axes.fill_between(
-    places,
-    score.scale * low,
-    score.scale * (mean + half),
-    color=style['color'],
-    alpha=0.2,
-    linewidth=0,
-  )
+  _draw_panels(path, settings, _method, plot, f'along training{remark}')
 
 
 def _draw_panels(
   path: pathlib.Path,
   settings: Settings,
   line_fn: Callable[[settings_lib.Setting], cells_lib.Fields],
-  plot: Callable[[Any, Settings, Any], None],
-  axis: str,
-  title: str = '',
+  plot: Callable[[Any, Lines, Mapping[str, Any]], None],
+  against: str,
 ) -> None:
   """Draws a panel for each problem, and writes the picture.
 
@@ -249,126 +202,95 @@ def _draw_panels(
     path: of the PNG.
     settings: to draw.
     line_fn: fields that tell the lines of a panel apart.
-    plot: draws one line: `(axes, settings, style)`.
-    axis: what the horizontal axes are.
-    title: of the picture.
+    plot: draws the lines of a panel: `(axes, lines, styles)`.
+    against: what follows the score in the title.
   """
   panels: dict[str, dict[str, list[settings_lib.Setting]]] = {}
+  methods: dict[str, str] = {}
   for setting in settings:
-    line = _label(_without(line_fn(setting), *_PROBLEM)) or 'all'
+    line = words.fields(_without(line_fn(setting), *_PROBLEM)) or setting.method
+    methods[line] = setting.method
     lines = panels.setdefault(_problem(setting), {})
     lines.setdefault(line, []).append(setting)
-  names = dict.fromkeys(name for lines in panels.values() for name in lines)
-  styles = _styles(list(names))
-  figure, grid = _grid(len(panels))
-  figure.suptitle(title, fontsize=9)
-  for axes, (problem, lines) in zip(grid, panels.items(), strict=True):
-    for line, members in lines.items():
-      plot(axes, members, styles[line])
-    axes.set_title(problem, fontsize=8)
-    axes.set_xlabel(axis, fontsize=8)
-    axes.set_ylabel(_axis([s for m in lines.values() for s in m]), fontsize=8)
-    axes.grid(alpha=0.3)
-  _save(figure, path, styles)
+  styles = dict(zip(methods, palette.styles([*methods.values()]), strict=True))
+  rows, columns, size = _layout(len(panels))
+  with sheet.picture(
+    path,
+    size,
+    _title(settings, against),
+    rows=rows,
+    columns=columns,
+    count=len(panels),
+  ) as (figure, grid):
+    for axes, (problem, lines) in zip(
+      grid.ravel(), panels.items(), strict=False
+    ):
+      plot(axes, lines, styles)
+      axes.set_title(sheet.wrapped(problem, 45))
+      axes.set_ylabel(curves.label([s for m in lines.values() for s in m]))
+    sheet.legend(figure, handles=_handles(styles))
 
 
-def _grid(count: int) -> tuple[figure_lib.Figure, list[Any]]:
-  """Returns a figure and that many panels in rows."""
+def _layout(count: int) -> tuple[int, int, tuple[float, float]]:
+  """Returns rows and columns of that many panels, and the size of a sheet."""
   columns = min(count, _MAX_COLUMNS)
-  rows = math.ceil(count / columns)
-  size = (6, 4) if count == 1 else (3.2 * columns, 2.6 * rows)
-  figure, grid = plt.subplots(
-    rows, columns, figsize=size, layout='constrained', squeeze=False
-  )
-  for axes in grid.ravel()[count:]:
-    axes.remove()
-  return figure, list(grid.ravel()[:count])
+  rows = -(-count // columns)
+  size = (6.0, 4.0) if count == 1 else (3.2 * columns, 0.5 + 2.8 * rows)
+  return rows, columns, size
 
 
-def _styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-  """Returns colour and marker of each label."""
-  return {
-    label: {
-      'label': label,
-      'color': f'C{i % 10}',
-      'marker': 'osD^v'[i // 10 % 5],
-      'linestyle': ('-', '--', ':')[i // 10 % 3],
-    }
-    for i, label in enumerate(labels)
-  }
+def _title(settings: Settings, against: str) -> str:
+  """Returns what is shown of which data, and what the error bars are."""
+  what = words.join(f'{words.split(s.split)} {s.score.label}' for s in settings)
+  title = words.title((s.runs[0].fields for s in settings), f'{what} {against}')
+  return f'{title}\n{words.seeds(len(s.runs) for s in settings)}'
 
 
-def _errorbar(
-  axes: Any, places: Sequence[float], settings: Settings, style: Any
+def _handles(styles: Mapping[str, dict[str, Any]]) -> list[lines_lib.Line2D]:
+  """Returns what a legend shows of each line."""
+  return [
+    lines_lib.Line2D([], [], label=sheet.plain(name), **style)
+    for name, style in styles.items()
+  ]
+
+
+def _errorbars(
+  axes: Any,
+  lines: Lines,
+  styles: Mapping[str, Any],
+  place: Callable[[settings_lib.Setting], float],
 ) -> None:
-  """Draws scores with their intervals."""
-  scale = settings[0].score.scale
-  found = [setting.estimate(results.FINAL) for setting in settings]
-  half = [0 if math.isnan(e.half_width) else e.half_width for e in found]
-  axes.errorbar(
-    places,
-    [scale * e.mean for e in found],
-    [scale * h for h in half],
-    capsize=3,
-    markersize=4,
-    **style,
-  )
-
-
-def _axis(settings: Settings) -> str:
-  """Returns what the scores of a panel are."""
-  headings = dict.fromkeys(tables.heading(s.score) for s in settings)
-  return plain('; '.join(headings))
+  """Draws scores with their intervals, and chooses the axis of the scores."""
+  every = []
+  axes.margins(x=0.1)
+  for i, (name, members) in enumerate(lines.items()):
+    estimates = [s.estimate(results.FINAL) for s in members]
+    found = sheet.interval(
+      [e.mean for e in estimates],
+      [e.half_width for e in estimates],
+      members[0].score,
+    )
+    sheet.errorbars(
+      axes,
+      [place(s) for s in members],
+      found,
+      (i, len(lines)),
+      label=name,
+      **styles[name],
+    )
+    every.append(found)
+  means, lows, highs = map(np.concatenate, zip(*every, strict=True))
+  sheet.scale(axes, means, ends=[*lows, *highs], on='y')
 
 
 def _problem(setting: settings_lib.Setting) -> str:
   """Returns the problem of a setting in a few words."""
   shown = setting.shown.items()
-  return _label({k: v for k, v in shown if results.is_within(k, *_PROBLEM)})
-
-
-def plain(text: str) -> str:
-  """Returns a text in which Matplotlib finds no formulas."""
-  return text.replace('$', r'\$')
+  return words.fields(
+    {k: v for k, v in shown if results.is_within(k, *_PROBLEM)}
+  )
 
 
 def _without(fields: cells_lib.Fields, *names: str) -> cells_lib.Fields:
   """Returns the fields but for some, or those in some sections."""
   return {k: v for k, v in fields.items() if not results.is_within(k, *names)}
-
-
-def _label(fields: cells_lib.Fields) -> str:
-  """Returns fields in a few words: 'method=sam, p=2.0'."""
-  return plain(
-    ', '.join(
-      f'{_short(name)}={value}'
-      for name, value in fields.items()
-      if value not in (None, '', 'none')
-    )
-  )
-
-
-def _short(name: str) -> str:
-  """Returns the last part of a field's name if that is enough."""
-  section, _, last = name.rpartition('.')
-  if '.' in section:
-    return name
-  return section if last == 'name' else last
-
-
-def _save(
-  figure: figure_lib.Figure, path: pathlib.Path, styles: dict[str, Any]
-) -> None:
-  """Writes a picture, with its legend below."""
-  handles = [
-    plt.Line2D([], [], **{**style, 'markersize': 4})
-    for style in styles.values()
-  ]
-  columns = int(np.clip(figure.get_figwidth() / 3.5, 1, 4))
-  figure.legend(
-    handles=handles, loc='outside lower center', ncols=columns, fontsize=7
-  )
-  with warnings.catch_warnings():
-    warnings.filterwarnings('ignore', 'Glyph', UserWarning)  # of a font
-    figure.savefig(path, dpi=120, bbox_inches='tight')
-  plt.close(figure)

@@ -97,7 +97,7 @@ def gap_heading(problem: gaps.Problem, score: tasks.Score) -> str:
   """Returns what a gap is called: 'test - train error, %'."""
   split = problem.settings[0].split
   named = score._replace(label=f'{split} - train {score.label}')
-  return tables.heading(named)
+  return named.heading()
 
 
 def write(
@@ -119,10 +119,16 @@ def write(
     for problem in comparison.problems
     for setting in problem.settings
   ]
-  yield tables.write_rows(directory / 'gaps', rows)
+  remarks = list(
+    tables.remarks_on_data(
+      [each for problem in comparison.problems for each in problem.settings]
+    )
+  )
+  yield from remarks
+  yield tables.write_rows(directory / 'gaps', rows, remarks)
   yield '\nHow well the sharpness predicts the gap, run by run:\n'
   rows = [_row(prediction) for prediction in predictions]
-  yield tables.write_rows(directory / 'predictors', rows)
+  yield tables.write_rows(directory / 'predictors', rows, remarks)
   rows = [
     {'run': run.workdir.name}
     | _shown(problem.fields | setting.shown)
@@ -131,7 +137,7 @@ def write(
     for setting in problem.settings
     for run in setting.runs
   ]
-  tables.write_rows(directory / 'gaps_of_runs', rows)
+  tables.write_rows(directory / 'gaps_of_runs', rows, remarks)
 
 
 def _numbers(

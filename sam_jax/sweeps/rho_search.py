@@ -3,15 +3,16 @@
 import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import matplotlib
 import ml_collections
+import numpy as np
 
 from sam_jax import methods, tasks
+from sam_jax.drawing import palette, sheet, words
 from sam_jax.runs import config_files
 from sam_jax.sweeps import (
   cells as cells_lib,
-  pictures,
   results,
   run_files,
   statistics,
@@ -152,7 +153,7 @@ def read(
 
 def table(found: Scores, score: tasks.Score) -> str:
   """Returns the validation scores by rho, for people."""
-  heading = f'validation {tables.heading(score)}'
+  heading = f'validation {score.heading()}'
   lines = [f'{"rho":>6}{heading:>26}{"n":>4}']
   for rho, values in found.items():
     estimate = statistics.estimate(values)
@@ -197,38 +198,58 @@ def _alike(found: Scores, best: float) -> list[float]:
 
 
 def draw(
-  found: Scores, score: tasks.Score, title: str, path: pathlib.Path
+  found: Scores,
+  score: tasks.Score,
+  method: str,
+  title: str,
+  path: pathlib.Path,
 ) -> None:
-  """Draws the scores against rho; without a perturbation it is a line."""
-  matplotlib.use('agg')
-  from matplotlib import pyplot as plt
+  """Draws the scores against rho; without a perturbation it is a line.
 
-  rhos = [rho for rho in found if rho > 0]
-  estimates = [statistics.estimate(found[rho]) for rho in rhos]
-  half_widths = [
-    0 if e.n < 2 else score.scale * e.half_width for e in estimates
-  ]
-  plain = statistics.estimate(found[0.0])
-  figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
-  axes.errorbar(
-    rhos,
-    [score.scale * e.mean for e in estimates],
-    half_widths,
-    marker='o',
-    capsize=3,
-    label=f'mean of {plain.n} and 95 % confidence interval',
+  Args:
+    found: scores by rho.
+    score: has the unit.
+    method: name of the method; it has the colour.
+    title: what was searched for; a line about the seeds is added.
+    path: of the PNG.
+  """
+  what = f'validation {score.label}'
+  title = (
+    f'{title}: {what} against rho\n{words.seeds(map(len, found.values()))}'
   )
-  axes.axhline(score.scale * plain.mean, color='gray', label='rho = 0')
-  best = best_rho(found)
-  if best > 0:
-    axes.axvline(best, color='C2', linestyle=':', label=f'best: {best:g}')
-  axes.set_xscale('log')
-  axes.set_xticks(rhos, [f'{rho:g}' for rho in rhos])
-  axes.set_xticks([], minor=True)
-  axes.set_xlabel('rho')
-  axes.set_ylabel(f'validation {tables.heading(score)}')
-  axes.set_title(pictures.plain(title))
-  axes.grid(alpha=0.3)
-  axes.legend(fontsize=8)
-  figure.savefig(path, dpi=120)
-  plt.close(figure)
+  with sheet.picture(path, (6, 4), title) as (figure, [[axes]]):
+    ends = _plot_plain(axes, found[0.0], score)
+    rhos = [rho for rho in found if rho > 0]
+    estimates = [statistics.estimate(found[rho]) for rho in rhos]
+    interval = sheet.interval(
+      [e.mean for e in estimates], [e.half_width for e in estimates], score
+    )
+    [style] = palette.styles([method])
+    sheet.errorbars(axes, rhos, interval, (0, 1), label=method, **style)
+    best = best_rho(found)
+    if best > 0:
+      axes.axvline(
+        best, color='gray', linestyle=':', label=f'best: rho = {best:g}'
+      )
+    axes.set_xscale('log')
+    axes.set_xticks(rhos, [f'{rho:g}' for rho in rhos])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel(words.axis(_RHO))
+    axes.set_ylabel(sheet.plain(score.heading(what)))
+    means = [*interval[0], ends[0]]
+    sheet.scale(axes, means, ends=[*np.ravel(interval), *ends], on='y')
+    sheet.legend(figure, axes)
+
+
+def _plot_plain(
+  axes: Any, scores: Sequence[float], score: tasks.Score
+) -> tuple[float, float, float]:
+  """Draws the scores without a perturbation; returns mean and interval."""
+  plain = statistics.estimate(scores)
+  middle, low, high = map(
+    float, sheet.interval(plain.mean, plain.half_width, score)
+  )
+  style = {'color': palette.color('sgd')}
+  axes.axhline(middle, label='rho = 0 (no perturbation)', **style)
+  axes.axhspan(low, high, alpha=0.12, linewidth=0, **style)
+  return middle, low, high

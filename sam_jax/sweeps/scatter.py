@@ -1,73 +1,86 @@
 """A picture of gaps against sharpness: a point per run, a panel per m.
 
-A row of panels is one gap of one problem. The colour is that of the method, the
-same in all panels.
+A row of panels is one gap of one problem.
 """
 
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib import pyplot as plt
+from matplotlib import lines as lines_lib
 
-from sam_jax.sweeps import method_styles, pictures, predictors
+from sam_jax.drawing import palette, sheet, words
+from sam_jax.sweeps import predictors
 
 _LOG_RATIO = 10.0  # of the largest sharpness to the smallest, for a log scale
+_APART = 4.0  # points between runs that have the same numbers
 
 
 def draw(
-  path: pathlib.Path, predictions: Sequence[predictors.Prediction]
+  path: pathlib.Path,
+  predictions: Sequence[predictors.Prediction],
+  rho: float,
 ) -> None:
   """Draws all predictions.
 
   Args:
     path: of the PNG.
     predictions: at least one; those of a row are one after the other.
+    rho: radius of the sharpness.
   """
-  matplotlib.use('agg')
   rows: dict[tuple[str, str], list[predictors.Prediction]] = {}
   for prediction in predictions:
     key = (repr(prediction.problem.fields), prediction.score.metric)
     rows.setdefault(key, []).append(prediction)
   columns = max(map(len, rows.values()))
-  figure, grid = plt.subplots(
-    len(rows),
-    columns,
-    figsize=(0.6 + 2.4 * columns, 0.5 + 2.5 * len(rows)),
-    layout='constrained',
-    squeeze=False,
-    sharey='row',
-  )
   methods = list(dict.fromkeys(m for p in predictions for m in p.methods))
-  colours = {method: method_styles.color(method) for method in methods}
-  for axes, row in zip(grid, rows.values(), strict=True):
-    for panel, prediction in zip(axes, row, strict=False):
-      _draw_panel(panel, prediction, colours)
-    for panel in axes[len(row) :]:
-      panel.remove()
-    axes[0].set_ylabel(_label(row[0]), fontsize=8)
-  if len(methods) > 1:
-    _add_legend(figure, colours)
-  figure.savefig(path, dpi=120, bbox_inches='tight')
-  plt.close(figure)
+  looks = dict(zip(methods, palette.styles(methods), strict=True))
+  size = (max(0.6 + 2.5 * columns, 5.0), 0.9 + 2.5 * len(rows))
+  with sheet.picture(
+    path,
+    size,
+    _title(predictions, rho),
+    rows=len(rows),
+    columns=columns,
+    sharey='row',
+  ) as (figure, grid):
+    for axes, row in zip(grid, rows.values(), strict=True):
+      for panel, prediction in zip(axes, row, strict=False):
+        _draw_panel(panel, prediction, looks)
+      for panel in axes[len(row) :]:
+        panel.remove()
+      axes[0].set_ylabel(_label(row[0]))
+    sheet.legend(figure, handles=_handles(looks))
+
+
+def _title(predictions: Sequence[predictors.Prediction], rho: float) -> str:
+  """Returns what is shown, and what the numbers above the panels are."""
+  runs = [run.fields for p in predictions for run in p.problem.runs]
+  what = (
+    f'generalisation gap against m-sharpness (rho = {rho:g}), a point a run'
+  )
+  return (
+    f'{words.title(runs, what)}\ntau: rank correlation. CMI: conditional mutual'
+    ' information; in brackets, what chance gives'
+  )
 
 
 def _draw_panel(
-  axes: Any, prediction: predictors.Prediction, colours: Mapping[str, Any]
+  axes: Any,
+  prediction: predictors.Prediction,
+  looks: Mapping[str, dict[str, Any]],
 ) -> None:
   """Draws the runs of one prediction."""
   sharpness = np.array(prediction.sharpness)
   gap = prediction.score.scale * np.array(prediction.gap)
-  axes.scatter(
-    sharpness,
-    gap,
-    c=[colours[method] for method in prediction.methods],
-    s=18,
-    alpha=0.8,
-    linewidths=0,
-  )
+  moves = _apart([*zip(sharpness, gap, strict=True)])
+  for x, y, method, move in zip(
+    sharpness, gap, prediction.methods, moves, strict=True
+  ):
+    style = looks[method] | {'linestyle': '', 'alpha': 0.8}
+    axes.plot([x], [y], transform=sheet.moved(axes, *move), **style)
+  sheet.see(axes, sharpness, gap)
   low, high = sharpness.min(), sharpness.max()
   if 0 < _LOG_RATIO * low < high:
     axes.set_xscale('log')
@@ -76,31 +89,39 @@ def _draw_panel(
   value, chance = (
     predictors.number(x, '.2f') for x in (found.value, found.chance)
   )
-  axes.set_title(
-    f'm = {prediction.m}\ntau {tau}, CMI {value} (chance {chance})', fontsize=8
-  )
-  axes.set_xlabel('m-sharpness', fontsize=8)
-  axes.tick_params(labelsize=7)
-  axes.grid(alpha=0.3)
+  axes.set_title(f'm = {prediction.m}\ntau {tau}, CMI {value} ({chance})')
+  axes.set_xlabel('m-sharpness: rise of the training loss', fontsize=8)
+
+
+def _apart(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+  """Returns by how much to move each point, so that equal ones can be seen.
+
+  Args:
+    points: in units of the axes.
+
+  Returns:
+    Right and up, in points of the page; 0 for those that are alone.
+  """
+  moves = []
+  for i, point in enumerate(points):
+    count, index = points.count(point), points[:i].count(point)
+    angle = 2 * np.pi * index / count
+    reach = _APART * (count > 1)
+    moves.append((reach * np.cos(angle), reach * np.sin(angle)))
+  return moves
 
 
 def _label(prediction: predictors.Prediction) -> str:
   """Returns what the gap of a row is, and of which problem."""
   problem = prediction.problem
-  lines = [f'{name}={value}' for name, value in problem.fields.items()]
+  lines = [words.fields({k: v}) for k, v in problem.fields.items()]
   lines.append(predictors.gap_heading(problem, prediction.score))
-  return pictures.plain('\n'.join(lines))
+  return sheet.plain('\n'.join(filter(None, lines)))
 
 
-def _add_legend(figure: Any, colours: Mapping[str, Any]) -> None:
-  """Says which colour is which method."""
-  handles = [
-    plt.Line2D([], [], color=colour, marker='o', linestyle='', label=method)
-    for method, colour in colours.items()
+def _handles(looks: Mapping[str, dict[str, Any]]) -> list[lines_lib.Line2D]:
+  """Returns which marker is which method."""
+  return [
+    lines_lib.Line2D([], [], label=method, **(style | {'linestyle': ''}))
+    for method, style in looks.items()
   ]
-  figure.legend(
-    handles=handles,
-    loc='outside lower center',
-    ncols=min(len(handles), 6),
-    fontsize=8,
-  )

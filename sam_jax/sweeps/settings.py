@@ -53,6 +53,12 @@ class Setting:
     """The name of the method."""
     return self.runs[0].fields['method.name']
 
+  @property
+  def data(self) -> str:
+    """The name of the data set."""
+    run = self.runs[0]  # its fields may be those of a cell, and not all
+    return run.fields.get('data.name') or run.result.get('data', '')
+
   def estimate(self, key: str) -> statistics.Estimate:
     """Returns mean and confidence interval of a number of result.json."""
     return statistics.estimate([run.result[key] for run in self.runs])

@@ -1,9 +1,11 @@
 """Cells cut down until a CPU takes a few steps of them in seconds.
 
-That shows whether a sweep would run: its data are there, and its fields are
-taken. It does not show what the sweep would find.
+That shows whether a sweep would run: its fields are taken, and its data are
+there; synthetic images stand in for some that are not. It does not show what
+the sweep would find.
 """
 
+import functools
 import pathlib
 import re
 from collections.abc import Iterable
@@ -11,6 +13,7 @@ from collections.abc import Iterable
 import ml_collections
 
 from sam_jax import datasets
+from sam_jax.datasets import large
 from sam_jax.sweeps import cells as cells_lib, overrides
 
 _LENGTH: cells_lib.Fields = {
@@ -22,6 +25,15 @@ _MAX_BATCH_SIZE = 16
 # On a CPU each microbatch is compiled by itself.
 _MAX_GROUPS, _MAX_PER_GROUP = 2, 2
 _IMAGE_SIZE = 64
+_FAKE: cells_lib.Fields = {'data.train_size': 1000}
+
+# Synthetic images of the same kind, of as many classes or more.
+STAND_INS = {
+  'cifar10': 'fake_cifar10',
+  'cifar100': 'fake_cifar100',
+  'svhn_cropped': 'fake_cifar10',
+  **dict.fromkeys(large.BY_NAME, 'fake_imagenet'),
+}
 
 # A small model of the same kind, by a pattern of the model's name.
 _MODELS: dict[str, cells_lib.Fields] = {
@@ -79,6 +91,44 @@ def cells(
     for cell in first.values()
   ]
   return list({cells_lib.cell_name(cell): cell for cell in small}.values())
+
+
+def stand_ins(
+  chosen: Iterable[cells_lib.Fields],
+) -> tuple[list[cells_lib.Fields], list[str]]:
+  """Returns cells with synthetic images in place of data that are missing.
+
+  Args:
+    chosen: cells at smoke scale.
+
+  Returns:
+    The cells, and a line for each data set that is replaced.
+  """
+  is_missing = functools.cache(_is_missing)
+  replaced, lines = {}, {}
+  for cell in chosen:
+    data = cells_lib.config(cell, pathlib.Path()).data
+    other = STAND_INS.get(data.name)
+    if other is not None and is_missing(data.name, data.directory):
+      changes = {'data.name': other, 'data.directory': None}
+      cell = overrides.with_fields(cell, changes | _FAKE)
+      lines[data.name] = (
+        f'{data.name} is not on this machine; the cells have {other} in its '
+        'place, synthetic images of the same kind'
+      )
+    replaced[cells_lib.cell_name(cell)] = cell  # two may be alike now
+  return list(replaced.values()), list(lines.values())
+
+
+def _is_missing(name: str, directory: str | None) -> bool:
+  """Returns whether there are no files of a data set."""
+  try:
+    datasets.load_source(name, directory=directory)
+  except FileNotFoundError:
+    return True
+  except (OSError, ValueError):  # the check of the cells says what is wrong
+    return False
+  return False
 
 
 def fields(config: ml_collections.ConfigDict) -> cells_lib.Fields:

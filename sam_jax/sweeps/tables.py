@@ -10,7 +10,7 @@ import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
-from sam_jax import tasks
+from sam_jax import datasets, tasks
 from sam_jax.runs import files
 from sam_jax.sweeps import (
   choice as choice_lib,
@@ -36,7 +36,9 @@ def write(
     paper: numbers to compare with.
   """
   rows = [_row(setting, settings, paper) for setting in settings]
-  yield write_rows(directory / 'table', rows)
+  remarks = list(remarks_on_data(settings))
+  yield write_rows(directory / 'table', rows, remarks)
+  yield from remarks
   choices = choice_lib.choose(settings)
   if any(choice.tried for choice in choices):
     rows = [
@@ -46,7 +48,7 @@ def write(
     ]
     if rows:
       yield '\nBest rho, or alpha, on the validation split:\n'
-      yield write_rows(directory / 'selected', rows)
+      yield write_rows(directory / 'selected', rows, remarks)
     for choice in choices:
       yield from _remarks_on_choice(choice)
   for setting in settings:
@@ -61,11 +63,14 @@ def _row(
   """Returns the columns of one setting."""
   score = setting.score
   found = setting.estimate(results.FINAL)
-  row = {name: _show(value) for name, value in setting.shown.items()}
+  is_fake = datasets.is_fake(setting.data)
+  # Whatever the format, nobody takes these numbers for those of real images.
+  row = {'data.name': setting.data} if is_fake else {}
+  row |= {name: _show(value) for name, value in setting.shown.items()}
   row |= {
     'n': str(found.n),
-    heading(score): interval(found, score),
-    _with_unit('best epoch', score): interval(
+    score.heading(): interval(found, score),
+    score.heading('best epoch'): interval(
       setting.estimate('best_score'), score
     ),
     'gradients': f'{setting.estimate("gradient_evaluations").mean:.0f}',
@@ -78,7 +83,7 @@ def _row(
   if score.metric in metrics:  # else the paper measured something else
     for metric in metrics:
       numbers = [number for number in paper if number.metric == metric]
-      row |= _beside_paper(setting, metric, numbers)
+      row |= _beside_paper(setting, metric, [] if is_fake else numbers)
   return row
 
 
@@ -89,7 +94,7 @@ def _rival(
   if all(other.method != 'sgd' for other in settings):
     return {}
   sgd = choice_lib.sgd_at_equal_compute(setting, settings)
-  name = _with_unit('SGD within these gradients', setting.score)
+  name = setting.score.heading('SGD with as many gradients')
   if sgd is None:
     return {name: ''}
   found = sgd.estimate(results.FINAL)
@@ -107,7 +112,7 @@ def _beside_paper(
     setting: of the row.
     metric: of the numbers. If it is not the score, it gets a column of its own;
       it has the unit and the scale of the score.
-    numbers: of the paper, at least one.
+    numbers: of the paper, of which none may fit.
   """
   score = setting.score
   row: Row = {}
@@ -118,24 +123,14 @@ def _beside_paper(
     if last is None:  # the runs have not logged this metric
       return {}
     label = metric.replace('_', ' ')
-    row[_with_unit(label, score)] = interval(last, score)
+    row[score.heading(label)] = interval(last, score)
     found, prefix = last, f'{label}: '
   meant = [n for n in numbers if n.fits(setting.runs[0].fields)]
   if meant:
-    row[_with_unit(f'{prefix}paper', score)] = str(meant[0])
+    row[score.heading(f'{prefix}paper')] = str(meant[0])
     difference = found.mean - meant[0].number / score.scale
     row[f'{prefix}difference'] = score.number(difference, '+')
   return row
-
-
-def heading(score: tasks.Score) -> str:
-  """Returns what a column, or an axis, of a score is called: 'error, %'."""
-  return _with_unit(score.label, score)
-
-
-def _with_unit(text: str, score: tasks.Score) -> str:
-  """Returns a heading with the unit of a score."""
-  return f'{text}, {score.unit}' if score.unit else text
 
 
 def interval(
@@ -206,6 +201,18 @@ def _remarks_on_runs(setting: settings_lib.Setting) -> Iterator[str]:
     f'{find}; one run of each seed counts, and not '
     f'{setting.repeated[0][0].workdir}'
   )
+
+
+def remarks_on_data(
+  settings: Sequence[settings_lib.Setting],
+) -> Iterator[str]:
+  """Yields a line for each data set whose images are synthetic."""
+  for name in dict.fromkeys(setting.data for setting in settings):
+    if datasets.is_fake(name):
+      yield (
+        f'{name} has synthetic images: these numbers say nothing about '
+        f'{name.removeprefix(datasets.FAKE)}'
+      )
 
 
 # --- Files -------------------------------------------------------------------

@@ -32,6 +32,21 @@ class Score(NamedTuple):
   unit: str = ''
   scale: float = 1.0
 
+  def heading(self, label: str | None = None) -> str:
+    """Returns what a column of a table, or an axis of a picture, is called.
+
+    Args:
+      label: what the numbers are; None is the label of the score.
+
+    Example:
+      >>> from sam_jax import tasks
+      >>> score = tasks.Score('error_rate', 'error', '%', 100)
+      >>> score.heading(), score.heading('paper')
+      ('error, %', 'paper, %')
+    """
+    label = self.label if label is None else label
+    return f'{label}, {self.unit}' if self.unit else label
+
   def text(self, value: float) -> str:
     """Returns a value as people read it.
 

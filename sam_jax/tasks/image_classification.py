@@ -228,6 +228,12 @@ class ImageClassification(ImageTask):
     """Returns the class of the largest logit."""
     return np.argmax(outputs, axis=-1)
 
+  def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+    """Returns the probability of each class; with 'sigmoid', of each alone."""
+    if self._is_softmax:
+      return scipy.special.softmax(outputs, axis=-1)
+    return scipy.special.expit(outputs)
+
   def predictions(
     self, outputs: np.ndarray, batch: base.Batch
   ) -> dict[str, np.ndarray]:
@@ -244,9 +250,5 @@ class ImageClassification(ImageTask):
       columns[key] = values
       if names.size:
         columns[f'{key}_name'] = names[values]
-    if self._is_softmax:
-      probabilities = scipy.special.softmax(outputs, axis=-1)
-    else:
-      probabilities = scipy.special.expit(outputs)
-    probability = np.max(probabilities, axis=-1)
+    probability = np.max(self.probabilities(outputs), axis=-1)
     return columns | {'probability': probability}

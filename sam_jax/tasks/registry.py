@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import flax
 
-from sam_jax import lookup
+from sam_jax import lookup, registration
 from sam_jax.tasks import base
 
 _Task = TypeVar('_Task', bound=type[base.Task])
@@ -15,19 +15,26 @@ _SHARED = ('augmentation', 'mixing', 'label_smoothing')
 _TASKS: dict[str, type[base.Task]] = {}
 
 
-def register(name: str) -> Callable[[_Task], _Task]:
+def register(name: str, *more: object) -> Callable[[_Task], _Task]:
   """Makes a task known by name; a decorator for a subclass of `Task`.
 
   Args:
     name: what a config calls it.
+    *more: refused; the error says how to register.
 
   Raises:
-    ValueError: the name is taken.
+    ValueError: the name is taken, what is decorated is no subclass of `Task`,
+      or `register` is not used as a decorator.
   """
+  registration.check_call('tasks', name, *more)
 
   def add(task: _Task) -> _Task:
-    if name in _TASKS:
-      raise ValueError(f'task {name!r} is registered already; choose another')
+    registration.check_new('task', name, _TASKS, task)
+    if not (isinstance(task, type) and issubclass(task, base.Task)):
+      raise ValueError(
+        f'task {name!r} is {lookup.shown(task)}; it must be a subclass of '
+        'sam_jax.tasks.Task'
+      )
     _TASKS[name] = task
     return task
 

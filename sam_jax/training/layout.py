@@ -6,6 +6,7 @@ BatchNorm sees. The number of devices does not: a layout computes the same run
 on any device count that it admits.
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -152,6 +153,56 @@ examples, computed by 4 devices together, which share one copy of the parameters
     )
   _check_devices(batch_size, m, b, num_devices)
   return Layout(batch_size, m, b, num_devices)
+
+
+def fitting(
+  num_examples: int,
+  num_devices: int,
+  batch_size: int,
+  m: int | None = None,
+  microbatch_size: int | None = None,
+  fsdp: int = 1,
+) -> Layout | None:
+  """Returns the largest layout for few examples, none of its sizes larger.
+
+  B stays as it is if there are as many examples and m divides it, or is no
+  smaller. Else it is a power of two times the number of devices, and an epoch
+  has two steps or more, if there are two examples for each device.
+
+  Args:
+    num_examples: there are to train on.
+    num_devices: see `create`.
+    batch_size: B that is wanted; the other sizes are m and b, see `create`.
+    m: likewise.
+    microbatch_size: likewise.
+    fsdp: see `create`.
+
+  Returns:
+    None if there is no such layout.
+
+  Example:
+    >>> from sam_jax.training import layout
+    >>> small = layout.fitting(40, 1, 256, m=32, microbatch_size=32)
+    >>> small.batch_size, small.m, small.microbatch_size
+    (16, 16, 16)
+  """
+  most = min(max(num_examples // 2, num_devices), num_examples, batch_size)
+  doublings = range((most // num_devices).bit_length() - 1, -1, -1)
+  sizes = [num_devices << n for n in doublings]
+  is_cut = m is not None and m < batch_size and batch_size % max(m, 1)
+  if batch_size <= num_examples and not is_cut:
+    sizes = [batch_size, *sizes]
+  for size in sizes:
+    for group in _divisors_up_to(size, m or size * fsdp // num_devices):
+      for piece in _divisors_up_to(group, microbatch_size):
+        with contextlib.suppress(ValueError):
+          return create(size, num_devices, group, piece, fsdp)
+  return None
+
+
+def _divisors_up_to(n: int, limit: int | None) -> list[int]:
+  """Returns the divisors of n that are no larger than a limit, descending."""
+  return [d for d in reversed(_divisors(n)) if limit is None or d <= limit]
 
 
 def _create_sharded(

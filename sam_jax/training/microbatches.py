@@ -5,36 +5,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from sam_jax import lookup, tree, types
+from sam_jax import convolutions, tree, types
 
 _Both = Callable[[types.PyTree], tuple[types.PyTree, types.PyTree]]
 
-LOOPS = ('auto', 'scan', 'unroll', 'vmap')
-
-# Compile time grows with every unrolled piece; beyond this many, one slower
-# vmapped piece is the better bargain on CPU (WRN-28-1: 8 pieces take 22 s).
-_MAX_UNROLLED = 8
-
-
-def resolve(loop: str, platform: str, num_pieces: int) -> str:
-  """Returns how to walk the pieces: 'scan', 'unroll' or 'vmap'.
-
-  Args:
-    loop: one of `LOOPS`; 'auto' is 'scan' on an accelerator, where it bounds
-      memory to one piece, and never on CPU, where a convolution inside a loop
-      runs about 20 times slower.
-    platform: 'cpu', 'gpu' or 'tpu'.
-    num_pieces: pieces per device.
-
-  Raises:
-    ValueError: an unknown loop.
-  """
-  lookup.check('microbatch_loop', loop, LOOPS)
-  if loop != 'auto':
-    return loop
-  if platform != 'cpu':
-    return 'scan'
-  return 'unroll' if num_pieces <= _MAX_UNROLLED else 'vmap'
+LOOPS = ('scan', 'unroll', 'vmap')
 
 
 def mean(
@@ -45,7 +20,8 @@ def mean(
   Args:
     fn: maps one piece to a tree of floating-point arrays.
     pieces: tree of arrays `[num_pieces, ...]`.
-    loop: 'scan' (memory of one piece), 'unroll' or 'vmap'.
+    loop: 'scan' has one copy of fn in the program and the memory of one piece;
+      'unroll' has a copy for each piece, and 'vmap' computes all at once.
   """
   return mean_and_each(lambda piece: (fn(piece), ()), pieces, loop)[0]
 
@@ -98,6 +74,7 @@ def _scan(
 ) -> tuple[types.PyTree, types.PyTree]:
   """Sums with one copy of fn in the program."""
   del count
+  fn = convolutions.canonical(fn)
 
   def body(
     total: types.PyTree, piece: types.PyTree

@@ -596,8 +596,9 @@ def _apply(
     {'params': params, 'batch_stats': batch_stats},
     fns.task.inputs(microbatch),
     train=True,
-    # Shake-Shake and ShakeDrop have other coefficients backward than forward,
-    # but not where a perturbation is made.
+    # Shake-Shake and ShakeDrop draw one set of coefficients for the forward
+    # pass and another for the backward pass. Where a perturbation is made, the
+    # backward pass uses those of the forward pass.
     true_gradient=is_ascent,
     mutable=['batch_stats'],
     rngs={'dropout': jax.random.fold_in(fns.stream(_DROPOUT, step), index)},

@@ -30,7 +30,6 @@ from sam_jax.sweeps import (
   results,
   run_files,
   statistics,
-  tables,
 )
 
 flags = _cli.Flags()
@@ -127,7 +126,7 @@ def _numbers(workdir: pathlib.Path) -> dict[str, float]:
     f'{_M}-sharpness': measures['one_ascent_step']['mean'],
     'ascent': measures['projected_ascent']['mean'],
     'random': measures['random_directions']['mean'],
-    f'{run.split} {tables.heading(run.score)}': (
+    f'{run.split} {run.score.heading()}': (
       run.score.scale * result[results.FINAL]
     ),
   }

@@ -125,7 +125,7 @@ def _row(
   for name in found[0]:
     mean = statistics.estimate([numbers[name] for numbers in found])
     sign = '+' if name == 'forgotten' else ''
-    row[f'{name}, {tables.heading(score)}'] = tables.interval(mean, score, sign)
+    row[f'{name}, {score.heading()}'] = tables.interval(mean, score, sign)
   return row
 
 

@@ -170,9 +170,10 @@ def test_a_direction_is_like_the_parameters(tangent, message):
   [
     (np.ones((2, 2)), r'groups is a ndarray of shape \[2, 2\]; give a list'),
     (_BATCH, 'groups is a dict'),
-    ([_BATCH], 'batches is a dict'),
-    ([_BATCH['x']], 'batches is a ndarray'),
-    ([iter([_BATCH])], 'batches is a list_iterator'),
+    ([_BATCH], r'\[\[batch\], ...\], and in group 0, batches is a dict'),
+    ([[_BATCH], _BATCH['x']], 'in group 1, batches is a ndarray'),
+    ([iter([_BATCH])], 'in group 0, batches is a list_iterator'),
+    ([3], 'in group 0, batches is a int'),
     ([], 'there are no groups'),
   ],
 )

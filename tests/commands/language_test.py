@@ -118,7 +118,7 @@ def test_its_sharpness_is_measured(command, run, arguments):
   [
     (('python_manual',), 'python_manual: all is well'),
     (('text',), 'needs data.directory'),
-    (('--list',), 'texts: bible, python_manual, text, tokens'),
+    (('--list',), 'text: the King James Bible; Debian bible-kjv-text'),
   ],
   ids=str,
 )

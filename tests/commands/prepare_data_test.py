@@ -8,7 +8,7 @@ import venv
 import pytest
 
 from sam_jax import prepare_data
-from sam_jax.datasets import large
+from sam_jax.datasets import facts, large
 from tests import image_files, originals
 from tests.datasets import large_test
 
@@ -216,3 +216,32 @@ def test_the_table_has_every_set(command):
   assert done.status == 0
   for name in large.BY_NAME:
     assert f'\n{name} ' in done.out
+
+
+def test_the_list_has_all_data_sets(command, tmp_path, monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+  (tmp_path / 'cars196' / '2.1.0').mkdir(parents=True)
+  (tmp_path / 'cars196' / '2.1.0' / 'dataset_info.json').touch()
+  done = command('prepare_data', '--list')
+  assert (done.status, done.err) == (0, '')
+  header, *rows, _ = done.out.splitlines()
+  assert [row.split()[0] for row in rows] == facts.names()
+  there = {row.split()[0]: row.split()[1] for row in rows}
+  assert there['cars196'] == there['digits'] == 'yes'
+  assert there['food101'] == 'no' and there['image_folder'] == '-'
+  assert done.out.count('https://') > 8 and '1,281,167' in done.out
+  # A directory of the user's.
+  image_files.folder(tmp_path / 'mine', {'train': 1, 'test': 1})
+  done = command('prepare_data', '--list', f'--directory={tmp_path}/mine')
+  there = {r.split()[0]: r.split()[1] for r in done.out.splitlines()[1:-1]}
+  assert (there['image_folder'], there['cars196']) == ('yes', 'no')
+
+
+def test_much_is_known_of_every_data_set_that_comes_with_the_package():
+  for name in facts.names():
+    assert facts.find(name).what, name
+
+
+def test_an_unknown_data_set_is_one_line(command):
+  done = command('prepare_data', 'cifar11')
+  assert done.status == 2 and "did you mean 'cifar10'?" in done.err

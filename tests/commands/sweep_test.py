@@ -65,6 +65,67 @@ def test_fields_are_set_for_the_cells_that_are_chosen(command, tmp_path):
     assert {'--config.seed=4', '--config.num_steps=3'} <= set(line)
 
 
+def test_a_grid_of_the_command_line_is_a_sweep(command, tmp_path):
+  path = tiny.config_file(tmp_path)
+  done = command(
+    'sweep',
+    f'--config={path}',
+    *('--grid', 'method.rho=0.05,0.1', 'model.features=(4,8),None', 'seed=3'),
+    f'--workdir={tmp_path}/runs',
+    *('--config.learning_rate=1', '--set=num_epochs=1', '--emit=shell'),
+  )
+  assert done.status == 0, done.err
+  base = {'config': str(path), 'num_epochs': 1, 'learning_rate': 1.0}
+  axes = {'method.rho': [0.05, 0.1], 'model.features': [(4, 8), None]}
+  cells = cells_lib.product([base], axes, {'seed': [3]})
+  lines = list(map(shlex.split, done.out.splitlines()[1:]))
+  runs = tmp_path / 'runs'
+  assert [x[3:] for x in lines] == [cells_lib.arguments(c, runs) for c in cells]
+
+
+def test_a_grid_of_models_says_what_it_leaves_out(command, tmp_path):
+  done = command(
+    *('sweep', '--config=digits', '--grid=model.name=cnn,Resnet50'),
+    *('--emit=slurm', f'--workdir={tmp_path}/runs'),
+  )
+  assert done.status == 0
+  assert '--job-name=digits\n' in done.out and '--array=0-1\n' in done.out
+  assert done.err.count('\n') == 1 and "model.activation='silu'" in done.err
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    (('--grid', 'seed=0,1', '--sweep=table1'), 'cannot be used with --sweep'),
+    (('--grid', 'seed'), "--grid has 'seed'; it must have the form FIELD="),
+    (('--grid', 'seed=0,'), "--grid has 'seed=0,'; it must have the form"),
+    (('--grid', 'seed=0,0'), '--grid has seed=0 twice'),
+    (('--grid', 'm=5', 'm=25'), '--grid has m twice'),
+    (('--grid', 'lr=1,2'), "no field 'lr' (did you mean 'learning_rate'?)"),
+    (('--grid', 'm=5,x'), "invalid literal for int() with base 10: 'x'"),
+    (('--grid', 'batch_size=5,None'), 'batch_size may not be None'),
+    (('--grid', 'seed=1', '--config.seed=2'), 'by --config.seed and by --grid'),
+    (('--grid', 'seed=1,2', '--set=seed=2'), 'the cells differ in it: 1, 2'),
+    ((), 'give --sweep=NAME, or --config=NAME with --grid FIELD='),
+    (('--sweep=table1',), '--config belongs to --grid'),
+    (('--rho=1',), 'unknown flag --rho; did you mean --config.method.rho?'),
+  ],
+)
+def test_a_bad_grid_is_one_line(command, tmp_path, options, message):
+  runs = tmp_path / 'runs'
+  where = f'--workdir={runs}'
+  done = command('sweep', '--config=digits', where, *options, '--emit=shell')
+  assert (done.status, done.out) == (2, '')
+  assert done.err.startswith('sweep: ') and done.err.count('\n') == 1
+  assert message in done.err
+  assert not runs.exists()
+
+
+def test_a_grid_without_a_config_is_refused(command, tmp_path):
+  done = command('sweep', '--grid=seed=0,1', f'--workdir={tmp_path}/runs')
+  assert done.err == 'sweep: --grid needs --config, the config of all cells\n'
+
+
 @pytest.mark.parametrize(
   ('options', 'message'),
   [

@@ -273,7 +273,7 @@ def test_a_signal_is_its_status_and_the_same_command_resumes(
   assert stopped, err
   status, out, err = command(*arguments)
   assert (status, err) == (0, '')
-  assert f'4 steps of which {stopped[1]} are made' in out
+  assert f'4 steps, of which {stopped[1]} were made before' in out
   assert out.splitlines()[-1].startswith('finished: test error ')
   tiny.assert_same_run(tmp_path / 'run', whole)
 

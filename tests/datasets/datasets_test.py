@@ -159,7 +159,7 @@ def test_constants_and_splits_are_the_official_ones(
     f'{"svhn" if name == "svhn_cropped" else name}'
     f'/{"valid" if split == "validation" else split}/host0_of_1'
   ]
-  monkeypatch.setattr(fashion_mnist, '_DEBIAN_DIRECTORY', tmp_path)
+  monkeypatch.setattr(fashion_mnist, 'DEBIAN_DIRECTORY', tmp_path)
   monkeypatch.setattr(
     tfds_arrays,
     'load',
@@ -308,7 +308,7 @@ def test_a_missing_idx_file_is_named(tmp_path):
 
 
 @pytest.mark.skipif(
-  not fashion_mnist._DEBIAN_DIRECTORY.is_dir(),
+  not fashion_mnist.DEBIAN_DIRECTORY.is_dir(),
   reason='the Debian package dataset-fashion-mnist is not installed',
 )
 def test_the_real_fashion_mnist_is_complete():
@@ -501,7 +501,7 @@ def test_the_seed_and_the_kind_decide_on_the_noise():
 
 
 def test_classes_of_cifar100_are_mistaken_within_their_superclass():
-  confusions = cifar._next_in_superclass()
+  confusions = cifar.next_in_superclass()
   assert sorted(confusions) == sorted(confusions.values()) == [*range(100)]
   # Some of the numbers that the authors' files have for the names.
   number = {'apple': 0, 'mushroom': 51, 'orange': 53, 'pear': 57, 'pepper': 83}

@@ -1,6 +1,7 @@
 """The site is built without a warning, and without a network."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from urllib import parse
 
 import pytest
 
+from tests import tiny
 from tests.docs import pages
 
 _EXTERNAL = re.compile(r'(?<!`)\bhttps?://[^\s)>"\'`]+')
@@ -64,11 +66,41 @@ def test_every_field_of_the_config_is_in_the_reference(site_reference):
   assert all(field.comment for field in site_reference.fields())
 
 
+def test_the_readme_is_one_page():
+  assert len((pages.ROOT / 'README.md').read_text('utf-8').splitlines()) <= 150
+
+
+@pytest.mark.slow
 def test_every_command_is_in_the_reference(site_reference):
   text = site_reference.commands()
   for name in ('train', 'sweep', 'report', 'compare_methods'):
     assert f'## {name}\n' in text
   assert '`--workdir` string\n:   Run directory' in text
+
+
+@pytest.mark.slow
+def test_every_metric_and_key_of_a_run_is_in_the_reference(
+  command, tmp_path, monkeypatch
+):
+  tiny.use_devices(monkeypatch, 1)
+  done = command(
+    'train',
+    *('--config=digits', f'--workdir={tmp_path}/run', '--config.num_steps=4'),
+    *('--config.model.features=(4,)', '--config.model.hidden=8'),
+    *('--config.method.every=2', '--config.method.ascent_share=0.5'),
+    *('--config.compute_dtype=bfloat16', '--config.on_nonfinite=skip'),
+    *('--config.eval_train=True', '--config.log.every_steps=1'),
+  )
+  assert done.status == 0, done.err
+  log = (tmp_path / 'run' / 'metrics.jsonl').read_text('utf-8')
+  keys = {key for line in log.splitlines() for key in json.loads(line)}
+  names = {key.rpartition('/')[2] for key in keys}
+  # A metric of the perturbed pass is listed with that of the clean one.
+  names -= {'perturbed_metric_examples'}
+  result = json.loads((tmp_path / 'run' / 'result.json').read_text('utf-8'))
+  for page, wanted in (('metrics', names), ('files', set(result))):
+    text = (pages.DOCS / 'reference' / f'{page}.md').read_text('utf-8')
+    assert wanted <= set(re.findall(r'`([a-z0-9_]+)`', text)), page
 
 
 def test_blocks_and_commands_are_found():

@@ -258,13 +258,8 @@ def _resume(
     _require(remembered == whole[step].remembered, 'other progress')
     state = saved.read_state(step, begun.state)
     _require_equal(state, whole[step].state)
-    writer = metrics_log.MetricWriter(
-      directory,
-      start_step=step,
-      tensorboard=False,
-      rows=metrics_log.Rows(remembered.rows, remembered.rows_checksum),
-    )
-    writer.close()
+    rows = metrics_log.Rows(remembered.rows, remembered.rows_checksum)
+    metrics_log.MetricWriter(directory, rows).close()
     _require(metrics_log.read(directory) == whole[step].rows, 'other rows')
     saved.save(whole[newest].state, whole[newest].remembered, {})
     saved.wait()

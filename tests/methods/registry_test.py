@@ -70,7 +70,12 @@ def test_an_unknown_method_is_refused_with_the_close_one():
 def test_a_method_is_registered_once_with_its_own_fields(monkeypatch):
   monkeypatch.setattr(registry, '_METHODS', dict(registry._METHODS))
   made = []
-  methods.register('mine')(lambda strength=1.0: made.append(strength))
+
+  @methods.register('mine')
+  def mine(strength=1.0):
+    made.append(strength)
+    return methods.sgd()
+
   methods.create('mine', strength=0.7)
   assert made == [0.7]
   assert methods.options('mine') == ['strength']
@@ -113,8 +118,13 @@ def test_without_a_radius_every_method_costs_one_gradient(name, schedule):
 
 def test_a_method_that_takes_anything_gets_it(monkeypatch):
   monkeypatch.setattr(registry, '_METHODS', dict(registry._METHODS))
-  methods.register('open')(lambda **fields: fields)
-  assert methods.create('open', strength=2) == {'strength': 2}
+
+  @methods.register('open')
+  class Open(methods.Method):
+    def __init__(self, **fields):
+      self.fields = fields
+
+  assert methods.create('open', strength=2).fields == {'strength': 2}
   assert methods.options('open') is None
 
 

@@ -71,6 +71,21 @@ def test_gradients_are_the_same_with_all_axes_in_order(options):
   )
 
 
+def test_what_is_computed_again_going_backward_is_in_order_too():
+  fun = jax.grad(jax.checkpoint(_loss({})), (0, 1))
+  changed = convolutions.canonical(fun)
+  made = jax.make_jaxpr(changed)(W, X).jaxpr
+  assert set(_convolutions(made)) == {CANONICAL}
+  # One convolution and its two gradients are in the part computed again.
+  (again,) = (e for e in made.eqns if convolutions._is_remat(e))
+  assert len(list(_convolutions(again.params['jaxpr']))) == 3
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-4),
+    jax.jit(changed)(W, X),
+    jax.jit(fun)(W, X),
+  )
+
+
 def test_any_order_of_axes_is_brought_into_it():
   x, w = X[:2, :4, :5, :3], W[:, :2, :3, :4]
   expected = lax.conv_general_dilated(

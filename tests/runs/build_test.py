@@ -419,9 +419,9 @@ BAD = (
   ({'checkpoint.max_to_keep': 0}, r'checkpoint\.max_to_keep is 0'),
   ({'checkpoint.every_steps': -3}, r'checkpoint\.every_steps is -3'),
   ({'log.every_steps': -1}, r'log\.every_steps is -1'),
-  ({'num_epochs': 0}, 'the run is 0 steps long'),
-  ({'num_steps': 0}, 'the run is 0 steps long'),
-  ({'num_epochs': -1}, 'the run is -5 steps long'),
+  ({'num_epochs': 0}, 'num_steps if it is set, asks for 0 steps'),
+  ({'num_steps': 0}, 'num_steps if it is set, asks for 0 steps'),
+  ({'num_epochs': -1}, 'asks for -5 steps; a run has at least 1'),
   ({'model.name': 'lenet'}, r"unknown model 'lenet'.*known: .*cnn"),
   ({'model.depth': 28}, r"'cnn' takes no argument 'depth'"),
   ({'model.norm': 'layer'}, 'batch'),
@@ -493,7 +493,7 @@ BAD = (
   ({'on_nonfinite': 'ignore'}, r"unknown on_nonfinite 'ignore'.*stop, skip"),
   ({'max_skipped_steps': 0}, 'max_skipped_steps is 0'),
   ({'allow_change': ('seed',)}, "field in allow_change 'seed'; .*method.rho"),
-  ({'num_epochs': 2**31 - 1}, 'must lead to at most 2147483647'),
+  ({'num_epochs': 2**31 - 1}, 'a run has at least 1 and at most 2147483647'),
   ({'data.workers': -1}, 'data.workers is -1'),
   ({'compute_dtype': 'float16'}, r"unknown compute_dtype 'float16'.*bfloat16"),
   ({'matmul_precision': 'tf32'}, r"matmul_precision 'tf32'.*tensorfloat32"),
@@ -518,6 +518,23 @@ def test_a_bad_value_is_one_line_before_anything_is_written(
     tiny.train(tmp_path / 'run', **fields)
   assert '\n' not in str(raised.value)
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {'data.train_size': 12, 'batch_size': 64},
+    {'batch_size': 24, 'm': 32, 'microbatch_size': 32},
+  ],
+)
+def test_sizes_that_do_not_fit_are_refused_with_three_that_do(fields):
+  with pytest.raises(ValueError, match='These fit together: ') as raised:
+    build.resolve(tiny.config(**fields), 8)
+    build.build(tiny.config(**fields))
+  flags = re.findall(r'--config\.(\w+)=(\d+)', str(raised.value))
+  assert [name for name, _ in flags] == ['batch_size', 'm', 'microbatch_size']
+  pasted = fields | {name: int(size) for name, size in flags}
+  assert build.build(tiny.config(**pasted)).steps_per_epoch > 0
 
 
 class _Unmeasured(tasks.ImageClassification):

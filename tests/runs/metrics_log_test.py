@@ -1,27 +1,19 @@
 import json
-import os
 
 import pytest
-from tensorboard.backend.event_processing import event_accumulator
 
 from sam_jax.runs import metrics_log
-from tests import tiny
 
 
-def _write(directory, steps, *, start_step=0, keys=('train/loss',)):
-  """Logs step + start_step / 10 for every key, so that starts differ.
+def _write(directory, steps, *, start_step=0):
+  """Logs step + start_step / 10, so that starts differ.
 
   What a start finds is a row for each step.
   """
-  writer = metrics_log.MetricWriter(
-    directory,
-    start_step=start_step,
-    tensorboard=True,
-    rows=_first(directory, start_step),
-  )
+  writer = metrics_log.MetricWriter(directory, _first(directory, start_step))
   for step in steps:
     value = step + start_step / 10
-    writer.write(step, step / 5, dict.fromkeys(keys, value))
+    writer.write(step, step / 5, {'train/loss': value})
   writer.close()
 
 
@@ -31,18 +23,8 @@ def _first(directory, number):
   return metrics_log.Rows.of(rows)
 
 
-def _points(directory):
-  """Returns {key: [(step, value), ...]} as TensorBoard shows it."""
-  events = event_accumulator.EventAccumulator(str(directory))
-  events.Reload()
-  return {
-    key: [(point.step, point.value) for point in events.Scalars(key)]
-    for key in events.Tags()['scalars']
-  }
-
-
 def test_a_line_is_a_json_object_with_step_and_epoch(tmp_path):
-  writer = metrics_log.MetricWriter(tmp_path, start_step=0, tensorboard=False)
+  writer = metrics_log.MetricWriter(tmp_path)
   writer.write(3, 0.6, {'train/loss': 0.1, 'test/error_rate': 0.25})
   writer.close()
   (line,) = (tmp_path / 'metrics.jsonl').read_text().splitlines()
@@ -55,23 +37,10 @@ def test_a_line_is_a_json_object_with_step_and_epoch(tmp_path):
 
 
 def test_a_line_can_be_read_while_the_run_goes_on(tmp_path):
-  writer = metrics_log.MetricWriter(tmp_path, start_step=0, tensorboard=False)
+  writer = metrics_log.MetricWriter(tmp_path)
   writer.write(1, 0.2, {'train/loss': 0.5})
   assert [line['step'] for line in metrics_log.read(tmp_path)] == [1]
   writer.close()
-
-
-def test_tensorboard_has_the_keys_and_values_of_the_lines(tmp_path):
-  _write(tmp_path, [1, 2, 3], keys=('train/loss', 'test/error_rate'))
-  points = [(1, 1.0), (2, 2.0), (3, 3.0)]
-  assert _points(tmp_path) == {'train/loss': points, 'test/error_rate': points}
-
-
-def test_without_tensorboard_there_are_no_events(tmp_path):
-  writer = metrics_log.MetricWriter(tmp_path, start_step=0, tensorboard=False)
-  writer.write(1, 0.2, {'train/loss': 0.5})
-  writer.close()
-  assert list(tiny.tree(tmp_path)) == ['metrics.jsonl']
 
 
 @pytest.mark.parametrize('start_step', [0, 3])
@@ -82,20 +51,22 @@ def test_what_was_logged_beyond_the_start_is_cut(tmp_path, start_step):
   new = [(step, step + start_step / 10) for step in range(start_step + 1, 7)]
   lines = [(x['step'], x['train/loss']) for x in metrics_log.read(tmp_path)]
   assert lines == kept + new
-  # TensorBoard stores float32.
-  assert _points(tmp_path)['train/loss'] == [
-    (step, pytest.approx(value)) for step, value in kept + new
-  ]
+
+
+def test_rows_that_are_about_to_be_cut_are_counted(tmp_path):
+  assert metrics_log.count(tmp_path) == 0
+  _write(tmp_path, [1, 2, 3])
+  with (tmp_path / 'metrics.jsonl').open('a') as stream:
+    stream.write('{"step": 4, "epo')
+  assert metrics_log.count(tmp_path) == 3
 
 
 def test_a_restart_leaves_earlier_lines_as_they_were(tmp_path):
-  writer = metrics_log.MetricWriter(tmp_path, start_step=0, tensorboard=False)
+  writer = metrics_log.MetricWriter(tmp_path)
   writer.write(1, 1 / 3, {'train/loss': 0.1 + 0.2, 'train/b': 1e-30})
   writer.close()
   before = (tmp_path / 'metrics.jsonl').read_bytes()
-  metrics_log.MetricWriter(
-    tmp_path, start_step=1, tensorboard=False, rows=writer.rows
-  ).close()
+  metrics_log.MetricWriter(tmp_path, writer.rows).close()
   assert (tmp_path / 'metrics.jsonl').read_bytes() == before
 
 
@@ -118,34 +89,15 @@ def test_a_last_line_that_lacks_only_its_end_is_kept(tmp_path):
   assert [line['step'] for line in metrics_log.read(tmp_path)] == [1, 2, 3]
 
 
-def test_what_was_synced_is_in_the_files_before_they_are_closed(tmp_path):
+def test_what_was_synced_is_in_the_file_before_it_is_closed(tmp_path):
   """A kill leaves them as they are then."""
-  writer = metrics_log.MetricWriter(tmp_path, start_step=0, tensorboard=True)
+  writer = metrics_log.MetricWriter(tmp_path)
   for step in range(1, 101):
-    writer.write(step, step / 5, {f'train/{i}': float(step) for i in range(9)})
+    writer.write(step, step / 5, {'train/loss': float(step)})
   writer.sync()
   steps = list(range(1, 101))
   assert [line['step'] for line in metrics_log.read(tmp_path)] == steps
-  points = _points(tmp_path)
-  assert len(points) == 9
-  assert all([s for s, _ in series] == steps for series in points.values())
   writer.close()
-
-
-def test_a_torn_event_does_not_hide_the_next_start(tmp_path):
-  _write(tmp_path, [1, 2, 3])
-  (events,) = tmp_path.glob('events*')
-  os.truncate(events, events.stat().st_size - 5)
-  _write(tmp_path, [3, 4], start_step=2)
-  steps = [step for step, _ in _points(tmp_path)['train/loss']]
-  assert steps == [1, 2, 3, 4]
-
-
-def test_two_starts_within_a_second_do_not_share_a_file(tmp_path):
-  for start_step in range(3):
-    _write(tmp_path, [start_step + 1], start_step=start_step)
-  assert len(list(tmp_path.glob('events*'))) == 3
-  assert [step for step, _ in _points(tmp_path)['train/loss']] == [1, 2, 3]
 
 
 # --- Damage; tests/faults/damage_test.py has all kinds ------------------------
@@ -223,7 +175,7 @@ def test_reading_a_directory_is_one_line(tmp_path):
 def test_what_is_deleted_while_the_run_is_going_is_written_again(
   tmp_path, capsys, replaced
 ):
-  writer = metrics_log.MetricWriter(tmp_path, start_step=0, tensorboard=False)
+  writer = metrics_log.MetricWriter(tmp_path)
   path = tmp_path / 'metrics.jsonl'
   for row in _ROWS[:2]:
     writer.write(row['step'], row['epoch'], {'step/loss': row['step/loss']})

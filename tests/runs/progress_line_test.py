@@ -6,6 +6,7 @@ import sys
 import termios
 
 import pytest
+import tqdm
 
 from sam_jax import tasks
 from sam_jax.runs import progress_line
@@ -71,6 +72,32 @@ def test_the_rate_leaves_out_the_compilation(clock, capsys):
   line.step(2, METRICS)
   line.close()
   assert '8 images/s' in capsys.readouterr().out
+
+
+def test_the_first_step_is_said_to_compile(clock, capsys):
+  line = _line(seconds=10.0)
+  line.compiling()
+  assert capsys.readouterr().out == 'compiling the first step\n'
+  line.close()
+
+
+def test_on_a_terminal_the_time_left_leaves_out_the_compilation(monkeypatch):
+  """The first step took 1,000 s, and those after it one each."""
+  now = 0.0
+  with monkeypatch.context() as patch:
+    terminal = _Terminal(patch)
+    patch.setattr(tqdm.std, 'time', lambda: now)
+    line = _line()
+    line.compiling()
+    for step in range(1, 12):
+      now += 1000 if step == 1 else 1
+      line.step(step, METRICS)
+    line.close()
+    shown = terminal.read()
+  assert 'compiling the first step:   0%' in shown
+  last = shown.split('\r')[-2]
+  assert 'compiling' not in last
+  assert '11/100 [00:10<01:29' in last
 
 
 def test_the_first_step_promises_no_time(clock, capsys):

@@ -4,7 +4,7 @@ import pathlib
 import ml_collections
 import pytest
 
-from sam_jax.runs import config_files, workdir
+from sam_jax.runs import fields as fields_lib, workdir
 from tests import tiny
 
 
@@ -17,7 +17,7 @@ def _saved(directory, **fields):
 def _filled(config):
   """The config with the defaults of its method, as a run has it."""
   config = config.copy_and_resolve_references()
-  config_files.fill_method(config)
+  fields_lib.fill_method(config)
   return config
 
 

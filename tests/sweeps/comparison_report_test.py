@@ -3,18 +3,17 @@
 import csv
 
 import pytest
-from matplotlib import colors, pyplot as plt
 
+from sam_jax.drawing import palette
 from sam_jax.sweeps import (
   cells as cells_lib,
   comparison,
   comparison_report,
-  method_styles,
-  pictures,
   results,
   settings as settings_lib,
 )
 from tests import tiny
+from tests.drawing import capture
 from tests.sweeps import made_up
 
 
@@ -180,38 +179,37 @@ def test_what_weakens_the_table_is_said(report):
     assert line.startswith(start)
 
 
-def test_the_picture_has_scores_against_gradients_in_fixed_colours(
+def test_the_picture_has_scores_along_the_runs_and_at_their_end(
   report, tmp_path, monkeypatch
 ):
-  kept = []
-  original = pictures._save
-
-  def save(figure, path, styles):
-    kept.append(figure)
-    original(figure, path, styles)
-
-  monkeypatch.setattr(pictures, '_save', save)
+  kept = capture.figures(monkeypatch)
   *_, path = report.write(tmp_path)
-  assert plt.imread(path).std() > 0.01
-  [axes] = kept[0].axes
-  assert axes.get_xlabel().startswith('gradients, as if spent evenly')
-  assert axes.get_yscale() == 'log'
-  assert len(axes.collections) == 3  # the bands
-  asam, sam, sgd = axes.get_lines()  # the best one first
-  assert sgd.get_label() == r'sgd: 50.00 ± 127.06 %'
-  assert sam.get_label().startswith('sam, rho=0.05: 30.00')
+  assert path.endswith('comparison.png')
+  upper, lower = kept[0].axes
+  assert kept[0].get_suptitle() == (
+    'digits, cnn: test error of each method, 20 gradients each\n'
+    'mean and 95 % confidence interval over 1 to 2 seeds'
+  )
+  assert upper.get_xlabel().startswith('gradients, as if spent evenly')
+  assert upper.get_ylabel() == 'test error, %'
+  assert upper.get_yscale() == lower.get_xscale() == 'log'
+  assert len(upper.collections) == 3  # the bands
+  asam, sam, sgd = upper.get_lines()  # the best one first
   # Evaluated after half of the gradients, and after all of them.
   assert list(sgd.get_xdata()) == list(asam.get_xdata()) == [10, 20]
   assert list(sam.get_ydata()) == pytest.approx([90, 30])
-  for line, name in ((sgd, 'sgd'), (sam, 'sam'), (asam, 'asam')):
-    assert colors.same_color(line.get_color(), method_styles.color(name))
-
-
-def test_a_method_has_one_colour_whatever_it_is_compared_with():
-  names = ['sgd', 'sam', 'asam', 'sam']
-  one, other = method_styles.styles(names), method_styles.styles(['x', 'sam'])
-  assert one[1]['color'] == other[1]['color'] == one[3]['color']
-  # It is also that of last year.
-  assert colors.to_hex(one[1]['color']) == '#cc149e'
-  assert one[1]['linestyle'] != one[3]['linestyle']
-  assert len({style['color'] for style in one}) == 3
+  names = [text.get_text() for text in lower.get_yticklabels()]
+  assert names[0] == 'asam(eta=0.5), rho=0.25: 10.00 %'
+  assert names[1].startswith('sam, rho=0.05: 30.00')
+  assert names[2] == 'sgd: 50.00 ± 127.06 %'
+  # Each name is beside the marker of its curve.
+  points = [bar.lines[0] for bar in lower.containers]
+  for i, (line, point, name) in enumerate(
+    zip((asam, sam, sgd), points, ('asam', 'sam', 'sgd'), strict=True)
+  ):
+    assert line.get_color() == point.get_color() == palette.color(name)
+    assert line.get_marker() == point.get_marker()
+    assert [*point.get_ydata()] == [i]
+  # The interval ends at 0 and 100 %.
+  [bar] = lower.containers[2].lines[2][0].get_segments()
+  assert [*bar[:, 0]] == [0, 100]

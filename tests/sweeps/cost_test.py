@@ -37,6 +37,24 @@ def test_a_dry_run_tells_the_cost_and_writes_nothing(tmp_path, monkeypatch):
   assert not runs.exists()
 
 
+def test_what_cells_cost_is_known_without_their_data(tmp_path, monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path))
+  tiny.use_devices(monkeypatch, 1)
+  fields = tiny.PLAIN | {'data.train_size': None, 'num_epochs': 1}
+  config = str(tiny.config_file(tmp_path, **fields))
+  cells = cells_lib.product(
+    {'config': [config], 'data.name': ['cifar10', 'birdsnap']},
+    {'data.directory': [str(tmp_path)]},
+  )
+  found = cost.Estimates(cells, tmp_path / 'runs', 0)
+  assert [found.costs[n].gradients for n in found.costs] == [
+    2 * (47_386 // 16),
+    2 * (50_000 // 16),
+  ]
+  assert found.problems() == []
+  assert sorted(found.missing) == ['birdsnap', 'cifar10']
+
+
 def test_cells_of_one_program_are_timed_once(tmp_path, monkeypatch):
   config = str(tiny.config_file(tmp_path, num_epochs=1, **tiny.PLAIN))
   cells = cells_lib.product(

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from sam_jax.sweeps import pictures, results, settings as settings_lib
+from sam_jax.drawing import palette
+from sam_jax.sweeps import (
+  curves,
+  pictures,
+  results,
+  settings as settings_lib,
+)
+from tests.drawing import capture
 from tests.sweeps import made_up
 
 
@@ -15,7 +22,7 @@ def _setting(errors, *, cost=10.0, split='test', score=made_up.ERROR, **fields):
   runs = tuple(
     results.FinishedRun(
       pathlib.Path(),
-      {},
+      {'method.name': 'sam', 'data.name': 'digits'} | fields,
       {
         'final_score': error,
         'score': score,
@@ -53,26 +60,24 @@ def _settings():
 @pytest.fixture
 def figures(monkeypatch, tmp_path):
   """Draws settings; returns the panels of each picture by its name."""
-  kept = {}
-
-  def save(figure, path, styles):
-    kept[path.stem] = ({a.get_title(): a for a in figure.axes}, styles)
+  kept = capture.figures(monkeypatch)
 
   def curve(setting, name):
     assert name == f'{setting.split}/error_rate'
     mean = setting.estimate('final_score').mean
     return np.array([1, 2]), np.array([0.9, mean]), np.array([0.0, 0.1])
 
-  monkeypatch.setattr(pictures, '_save', save)
   monkeypatch.setattr(settings_lib, 'curve', curve)
 
   def draw(settings):
+    kept.clear()
     paths = pictures.draw(tmp_path, settings)
-    assert [path.stem for path in paths] == list(kept)
-    return kept
+    return {
+      path.stem: {axes.get_title(): axes for axes in figure.axes}
+      for path, figure in zip(paths, kept, strict=True)
+    }
 
-  yield draw
-  plt.close('all')
+  return draw
 
 
 def _lines(axes):
@@ -86,41 +91,46 @@ def _lines(axes):
 
 
 def test_a_problem_is_a_panel_and_a_method_a_line(figures):
-  panels, _ = figures(_settings())['score_vs_rho']
-  assert list(panels) == ['label_noise=0.0', 'label_noise=0.4']
-  lines = _lines(panels['label_noise=0.4'])
-  assert list(lines) == ['method=sam, m=1', 'method=sam, m=4']
-  places, heights, half = lines['method=sam, m=4']
+  panels = figures(_settings())['score_vs_rho']
+  assert list(panels) == ['0 % label noise', '40 % label noise']
+  lines = _lines(panels['40 % label noise'])
+  assert list(lines) == ['sam, m = 1', 'sam, m = 4']
+  places, heights, half = lines['sam, m = 4']
   assert places == [0.1, 0.2, 0.5]
   np.testing.assert_allclose(heights, [45, 35, 65])
   # Two replicas 2 % apart: 12.706 times the error of the mean, 1 %.
   np.testing.assert_allclose(half, [12.706] * 3, rtol=1e-4)
-  panels, _ = figures(_settings())['score_vs_m']
-  assert list(_lines(panels['label_noise=0.0'])) == [
-    f'method=sam, rho={rho}' for rho in (0.5, 0.1, 0.2)
+  panels = figures(_settings())['score_vs_m']
+  assert list(_lines(panels['0 % label noise'])) == [
+    f'sam, rho = {rho}' for rho in (0.5, 0.1, 0.2)
   ]
 
 
 def test_of_many_perturbations_the_best_is_compared_with_others(figures):
   made = figures(_settings())
   for name, factor in (('gradients', 1), ('seconds', 3)):
-    panels, _ = made[f'score_vs_{name}']
-    lines = _lines(panels['label_noise=0.0'])
-    assert list(lines) == ['method=sgd', 'method=sam']
-    assert lines['method=sgd'][0] == [10 * factor]
-    assert lines['method=sam'][0] == [20 * factor]
-    np.testing.assert_allclose(lines['method=sam'][1], 12)
-  panels, styles = made['curves']
+    panels = made[f'score_vs_{name}']
+    lines = _lines(panels['0 % label noise'])
+    assert list(lines) == ['sgd', 'sam']
+    assert lines['sgd'][0] == [10 * factor]
+    assert lines['sam'][0] == [20 * factor]
+    np.testing.assert_allclose(lines['sam'][1], 12)
+  panels = made['curves']
   drawn = {
     line.get_label(): line.get_ydata()
-    for line in panels['label_noise=0.4'].get_lines()
+    for line in panels['40 % label noise'].get_lines()
   }
-  np.testing.assert_allclose(drawn['method=sam'], [90, 32])
-  np.testing.assert_allclose(drawn['method=sgd'], [90, 70])
-  # One colour for a method in all panels.
-  assert styles['method=sam']['color'] != styles['method=sgd']['color']
-  assert (
-    'best of those shown' in panels['label_noise=0.4'].figure.get_suptitle()
+  np.testing.assert_allclose(drawn['sam'], [90, 32])
+  np.testing.assert_allclose(drawn['sgd'], [90, 70])
+  # One colour for a method in all pictures and panels.
+  for axes in (*panels.values(), *made['score_vs_gradients'].values()):
+    colours = [line.get_color() for line in axes.get_lines()]
+    assert {palette.color(name) for name in ('sgd', 'sam')} <= {*colours}
+  figure = panels['40 % label noise'].figure
+  assert capture.legend(figure) == ['sgd', 'sam']
+  assert figure.get_suptitle() == (
+    'digits: test error along training; rho, m and alpha: the best of those '
+    'shown\nmean and 95 % confidence interval over 1 to 2 seeds'
   )
 
 
@@ -131,10 +141,12 @@ def test_the_best_is_that_of_the_validation_split(figures):
     for split, errors in (('validation', (0.3, 0.2)), ('test', (0.1, 0.4)))
     for rho, error in zip((0.1, 0.2), errors, strict=True)
   ]
-  panels, _ = figures(settings)['score_vs_gradients']
-  assert _lines(panels['split=test'])['all'][1] == [40]
-  assert _lines(panels['split=validation'])['all'][1] == [20]
-  assert not panels['split=test'].figure.get_suptitle()
+  panels = figures(settings)['score_vs_gradients']
+  assert _lines(panels['test split'])['sam'][1] == [40]
+  assert _lines(panels['validation split'])['sam'][1] == [20]
+  title = panels['test split'].figure.get_suptitle()
+  assert title.startswith('digits: validation error and test error against')
+  assert 'best of those shown' not in title
 
 
 def test_without_a_perturbation_it_is_another_method(figures):
@@ -142,12 +154,12 @@ def test_without_a_perturbation_it_is_another_method(figures):
     _setting([0.1 + rho], **{'method.rho': rho}) for rho in (0.0, 0.1, 0.2)
   ]
   made = figures(settings)
-  [panel] = made['score_vs_gradients'][0].values()
+  [panel] = made['score_vs_gradients'].values()
   assert {k: v[1] for k, v in _lines(panel).items()} == {
-    'rho=0': [10],
-    'all': [pytest.approx(20)],
+    'rho = 0': [10],
+    'sam': [pytest.approx(20)],
   }
-  [panel] = made['score_vs_rho'][0].values()
+  [panel] = made['score_vs_rho'].values()
   # What is not 0 is apart, as on an axis without 0.
   places = panel.transData.transform([(r, 0) for r in (0.1, 0.2, 0.4)])[:, 0]
   assert places[2] - places[1] == pytest.approx(places[1] - places[0])
@@ -176,13 +188,13 @@ def test_axes_have_the_words_and_the_scale_of_the_task(figures):
     for problem in problems
     for rho in (0.1, 0.2)
   ]
-  panels, _ = figures(settings)['score_vs_rho']
+  panels = figures(settings)['score_vs_rho']
   assert {title: axes.get_ylabel() for title, axes in panels.items()} == {
-    'task=a': 'error, %',
-    'task=b': 'loss, nats',
+    'a': 'test error, %',
+    'b': 'test loss, nats',
   }
-  assert _lines(panels['task=b'])['all'][1] == [0.2, 0.2]
-  assert _lines(panels['task=a'])['all'][1] == [10, 10]
+  assert _lines(panels['b'])['sam'][1] == [0.2, 0.2]
+  assert _lines(panels['a'])['sam'][1] == [10, 10]
 
 
 def test_curves_of_a_few_settings_are_drawn_by_their_names(
@@ -190,21 +202,43 @@ def test_curves_of_a_few_settings_are_drawn_by_their_names(
 ):
   drawn = (np.array([1, 2]), np.array([0.9, 0.1]), np.array([0.0, 0.2]))
   monkeypatch.setattr(settings_lib, 'curve', lambda setting, name: drawn)
-  kept = []
-  monkeypatch.setattr(
-    pictures, '_save', lambda figure, path, styles: kept.append(figure)
-  )
-  lines = {'SGD': _setting([0.1]), 'SAM': _setting([0.1])}
-  pictures.draw_curves(tmp_path / 'a.png', lines, 'digits')
+  kept = capture.figures(monkeypatch)
+  sgd = {'method.name': 'sgd'}
+  lines = {'SGD': _setting([0.1], **sgd), 'SGD, 2x': _setting([0.1], **sgd)}
+  lines['SAM'] = _setting([0.1])
+  curves.draw(tmp_path / 'a.png', lines, 'digits')
   [axes] = kept[0].axes
-  assert [line.get_label() for line in axes.get_lines()] == list(lines)
-  np.testing.assert_allclose(axes.get_lines()[1].get_ydata(), [90, 10])
+  assert capture.legend(kept[0]) == list(lines)
+  assert axes.get_ylabel() == 'test error, %'
+  assert axes.get_yscale() == 'log'
+  one, two, sam = axes.get_lines()
+  np.testing.assert_allclose(sam.get_ydata(), [90, 10])
+  assert one.get_color() == palette.color('sgd') != two.get_color()
+  assert sam.get_color() == palette.color('sam')
+  # Curves that are the same have their markers at other places.
+  assert len({line.get_markevery() for line in (one, two, sam)}) == 3
   # The band does not reach below 0.
   band = axes.collections[0].get_paths()[0].vertices
   assert (band[:, 1].min(), band[:, 1].max()) == (0, 90)
   # Nine bands would hide each other.
   lines = {str(i): _setting([0.1]) for i in range(9)}
-  pictures.draw_curves(tmp_path / 'a.png', lines, 'digits')
+  curves.draw(tmp_path / 'a.png', lines, 'digits')
   [axes] = kept[1].axes
   assert (len(axes.get_lines()), len(axes.collections)) == (9, 0)
-  plt.close('all')
+
+
+def test_points_of_several_lines_at_one_place_are_apart(figures):
+  settings = [
+    _setting([0.1, 0.2], **{'method.name': name, 'method.rho': rho})
+    for name in ('sam', 'asam')
+    for rho in (0.1, 0.2)
+  ]
+  [axes] = figures(settings)['score_vs_rho'].values()
+  sam, asam = (
+    line.get_transform().transform(line.get_xydata())
+    for line in axes.get_lines()
+    if line.get_linestyle() != 'None'
+  )
+  assert np.abs(sam - asam).max() > 4
+  np.testing.assert_allclose(sam[:, 1], asam[:, 1])
+  assert axes.get_xlabel() == 'rho, radius of the perturbation'

@@ -3,9 +3,10 @@
 import csv
 
 import pytest
-from matplotlib import axes, pyplot as plt
 
+from sam_jax.drawing import palette
 from sam_jax.sweeps import agreement, gaps, predictors, results, scatter
+from tests.drawing import capture
 from tests.sweeps import made_up
 
 LOSS = {'metric': 'loss', 'label': 'loss', 'unit': 'nats', 'scale': 1.0}
@@ -131,24 +132,26 @@ def test_the_picture_has_a_colour_for_each_method(tmp_path, monkeypatch):
       )
   comparison = _comparison(tmp_path / 'runs')
   predictions = predictors.predict(comparison, ('seed',))
-  panels, original = [], axes.Axes.scatter
+  kept = capture.figures(monkeypatch)
+  scatter.draw(tmp_path / 'a.png', predictions, 0.1)
+  [figure] = kept
+  assert len(figure.axes) == len(predictions) == 2
+  for axes, prediction in zip(figure.axes, predictions, strict=True):
+    points = axes.get_lines()
+    places = [tuple(point.get_xydata()[0]) for point in points]
+    assert places == [*zip(prediction.sharpness, prediction.gap, strict=True)]
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    assert all(left < x < right and low < y < high for x, y in places)
+    colours = [point.get_color() for point in points]
+    assert colours == [palette.color(name) for name in prediction.methods]
+  assert sorted(capture.legend(figure)) == ['sam', 'sgd']
+  assert 'm-sharpness (rho = 0.1)' in figure.get_suptitle()
 
-  def scattered(self, x, y, *args, c, **options):
-    panels.append([*zip(x, y, c, strict=True)])
-    return original(self, x, y, *args, c=c, **options)
 
-  monkeypatch.setattr(axes.Axes, 'scatter', scattered)
-  scatter.draw(tmp_path / 'a.png', predictions)
-  assert len(panels) == 2
-  for panel, prediction in zip(panels, predictions, strict=True):
-    sharpness, gap, colours = zip(*panel, strict=True)
-    assert (sharpness, gap) == (prediction.sharpness, prediction.gap)
-    one, other = colours[0], colours[-1]
-    assert colours == (one,) * 3 + (other,) * 3
-    assert one != other
-  image = plt.imread(tmp_path / 'a.png')
-  assert image.shape[1] > 1.2 * image.shape[0]  # a row of 2 panels
-  assert image.std() > 0.01
+def test_runs_with_the_same_numbers_are_drawn_apart():
+  moves = scatter._apart([(1, 2), (3, 4), (1, 2)])
+  assert moves[1] == (0, 0)
+  assert abs(moves[0][0] - moves[2][0]) > 4
 
 
 def test_a_number_that_does_not_exist_is_a_dash(tmp_path):

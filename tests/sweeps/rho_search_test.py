@@ -3,12 +3,13 @@
 import json
 
 import pytest
-from matplotlib import pyplot as plt
 
 from sam_jax import configs, tasks
+from sam_jax.drawing import palette
 from sam_jax.runs import factories
 from sam_jax.sweeps import cells as cells_lib, rho_search
 from tests import tiny
+from tests.drawing import capture
 from tests.sweeps import made_up
 
 _LOSS = {'metric': 'mse', 'label': 'loss', 'unit': 'nats', 'scale': 1.0}
@@ -115,16 +116,18 @@ def test_what_was_found_is_shown_in_the_words_of_the_task(
   assert header.split() == ['rho', 'validation', 'loss,', 'nats', 'n']
   # t = 12.706, the error of the mean is 1/8.
   assert rows[2].split() == ['0.2', '0.925', '±', '1.588', '2']
-  closed = []
-  monkeypatch.setattr(plt, 'close', closed.append)
-  rho_search.draw(found, score, 'digits', tmp_path / 'rho.png')
-  [axes] = closed[0].axes
+  kept = capture.figures(monkeypatch)
+  rho_search.draw(found, score, 'asam', 'digits', tmp_path / 'rho.png')
+  [axes] = kept[0].axes
   assert axes.get_ylabel() == 'validation loss, nats'
-  heights = axes.containers[0].lines[0].get_ydata()
-  assert list(heights) == pytest.approx([1.025, 0.925])
-  assert plt.imread(tmp_path / 'rho.png').std() > 0.01
-  monkeypatch.undo()
-  plt.close('all')
+  assert axes.get_xlabel() == 'rho, radius of the perturbation'
+  line = axes.containers[0].lines[0]
+  assert list(line.get_ydata()) == pytest.approx([1.025, 0.925])
+  assert line.get_color() == palette.color('asam')
+  assert capture.legend(kept[0])[-1] == 'asam'
+  assert (
+    kept[0].get_suptitle().startswith('digits: validation loss against rho')
+  )
 
 
 def test_errors_are_percent(tmp_path):

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from sam_jax import configs
+from sam_jax import configs, datasets
+from sam_jax.datasets import large
 from sam_jax.sweeps import cells as cells_lib, smoke
 from sam_jax.training import layout
 from tests import tiny
@@ -78,3 +79,64 @@ def test_an_unknown_model_or_data_set_is_left_as_it_is():
     tiny.config(**{'model.name': 'mine', 'data.name': 'mine'})
   )
   assert not [name for name in fields if re.match('model|data', name)]
+
+
+def test_synthetic_images_stand_in_for_data_that_are_missing(monkeypatch):
+  asked = []
+
+  def load_source(name, directory=None):
+    asked.append((name, directory))
+    if name == 'cifar100':
+      raise ValueError('it is damaged')  # which the check will say
+    if directory != 'here':
+      raise FileNotFoundError(name)
+
+  monkeypatch.setattr(datasets, 'load_source', load_source)
+  cifar, imagenet = (
+    {'config': configs.find(name), 'seed': 1}
+    for name in ('cifar10', 'imagenet')
+  )
+  there = cifar | {'data.directory': 'here', 'num_steps': 2}
+  elsewhere = imagenet | {'data.directory': 'elsewhere'}
+  cells = [
+    *(cifar, cifar | {'method.rho': 0.5}, there, elsewhere),
+    {'config': configs.find('cifar100')},
+    {'config': configs.find('digits')},
+  ]
+  found, lines = smoke.stand_ins(cells)
+  chosen = [cells_lib.config(cell, tiny.ROOT).data for cell in found]
+  assert [data.name for data in chosen] == (
+    ['fake_cifar10'] * 2 + ['cifar10', 'fake_imagenet', 'cifar100', 'digits']
+  )
+  assert [data.directory for data in chosen] == [None, None, 'here'] + [
+    None
+  ] * 3
+  assert [data.train_size for data in chosen[:4]] == [1000, 1000, None, 1000]
+  assert lines == [
+    f'{name} is not on this machine; the cells have {other} in its place, '
+    'synthetic images of the same kind'
+    for name, other in (
+      ('cifar10', 'fake_cifar10'),
+      ('imagenet2012', 'fake_imagenet'),
+    )
+  ]
+  assert len(set(asked)) == len(asked)  # a data set takes long to read
+
+
+def test_every_stand_in_has_as_many_classes_as_what_it_stands_for():
+  classes = {'fake_cifar10': 10, 'fake_cifar100': 100, 'fake_imagenet': 1000}
+  needed = {'cifar10': 10, 'cifar100': 100, 'svhn_cropped': 10}
+  needed |= {name: facts.num_classes for name, facts in large.BY_NAME.items()}
+  assert needed.keys() == smoke.STAND_INS.keys()
+  for name, other in smoke.STAND_INS.items():
+    assert classes[other] >= needed[name]
+
+
+def test_cells_that_are_alike_with_synthetic_images_are_one(monkeypatch):
+  monkeypatch.setattr(smoke, '_is_missing', lambda name, directory: True)
+  cells = [
+    {'config': configs.find('cifar10'), 'data.name': name}
+    for name in ('cifar10', 'svhn_cropped')
+  ]
+  found, lines = smoke.stand_ins(cells)
+  assert len(found) == 1 and len(lines) == 2

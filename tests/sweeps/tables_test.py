@@ -39,7 +39,7 @@ def test_a_table_has_each_setting_beside_the_paper(tmp_path):
   assert row['error, %'] == '12.50 ± 6.35'
   assert row['best epoch, %'] == '12.50 ± 6.35'
   # 42 and 43 %; SGD's 20 gradients are as many as SAM's here.
-  assert row['SGD within these gradients, %'] == '42.50 ± 6.35 (n = 2)'
+  assert row['SGD with as many gradients, %'] == '42.50 ± 6.35 (n = 2)'
   assert (row['n'], row['gradients'], row['seconds']) == ('2', '20', '3')
   assert (row['paper, %'], row['difference']) == ('12.0 ± 0.5', '+0.50')
   assert sum(r['paper, %'] != '' for r in rows) == 1
@@ -119,3 +119,32 @@ def test_what_a_reader_must_know_is_said(tmp_path):
   rows = {row['method.rho']: row for row in _rows(tmp_path)}
   differ = {rho: row['runs differ in'] for rho, row in rows.items()}
   assert differ == dict.fromkeys(differ, '') | {'0.2': 'git_commit'}
+
+
+def test_numbers_of_synthetic_data_are_never_those_of_real_ones(tmp_path):
+  for name in ('cifar10', 'fake_cifar10'):
+    made_up.write_run(tmp_path, name, [0.25], **{'data.name': name})
+  printed = _write(tmp_path, [Paper({}, 2.7)])
+  real, fake = _rows(tmp_path)  # a setting each
+  assert (real['data.name'], real['paper, %']) == ('cifar10', '2.7')
+  assert (fake['data.name'], fake['paper, %']) == ('fake_cifar10', '')
+  line = 'fake_cifar10 has synthetic images: these numbers say nothing about '
+  for text in (printed, (tmp_path / 'table.md').read_text()):
+    assert text.count(f'{line}cifar10') == 1
+  # Also where no other data tell them apart.
+  alone = tmp_path / 'alone'
+  made_up.write_run(alone, 'run', [0.25], **{'data.name': 'fake_cifar10'})
+  _write(alone)
+  assert 'fake_cifar10' in (alone / 'table.txt').read_text()
+
+
+def test_the_data_are_known_by_the_result_where_only_a_cell_is():
+  result = made_up.RESULT | {'data': 'fake_imagenet'}
+  known, unknown = (
+    settings_lib.Setting(
+      {}, (results.FinishedRun('run', {'seed': 0}, each),), {}
+    )
+    for each in (result, made_up.RESULT)
+  )
+  [line] = tables.remarks_on_data([known, unknown, known])
+  assert line.endswith('these numbers say nothing about imagenet')

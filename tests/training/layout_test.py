@@ -86,6 +86,29 @@ def test_sizes_that_do_not_fit_are_refused_with_those_that_do(sizes, message):
 
 
 @pytest.mark.parametrize(
+  'examples, devices, sizes, expected',
+  [
+    (40, 1, (256, 32, 32), (16, 16, 16)),
+    (200, 8, (256, 32, 32), (64, 32, 8)),
+    (100, 6, (256, 32, 32), (48, 24, 8)),
+    (3, 1, (256, 32, 32), (1, 1, 1)),
+    (3, 8, (256, 32, 32), None),
+    # m or b alone is what does not fit.
+    (1000, 1, (25, 32, 32), (25, 25, 25)),
+    (1000, 1, (16, 4, 32), (16, 4, 4)),
+    (1000, 1, (48, 32, 32), (32, 32, 32)),
+    (1000, 8, (12, None, None), (8, 1, 1)),
+    (100, 8, (256, 128, 128, 4), (32, 16, 16)),
+  ],
+)
+def test_sizes_that_fit_together_are_found(examples, devices, sizes, expected):
+  found = layout.fitting(examples, devices, *sizes)
+  assert expected == (
+    found and (found.batch_size, found.m, found.microbatch_size)
+  )
+
+
+@pytest.mark.parametrize(
   'devices, m, b, expected',
   [
     (4, None, None, (64, 64)),

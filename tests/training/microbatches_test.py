@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,25 +55,21 @@ def test_one_piece_needs_no_loop(loop):
   assert 'f32[2,3] = tanh' in jaxpr  # no batch axis either
 
 
-@pytest.mark.parametrize(
-  'loop, platform, count, expected',
-  [
-    ('auto', 'cpu', 1, 'unroll'),
-    ('auto', 'cpu', 8, 'unroll'),
-    ('auto', 'cpu', 9, 'vmap'),
-    ('auto', 'gpu', 1, 'scan'),
-    ('auto', 'tpu', 100, 'scan'),
-    ('scan', 'cpu', 100, 'scan'),
-    ('vmap', 'gpu', 2, 'vmap'),
-    ('unroll', 'cpu', 100, 'unroll'),
-  ],
-)
-def test_auto_never_scans_on_cpu(loop, platform, count, expected):
-  assert microbatches.resolve(loop, platform, count) == expected
+def test_a_loop_has_its_convolutions_in_the_order_that_is_fast_on_a_cpu():
+  def fn(piece):
+    return jax.grad(lambda w: jnp.sum(_convolve(piece, w) ** 2))(kernel)
+
+  kernel = jnp.ones((3, 3, 2, 4))
+  pieces = jnp.ones((3, 2, 5, 5, 2))
+  jaxpr = str(
+    jax.make_jaxpr(lambda p: microbatches.mean(fn, p, 'scan'))(pieces)
+  )
+  specs = re.findall(r'(?:lhs|rhs|out)_spec=\(([^)]*)\)', jaxpr)
+  assert len(specs) == 6  # of the convolution and of its gradient
+  assert set(specs) == {'0, 3, 1, 2', '3, 2, 0, 1'}
 
 
-def test_an_unknown_loop_is_refused_with_the_known_ones():
-  with pytest.raises(
-    ValueError, match="'for'; known: auto, scan, unroll, vmap"
-  ):
-    microbatches.resolve('for', 'cpu', 1)
+def _convolve(x, w):
+  return jax.lax.conv_general_dilated(
+    x, w, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
