@@ -76,9 +76,13 @@ _EXTRAS = {
     *_TOKENIZERS,
     *_DOCS,
     'build>=1.2',
-    # Its modules are parameters in a recipe of the docs.
+    # Their modules and networks are parameters on pages of the docs.
+    'dm-haiku>=0.0.16',
     'equinox>=0.13.8',
+    # The notebook of the docs is executed by the tests.
+    'ipykernel>=6.29',
     'mypy>=2',
+    'nbclient>=0.10',
     'packaging>=24',
     'pre-commit>=4',
     'pytest>=9',

@@ -60,16 +60,25 @@ def _parse(module, arguments):
       value.load()
 
 
-@pytest.mark.parametrize(
-  'name',
-  [
-    n for n in pages.names() if any(b.language == 'sh' for b in pages.blocks(n))
-  ],
-)
-def test_every_command_has_the_flags_and_fields_it_is_given(
-  name, tmp_path, monkeypatch
-):
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+  """A directory to work in, whose modules can be imported.
+
+  What they register is forgotten: other tests list what there is.
+  """
   monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(tmp_path)
+  for module, name in _REGISTRIES:
+    monkeypatch.setattr(module, name, dict(getattr(module, name)))
+  yield tmp_path
+  for name, module in list(sys.modules.items()):
+    if (getattr(module, '__file__', None) or '').startswith(str(tmp_path)):
+      del sys.modules[name]
+
+
+@pytest.mark.parametrize('name', [n for n in pages.names() if _has_sh(n)])
+def test_every_command_has_the_flags_and_fields_it_is_given(name, place):
+  del place
   blocks = pages.blocks(name)
   _write_files(blocks)
   wrong = []
@@ -87,24 +96,13 @@ def test_every_command_has_the_flags_and_fields_it_is_given(
   assert not wrong, '\n'.join(wrong)
 
 
-@pytest.fixture
-def registries(monkeypatch):
-  """Forgets what a page registers, for other tests list what there is."""
-  for module, name in _REGISTRIES:
-    monkeypatch.setattr(module, name, dict(getattr(module, name)))
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures('registries')
 @pytest.mark.parametrize('name', [n for n in pages.names() if _are_run(n)])
-def test_the_code_of_each_page_runs(name, command, tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  monkeypatch.syspath_prepend(tmp_path)
-  monkeypatch.setattr(sys, 'dont_write_bytecode', True)
-  jax.config.update('jax_numpy_rank_promotion', 'allow')  # JAX's own setting
-  loaded = set(sys.modules)
+def test_the_code_of_each_page_runs(name, place, command, monkeypatch):
+  del place
   namespace = {'__name__': '__main__'}
-  try:
+  # JAX's own setting, unlike that of the other tests.
+  with jax.numpy_rank_promotion('allow'):
     for block in pages.blocks(name):
       if block.title:
         _write_files([block])
@@ -117,13 +115,6 @@ def test_the_code_of_each_page_runs(name, command, tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
           tiny.use_devices(patch, 1)  # as most readers have
           _run(command, block, name)
-  finally:
-    jax.config.update('jax_numpy_rank_promotion', 'raise')
-    for module in set(sys.modules) - loaded:
-      if not module.startswith('sam_jax'):
-        file = getattr(sys.modules[module], '__file__', None) or ''
-        if file.startswith(str(tmp_path)):
-          del sys.modules[module]
 
 
 def _write_files(blocks):
