@@ -35,8 +35,8 @@ flags = _cli.Flags()
 _WORKDIR = flags.DEFINE_multi_string(
   'workdir',
   None,
-  'Run directory, or the name of a run that comes with the package; several of '
-  'them share a picture.',
+  'Run directory, or the name of a run that comes with the package. Give the '
+  'flag several times to draw several runs in one picture.',
 )
 _CHECKPOINT = flags.DEFINE_string(
   'checkpoint', 'last', "'last', 'best', or a step."
@@ -51,7 +51,7 @@ flags.DEFINE_enum(
   'split',
   'train',
   ['train', 'validation', 'test'],
-  'Examples that the loss is the mean over.',
+  'Examples over which the loss is averaged.',
 )
 flags.DEFINE_integer(
   'examples', None, 'Number of examples at most, the same for every run.'
@@ -60,7 +60,8 @@ flags.DEFINE_enum(
   'batch_norm',
   'running',
   ['running', 'batch'],
-  'Normalise by running statistics, as in evaluation, or by microbatches.',
+  'BatchNorm normalises by running statistics, as in an evaluation, or by '
+  'those of each microbatch.',
 )
 flags.DEFINE_integer(
   'microbatch_size', None, 'Examples per forward pass of a device.'
@@ -78,7 +79,9 @@ flags.DEFINE_integer('probes', 2, 'hessian: probes of the spectral density.')
 flags.DEFINE_integer(
   'lanczos_steps', 80, 'hessian: products per probe of the density.'
 )
-flags.DEFINE_integer('m', None, "sharpness: m; default the run's own.")
+flags.DEFINE_integer(
+  'm', None, "sharpness: examples in a group. Default: the run's m."
+)
 flags.DEFINE_float('rho', 0.05, 'sharpness: radius of the ball.')
 flags.DEFINE_enum('norm', 'l2', ['l2', 'linf'], 'sharpness: norm of the ball.')
 flags.DEFINE_bool(
@@ -100,7 +103,9 @@ flags.DEFINE_integer(
   'sharpness: random directions per group; 0 leaves them out.',
   lower_bound=0,
 )
-flags.DEFINE_integer('groups', None, 'sharpness: groups at most; default all.')
+flags.DEFINE_integer(
+  'groups', None, 'sharpness: largest number of groups. Default: all.'
+)
 flags.DEFINE_enum(
   'along',
   'random',
@@ -108,7 +113,7 @@ flags.DEFINE_enum(
   'landscape: random directions, in the scale of the filters, or the '
   "eigenvectors of the Hessian's largest eigenvalues, of length 1.",
 )
-flags.DEFINE_integer('dimensions', 2, 'landscape: a line or a plane.', 1, 2)
+flags.DEFINE_integer('dimensions', 2, 'landscape: 1 a line, 2 a plane.', 1, 2)
 flags.DEFINE_float(
   'extent', 1.0, 'landscape: how far to go along the directions.'
 )
@@ -116,7 +121,10 @@ flags.DEFINE_float(
   'margin', 0.25, 'interpolate: how far to go beyond the two runs.'
 )
 flags.DEFINE_integer(
-  'points', 25, 'landscape, interpolate: points of a line.', lower_bound=2
+  'points',
+  25,
+  'landscape, interpolate: number of points in each direction.',
+  lower_bound=2,
 )
 
 

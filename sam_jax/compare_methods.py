@@ -3,31 +3,32 @@ r"""Compares methods on a config, at equal compute and each at its best rho.
     python -m sam_jax.compare_methods --config=digits --workdir=runs/compare \
         --methods='sgd,sam,asam(eta=0.01),looksam(every=2|5)' --workers=2
 
-Every run takes the same number of gradient evaluations, --gradients: a method
-that needs two in a step makes half as many steps as SGD. Without --gradients it
-is what SAM takes for the length of the config.
+Every run has the same number of gradient evaluations (--gradients), so that a
+method that needs two of them in a step makes half as many steps as SGD. The
+default is the number that SAM needs for the length of the config.
 
 --methods lists names, each perhaps with fields. A field has one value, or
 several, separated by |: the best on the validation split is taken. If a method
 has a rho, and it is not given, the values are multiples of the method's default
 (--rho_factors). Besides rho, one field of a method can have several values. The
-section `method` of the config counts for nothing.
+section `method` of the config is not used.
 
-1. Each value is run on the validation split, with --tuning_seeds seeds, for
-   the whole budget of a run. A method with nothing to choose has no run there.
-   All budgets are printed first; with --dry_run nothing follows.
-2. The value of the lowest mean score is run on the test split, with --seeds
-   seeds. The test split chooses nothing.
+1. Each value is evaluated on the validation split, in --tuning_seeds runs with
+   all gradient evaluations. A method that has only one value has no such runs.
+   The number and the cost of all runs are printed first, and --dry_run stops
+   there.
+2. The value with the lowest mean score is evaluated on the test split, in
+   --seeds runs. Nothing is chosen on the test split.
 
 Prints a table, and writes it to the workdir with a picture (comparison.*), and
 the scores on the validation split (tuning.*). The column "minus sam" has the
 mean difference from SAM between runs of the same seed, and its interval;
---reference takes another method in place of SAM. In pictures of several
-comparisons a method has the same colour.
+--reference names another method than SAM. A method has the same colour in the
+pictures of all comparisons.
 
 The runs are a sweep: the same command resumes a comparison that was
-interrupted. With more methods, values or seeds it makes those runs that are not
-there yet. `python -m sam_jax.report` reads the workdir, too.
+interrupted. If you add methods, values or seeds, it makes only the runs that
+are missing. `python -m sam_jax.report` reads the workdir, too.
 
 Exit status: 0 if all runs are finished, 1 if some are not, 2 if the command
 cannot be carried out, 128 + the number of a signal that ended it.
@@ -62,8 +63,8 @@ _METHODS = flags.DEFINE_string(
 _GRADIENTS = flags.DEFINE_integer(
   'gradients',
   None,
-  'Gradient evaluations of each run: examples forward and backward / batch '
-  'size.',
+  'Gradient evaluations of each run; one is a forward and a backward pass of a '
+  'batch. Default: as many as SAM needs for the length of the config.',
   lower_bound=1,
 )
 _RHO_FACTORS = flags.DEFINE_list(
@@ -81,24 +82,28 @@ _SEEDS = flags.DEFINE_integer(
   'seeds', 5, 'Number of runs of each method on the test split.', lower_bound=1
 )
 _REFERENCE = flags.DEFINE_string(
-  'reference', 'sam', 'The method from which differences are taken.'
+  'reference', 'sam', 'The method that the others are compared with.'
 )
 _WORKERS = flags.DEFINE_integer(
   'workers', 1, 'Number of runs at a time.', lower_bound=1
 )
 _GPUS = flags.DEFINE_list(
-  'gpus', [], 'Numbers of GPUs that the workers take turns with, one each.'
+  'gpus',
+  [],
+  'Numbers of the GPUs to use, such as 0,1; each run has one of them.',
 )
 _RETRY = flags.DEFINE_bool(
-  'retry', False, 'Run runs again that failed with the same settings.'
+  'retry',
+  False,
+  'Start failed runs again, even if their settings have not changed.',
 )
 _DRY_RUN = flags.DEFINE_bool(
-  'dry_run', False, 'Print runs and budgets; run nothing.'
+  'dry_run', False, 'Print the runs and their cost; start none.'
 )
 _TIME_STEPS = flags.DEFINE_integer(
   'time_steps',
   0,
-  'Steps that --dry_run times of each kind of run; 0 times none.',
+  'With --dry_run: steps of each kind of run that are timed; 0 times none.',
   lower_bound=0,
 )
 

@@ -8,10 +8,10 @@ google-research/vision_transformer (ViT, MLP-Mixer).
         --mean=0.491,0.482,0.447 --std=0.247,0.243,0.262
 
 `sam_jax.load('runs/official')` and `--config.init_from=runs/official` take the
-result. Prints what the file holds; without --model and --output it does nothing
-else. The file does not say on which data set the model was trained. So the
-flags give the name of the data set (which sam_jax.evaluate needs), the size of
-the images, their mean and their standard deviation.
+result. The command prints what the file holds, and without --model and --output
+it does nothing else. The file does not say on which data set the model was
+trained, so flags give the name of the data set (sam_jax.evaluate needs it), the
+size of the images, their mean and their standard deviation.
 
 Exit status: 0 done, 2 the file or the output is not usable.
 """
@@ -61,14 +61,19 @@ _IMAGE_SIZE = flags.DEFINE_integer(
   'one, 224 for ViT and Mixer, else 32.',
   lower_bound=1,
 )
-_CHANNELS = flags.DEFINE_integer('channels', 3, 'Of the images.', lower_bound=1)
+_CHANNELS = flags.DEFINE_integer(
+  'channels', 3, 'Channels of the images.', lower_bound=1
+)
 _MEAN = flags.DEFINE_list(
   'mean',
   None,
-  'Of the training images, per channel, in [0, 1]. Default, for ResNets and '
-  "EfficientNets: ImageNet's; for ViT and Mixer: 0.5.",
+  'Mean of each channel of the training images, in [0, 1], such as '
+  "0.49,0.48,0.45. Default: ImageNet's for ResNets and EfficientNets, 0.5 for "
+  'ViT and Mixer.',
 )
-_STD = flags.DEFINE_list('std', None, 'Standard deviation, likewise.')
+_STD = flags.DEFINE_list(
+  'std', None, 'Standard deviation of each channel, likewise.'
+)
 
 Variables = Mapping[str, Any]
 
@@ -156,7 +161,7 @@ def _check_free(output: pathlib.Path) -> None:
     output.is_dir() and {path.name for path in output.iterdir()} <= held
   )
   if not is_free:
-    raise ValueError(f'--output {output} is there already; give a new one')
+    raise ValueError(f'--output {output} exists already; give a new directory')
 
 
 def _sizes(name: str, params: Variables) -> tuple[int, int]:

@@ -2,16 +2,16 @@
 
     python -m sam_jax.evaluate --workdir=runs/a --checkpoint=best --split=test
 
-Prints the metrics as one JSON object. The predictions go to a CSV file, one row
-per example: its number, its file below the directory of the data set, if it is
-a file, and the columns of the task. Those of image classification are label and
-prediction, the names of these classes, and the probability of the prediction;
-those of language modelling are the number of tokens of each window and its
-metrics. If the name ends in .npz, they go to arrays of these names, with the
-outputs of the model beside them.
+Prints the metrics as one JSON object. The predictions go to a CSV file with a
+row for each example: its number, the path of its file if the data set has
+files, and the columns of the task. For image classification these are the
+label, the prediction, the names of the two classes, and the probability of the
+prediction. For language modelling they are the number of tokens of the window
+and its metrics. If the name of the file ends in .npz, it has arrays with these
+names, and the outputs of the model.
 
-A run is evaluated on the data that it belongs to, and data that have changed
-are refused. --directory evaluates it on others that have the same classes.
+A run is evaluated on its own data, and data that have changed since are
+refused. --directory evaluates it on other data that have the same classes.
 
 Exit status: 0 done, 2 the run, the checkpoint or the output is not usable.
 """
@@ -45,7 +45,7 @@ _SPLIT = flags.DEFINE_enum(
   'split',
   'test',
   ['test', 'validation', 'train'],
-  'What to evaluate on; train has the labels that the run was trained on.',
+  "What to evaluate on; 'train' has the labels that the run was trained with.",
 )
 _DIRECTORY = flags.DEFINE_string(
   'directory',
@@ -130,8 +130,8 @@ def _examples(restored: 'loading.Restored', workdir: pathlib.Path) -> Any:
   directory = str(files.user_path(_DIRECTORY.value))
   examples = bootstrap.other_examples(restored.config, directory, split, info)
   print(
-    f'evaluate: the data are those in {directory}, split {split!r}, and need '
-    'not be those of the run',
+    f'evaluate: the data are the split {split!r} of {directory}, which may be '
+    'other data than those of the run',
     file=sys.stderr,
   )
   return examples
@@ -145,8 +145,8 @@ def _output_path(workdir: pathlib.Path, step: int) -> pathlib.Path:
     path = files.user_path(_OUTPUT.value)
   elif _DIRECTORY.value:
     raise ValueError(
-      'give --output too: with --directory the predictions are of other data, '
-      'and the run directory has the place for those of its own'
+      'give --output too: with --directory the predictions are of other data '
+      'than those of the run, and do not belong in the run directory'
     )
   else:
     path = workdir / f'predictions_{_SPLIT.value}_{step}.csv'

@@ -3,19 +3,22 @@ r"""Finds rho for a config: a grid of short runs on the validation split.
     python -m sam_jax.find_rho --config=digits:noisy --workdir=runs/rho \
         --workers=2
 
-Trains with each rho of the paper's grid and without a perturbation (rho = 0),
-for a fifth of the config's length and with three seeds, unless told otherwise.
-Prints and draws the validation score against rho, and names the best rho and
-those that cannot be told apart from it. The runs are a sweep: the same command
-resumes a search that was interrupted. The best rho of a short run may differ
-from that of a long one: give --config.num_epochs=N if you can afford it.
---config.FIELD=VALUE sets a field of all runs.
+Trains with each rho of the paper's grid, and without a perturbation (rho = 0).
+Each of them has three runs with different seeds, and each run has a fifth of
+the config's length; the flags change that. Prints and draws the validation
+score against rho, and names the best rho and those that cannot be told apart
+from it. The best rho of short runs may differ from that of long runs. If you
+can afford it, give the full length by --config.num_epochs=N:
+--config.FIELD=VALUE sets a field of all runs. The runs are a sweep: the same
+command resumes a search that was interrupted.
 
 Exit status: 0 if there is a recommendation, 1 if runs failed, 2 if the command
 cannot be carried out, 128 + the number of a signal that ended it.
 """
 
 from collections.abc import Sequence
+
+import ml_collections
 
 from sam_jax import _cli, _config_flag
 from sam_jax.runs import files
@@ -34,10 +37,10 @@ _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Directory of all runs.', required=True
 )
 _RHOS = flags.DEFINE_list(
-  'rhos', ['0.01', '0.02', '0.05', '0.1', '0.2', '0.5'], 'Values to try.'
+  'rhos', ['0.01', '0.02', '0.05', '0.1', '0.2', '0.5'], 'Values of rho to try.'
 )
 _SEEDS = flags.DEFINE_integer(
-  'seeds', 3, 'Number of runs of each value.', lower_bound=1
+  'seeds', 3, 'Number of runs with each value.', lower_bound=1
 )
 _SET = flags.DEFINE_multi_string(
   'set', [], 'FIELD=VALUE of the config, as --config.FIELD=VALUE.'
@@ -46,10 +49,14 @@ _WORKERS = flags.DEFINE_integer(
   'workers', 1, 'Number of runs at a time.', lower_bound=1
 )
 _GPUS = flags.DEFINE_list(
-  'gpus', [], 'Numbers of GPUs that the workers take turns with, one each.'
+  'gpus',
+  [],
+  'Numbers of the GPUs to use, such as 0,1; each run has one of them.',
 )
 _RETRY = flags.DEFINE_bool(
-  'retry', False, 'Run runs again that failed with the same settings.'
+  'retry',
+  False,
+  'Start failed runs again, even if their settings have not changed.',
 )
 
 
@@ -57,8 +64,11 @@ def main(argv: Sequence[str]) -> int:
   """Searches; returns the exit status."""
   _cli.refuse_arguments(argv[1:])
   directory = files.run_directory(_WORKDIR.value)
-  given = _given()
+  config = _CONFIG.load()
+  given = _given(config)
   cells = rho_search.cells(_CONFIG.path, _RHOS.value, _SEEDS.value, given)
+  for line in _CONFIG.remarks(config):
+    _cli.say('find_rho', line)
   place = pool.Pool(directory, workers=_WORKERS.value, gpus=_GPUS.value)
   try:
     status = execution.execute(
@@ -79,11 +89,8 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
-def _given() -> cells_lib.Fields:
+def _given(config: ml_collections.ConfigDict) -> cells_lib.Fields:
   """Returns the fields that the flags set for all runs."""
-  config = _CONFIG.load()
-  for line in _CONFIG.remarks(config):
-    _cli.say('find_rho', line)
   typed = {
     name: overrides.absolute(name, value)
     for name, value in _config_flag.values(config, _CONFIG.overrides).items()

@@ -1,5 +1,6 @@
 r"""Prints what a trained model sees in images: classes and probabilities.
 
+    python -m sam_jax.predict digits_cnn_sam digit.png
     python -m sam_jax.predict runs/a photo.jpg
     python -m sam_jax.predict runs/a photos/ --top_k=3 --format=csv > table.csv
 
@@ -9,7 +10,8 @@ which all images are taken, those in deeper folders too. Images are prepared as
 in an evaluation of the run. A run whose images are decoded to a chosen size,
 such as those of image_folder and imagenet2012, crops the middle of images of
 any size. A run of digits, Fashion-MNIST or CIFAR takes images of its size: 8 x
-8, 28 x 28 or 32 x 32 pixels. For runs of grey images, colours become grey.
+8, 28 x 28 or 32 x 32 pixels. For runs of grey images, colours become grey;
+digits and clothes are light on a dark ground there.
 
 Each image is a line: its path, and the most probable classes, the best one
 first. --format=json has an object a line, --format=csv a table with a row for

@@ -2,27 +2,29 @@
 
     python -m sam_jax.report runs/digits_noise --sweep=digits_noise
 
-Runs that differ in nothing but their seed are one row: mean score and 95 %
-confidence interval (Student's t), beside SGD within the same number of
-gradients, and beside the paper's number if the sweep file has one. If there are
-runs on both splits, a second table has for each method the rho (for Mixup:
-alpha) that is best on the validation split, as the paper chooses it. What is
-best there and was not tested is listed. Of several runs of the same seed one
-counts. Rows that mix versions of the code or devices are named.
+Runs that differ only in their seed make one row. It has their mean score and
+its 95 % confidence interval (Student's t), the score of SGD with the same
+number of gradient evaluations, and the paper's number if the sweep file has
+one. If there are runs on both splits, a second table has for each method the
+rho (for Mixup: alpha) that is best on the validation split, as the paper
+chooses it. If the best one has no run on the test split, a line says so. If
+several runs have the same seed, one of them counts. A line names each row whose
+runs are of different versions of the code, or of different devices.
 
 Written to DIRECTORY/report: table.txt, table.md, table.csv, selected.*, and
 pictures of the score against rho, m and compute, and along training.
 
     python -m sam_jax.report runs/digits_m --predictors
 
-asks instead what predicts generalisation. It measures of each run the
-m-sharpness for several m, and the gap: by how much score and loss are worse on
-the split that the run was evaluated on than on its training examples. Tables
-and a picture show both, Kendall's tau between them, and the conditional mutual
-information of the competition PGDL, which does not count what the
-hyper-parameters alone tell. They are gaps.*, gaps_of_runs.*, predictors.* and
-gap_vs_sharpness.png. What is measured is kept in the runs' directories; the
-same command resumes.
+reports instead how well the sharpness predicts generalisation. It measures the
+m-sharpness of each run for several m, and the gap: by how much score and loss
+are worse on the split that the run was evaluated on than on its training
+examples. Tables and a picture show both, Kendall's rank correlation (tau)
+between them, and the conditional mutual information of the competition PGDL:
+what the sharpness says about the gap that the hyper-parameters do not say
+already. The files are gaps.*, gaps_of_runs.*, predictors.* and
+gap_vs_sharpness.png. The measurements are kept in the run directories, so that
+the same command resumes.
 
 Exit status: 0 if there is a report, 2 if there is nothing to report.
 """
@@ -45,8 +47,8 @@ flags = _cli.Flags()
 _SWEEP = flags.DEFINE_string(
   'sweep',
   None,
-  "Sweep file, or the name of a shipped sweep: has the paper's numbers, and "
-  'says what replicas are.',
+  "Sweep file, or the name of a shipped sweep. It has the paper's numbers, and "
+  'says which runs are replicas of each other.',
 )
 _PREDICTORS = flags.DEFINE_bool(
   'predictors',
@@ -56,8 +58,8 @@ _PREDICTORS = flags.DEFINE_bool(
 _M = flags.DEFINE_list(
   'm',
   None,
-  'With --predictors: examples per group of the sharpness, such as 1,16; '
-  'default 1, 4, 16, 64 and 256, as far as they fit.',
+  'With --predictors: numbers of examples in a group, such as 1,16. Default: '
+  '1, 4, 16, 64 and 256, as far as there are so many examples.',
 )
 _RHO = flags.DEFINE_float(
   'rho', 0.05, 'With --predictors: radius of the sharpness, for all runs.'
@@ -65,7 +67,8 @@ _RHO = flags.DEFINE_float(
 _GROUPS = flags.DEFINE_integer(
   'groups',
   128,
-  'With --predictors: groups of each m at most, the same for all runs.',
+  'With --predictors: largest number of groups for each m, the same for '
+  'all runs.',
   lower_bound=1,
 )
 _NO_PLUGINS = _cli.define_no_plugins(flags)

@@ -249,9 +249,11 @@ def _grid() -> cells_lib.Sweep:
       {cells_lib.CONFIG: _CONFIG.path}
       | {name: overrides.absolute(name, v) for name, v in fields.items()}
     )
+  sweep = cells_lib.Sweep(cells)
+  cells_lib.check(sweep)
   for line in dict.fromkeys(remarks):
     _cli.say('sweep', line)
-  return cells_lib.Sweep(cells)
+  return sweep
 
 
 def _cells(sweep: cells_lib.Sweep) -> list[cells_lib.Fields]:

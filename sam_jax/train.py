@@ -24,6 +24,8 @@ import jax
 from sam_jax import _causes, _cli, _config_flag
 
 if TYPE_CHECKING:
+  import ml_collections
+
   from sam_jax.runs import preparation
 
 flags = _cli.Flags()
@@ -78,14 +80,23 @@ def _train(argv: Sequence[str]) -> int:
   config = _CONFIG.load()
   _configure_jax(config.deterministic)
   _join_processes()
+  if _DRY_RUN.value:
+    dry_run.run(config, workdir)
+    _say_remarks(config)
+    return 0
+  with preparation.begin(config, workdir) as begun:
+    _say_remarks(config)
+    return _run(begun)
+
+
+def _say_remarks(config: 'ml_collections.ConfigDict') -> None:
+  """Says what the config file sets for another model or method, once.
+
+  That is when nothing else is wrong: an error is one line.
+  """
   if jax.process_index() == 0:
     for line in _CONFIG.remarks(config):
       _cli.say('train', line)
-  if _DRY_RUN.value:
-    dry_run.run(config, workdir)
-    return 0
-  with preparation.begin(config, workdir) as begun:
-    return _run(begun)
 
 
 def _run(begun: 'preparation.Begun') -> int:

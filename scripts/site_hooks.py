@@ -55,6 +55,7 @@ def on_files(
 def on_page_markdown(markdown: str, *, page: pages.Page, **_: Any) -> str:
   """Fills in what is made, and names the files that the site lacks."""
   text = _RELATIVE.sub(functools.partial(_unless_outside, page), markdown)
+  text = text.replace(' ± ', '\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}')
   return _MADE.sub(functools.partial(_made, page), text)
 
 

@@ -181,7 +181,9 @@ def _draw_memory(
   with sheet.picture(path, (7, 3.5), 'Memory of a long run') as (_, [[axis]]):
     used = [sample['bytes'] / 2**20 for sample in samples]
     axis.plot(minutes, used, color=used_color)
-    axis.set(xlabel='minutes', ylabel='resident memory, MiB', ylim=(0, None))
+    axis.set(
+      xlabel='minutes', ylabel='resident memory, MiB', ylim=(0, 1.1 * max(used))
+    )
     rows = axis.twinx()
     counts = [sample['rows'] for sample in samples]
     rows.plot(minutes, counts, color=rows_color, linestyle=':')

@@ -68,7 +68,14 @@ def test_what_makes_nothing_is_not_registered(name):
     (writers.register, _Model, 'must be a subclass of sam_jax.runs.writers'),
     (writers.register, lambda project: None, "'wrong_kind' needs project"),
   ],
-  ids=str,
+  ids=[
+    'model-dict',
+    'model-function',
+    'task-class',
+    'task-function',
+    'writer-class',
+    'writer-function',
+  ],
 )
 def test_what_makes_something_else_is_refused_at_once(register, wrong, message):
   with pytest.raises(ValueError, match=message) as raised:

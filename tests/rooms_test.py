@@ -11,8 +11,8 @@ _PACKAGE = pathlib.Path(__file__).resolve().parents[1] / 'sam_jax'
 
 # From the bottom to the top: packages, and modules that are in none.
 _BASE = ('startup', 'lookup', 'registration', 'types', 'extras', 'keys')
-_BASE += ('arguments', 'tree')
-_BASE += ('convolutions', 'leaves', 'balls', 'perturbations', 'sam', 'methods')
+_BASE += ('arguments', 'tree', 'convolutions', 'leaves', 'balls')
+_BASE += ('perturbations', 'sam', 'methods')
 _ABOVE = (
   'augmentation datasets models tasks training runs drawing analysis sweeps'
 )

@@ -5,6 +5,10 @@ The other files import this one and override a few fields. On the command line:
     python -m sam_jax.train --config=digits --workdir=runs/a \
         --config.method.rho=0.1
 
+--config.FIELD=None sets a field back to None, where that is the default here.
+Another --config.model.name leaves out what the config file says of its own
+model, and a line says what that was; the same holds for the optimizer.
+
 Where a comment says "official", it means google-research/sam: the value there
 and, in brackets, its flag. A field that is None takes the default of what it
 is handed to. In `model`, `data`, `schedule` and `optimizer`, all fields but

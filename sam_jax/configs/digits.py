@@ -26,8 +26,8 @@ stays at 10 %.
 
 'vit' is a vision transformer of 0.2 M parameters on 4 x 4 patches, with AdamW.
 Learning rate, positions and classifier were chosen on the validation split (one
-seed each, 3 to 11 % of its 100 images are wrong). For another model give
-`--config.model.name=... --config.model.activation=None`.
+seed each, 3 to 11 % of its 100 images are wrong). `--config.model.name` chooses
+another model; what this file says of its own model is left out then.
 """
 
 import ml_collections

@@ -9,6 +9,9 @@ step and a learning rate in proportion. Choose `--config.method.rho` on
 `--config.data.split=validation`: 0.05 is the paper's, a larger one helps where
 labels are wrong. Smaller images: `--config.data.image_size`; another network:
 `--config.model.name`; pretrained weights: configs/finetune.py:b7,image_folder.
+
+With fewer than 256 training images the run is refused, and the error proposes a
+batch size, m and microbatch size that fit, as flags to be added to the command.
 """
 
 import ml_collections

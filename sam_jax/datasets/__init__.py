@@ -29,7 +29,6 @@ with extras.required():
     train_batches,
   )
   from sam_jax.datasets.decoding import UndecodableError
-  from sam_jax.datasets.fake import FAKE, is_fake
   from sam_jax.datasets.registry import (
     Dataset,
     Examples,
@@ -43,7 +42,6 @@ with extras.required():
   from sam_jax.datasets.text import TextDataset
 
 __all__ = [
-  'FAKE',
   'Batch',
   'Dataset',
   'Examples',
@@ -52,7 +50,6 @@ __all__ = [
   'UndecodableError',
   'create',
   'eval_batches',
-  'is_fake',
   'load_source',
   'names',
   'options',

@@ -24,7 +24,7 @@ import simplejpeg
 
 from sam_jax.datasets import cifar, encoded, registry
 
-FAKE = 'fake_'  # begins the names
+PREFIX = 'fake_'  # of the names
 
 # Of images scaled to [0, 1], rounded.
 MEAN = (0.5, 0.5, 0.5)
@@ -45,7 +45,7 @@ _SPLITS = {'train': 0, 'test': 1}
 
 def is_fake(name: str) -> bool:
   """Returns whether the images of a data set are synthetic, by its name."""
-  return name.startswith(FAKE)
+  return name.startswith(PREFIX)
 
 
 @registry.register('fake_cifar10')

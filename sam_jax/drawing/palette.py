@@ -41,14 +41,17 @@ def styles(names: Sequence[str]) -> list[dict[str, Any]]:
   """Returns the style of a line for each method, as matplotlib takes it.
 
   The first line of a method has the method's own colour. Further ones have
-  shades of it and other kinds of lines, in the order of the lines.
+  shades of it, in the order of the lines. Lines of one colour, also those of
+  several methods, are of different kinds: solid, dashed, dotted.
 
   Args:
     names: of the methods; a name may be there several times.
   """
   looks = [_look(name) for name in names]
+  hues = [hue for hue, _, _ in looks]
   return [
     _style(look, looks[:i].count(look), looks.count(look))
+    | {'linestyle': _LINES[hues[:i].count(hues[i]) % len(_LINES)]}
     for i, look in enumerate(looks)
   ]
 
@@ -81,7 +84,6 @@ def _style(
   return {
     'color': shade,
     'marker': marker,
-    'linestyle': _LINES[index % len(_LINES)],
     'markersize': 5,
     'markerfacecolor': shade if is_filled else 'white',
   }

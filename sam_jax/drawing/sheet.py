@@ -49,7 +49,7 @@ _LEGEND_CHARACTER = 0.055
 _LEGEND_ROW = 0.17  # inches
 _MAX_LEGEND = 5  # columns
 _LOG_RATIO = 2.0  # of the largest score to the smallest, for a log scale
-_APART = 5.0  # points between values that belong to the same place
+_APART = 4.0  # points between values that belong to the same place
 
 
 @contextlib.contextmanager

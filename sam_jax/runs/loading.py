@@ -102,8 +102,12 @@ def load(
       refused.
 
   Example:
-    model, variables, config = sam_jax.load('runs/a', 'best')
-    logits = model.apply(variables, images, train=False)
+    >>> model, variables, config = sam_jax.load(
+    ...   'digits_cnn_sam', 'best'
+    ... )  # doctest: +SKIP
+    >>> logits = model.apply(
+    ...   variables, images, train=False
+    ... )  # doctest: +SKIP
   """
   restored = restore(workdir, checkpoint, plugins=plugins)
   return LoadedModel(restored.task.model, restored.variables, restored.config)

@@ -65,7 +65,8 @@ def add(
     places, *interval = _curve(setting, cost)
     middle, low, high = interval
     found.append(interval)
-    marks = palette.marks(i, len(settings))
+    # A curve of a few points might have none where its markers go.
+    marks = palette.marks(i, len(settings)) if len(places) > 3 else 1
     thin = {} if is_few else {'linewidth': 0.9}
     axes.plot(places, middle, markevery=marks, **style, **thin)
     if is_few:

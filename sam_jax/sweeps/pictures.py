@@ -7,6 +7,7 @@ chosen on the validation split. If there is no validation split, they are the
 best of what is shown, and the picture says so.
 """
 
+import itertools
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ _PROBLEM = ('task', 'data', 'model', 'augmentation')
 _CHOSEN = ('method.rho', 'm', 'microbatch_size', 'mixing.alpha')
 _MAX_COLUMNS = 4
 _MAX_TICKS = 9
+_SAME = 0.02  # between places that look like one
 # Fields against which the score is drawn, if they vary.
 _AXES = {'method.rho': 'rho', 'm': 'm'}
 _COSTS = {
@@ -263,7 +265,9 @@ def _errorbars(
   """Draws scores with their intervals, and chooses the axis of the scores."""
   every = []
   axes.margins(x=0.1)
-  for i, (name, members) in enumerate(lines.items()):
+  places = {k: [place(s) for s in members] for k, members in lines.items()}
+  turns = _turns(places)
+  for name, members in lines.items():
     estimates = [s.estimate(results.FINAL) for s in members]
     found = sheet.interval(
       [e.mean for e in estimates],
@@ -272,15 +276,37 @@ def _errorbars(
     )
     sheet.errorbars(
       axes,
-      [place(s) for s in members],
+      places[name],
       found,
-      (i, len(lines)),
+      turns[name],
       label=name,
       **styles[name],
     )
     every.append(found)
   means, lows, highs = map(np.concatenate, zip(*every, strict=True))
   sheet.scale(axes, means, ends=[*lows, *highs], on='y')
+
+
+def _turns(
+  places: Mapping[str, Sequence[float]],
+) -> dict[str, tuple[int, int]]:
+  """Returns which lines have to be side by side, see `sheet.errorbars`.
+
+  Args:
+    places: of the points of each line.
+  """
+
+  def shares(name: str) -> bool:
+    return any(
+      math.isclose(one, two, rel_tol=_SAME)
+      for other, theirs in places.items()
+      if other != name
+      for one, two in itertools.product(places[name], theirs)
+    )
+
+  sharing = [name for name in places if shares(name)]
+  alone = {name: (0, 1) for name in places}
+  return alone | {k: (i, len(sharing)) for i, k in enumerate(sharing)}
 
 
 def _problem(setting: settings_lib.Setting) -> str:

@@ -58,7 +58,7 @@ def _title(predictions: Sequence[predictors.Prediction], rho: float) -> str:
   """Returns what is shown, and what the numbers above the panels are."""
   runs = [run.fields for p in predictions for run in p.problem.runs]
   what = (
-    f'generalisation gap against m-sharpness (rho = {rho:g}), a point a run'
+    f'generalisation gap against m-sharpness (rho = {rho:g}), one point per run'
   )
   return (
     f'{words.title(runs, what)}\ntau: rank correlation. CMI: conditional mutual'

@@ -10,7 +10,8 @@ import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
-from sam_jax import datasets, tasks
+from sam_jax import tasks
+from sam_jax.datasets import fake
 from sam_jax.runs import files
 from sam_jax.sweeps import (
   choice as choice_lib,
@@ -63,7 +64,7 @@ def _row(
   """Returns the columns of one setting."""
   score = setting.score
   found = setting.estimate(results.FINAL)
-  is_fake = datasets.is_fake(setting.data)
+  is_fake = fake.is_fake(setting.data)
   # Whatever the format, nobody takes these numbers for those of real images.
   row = {'data.name': setting.data} if is_fake else {}
   row |= {name: _show(value) for name, value in setting.shown.items()}
@@ -208,10 +209,10 @@ def remarks_on_data(
 ) -> Iterator[str]:
   """Yields a line for each data set whose images are synthetic."""
   for name in dict.fromkeys(setting.data for setting in settings):
-    if datasets.is_fake(name):
+    if fake.is_fake(name):
       yield (
         f'{name} has synthetic images: these numbers say nothing about '
-        f'{name.removeprefix(datasets.FAKE)}'
+        f'{name.removeprefix(fake.PREFIX)}'
       )
 
 

@@ -63,9 +63,9 @@ class Layout:
     """Returns one line for a person, see `create`."""
     parts = [_counted(self.num_devices, 'device')]
     if self.num_groups == 1:
-      parts.append(
-        f'one perturbation per step from all {self.batch_size} examples'
-      )
+      whole = _counted(self.batch_size, 'example')
+      every = 'all ' if self.batch_size > 1 else ''
+      parts.append(f'one perturbation per step from {every}{whole}')
     else:
       parts += [
         f'{self.num_groups} perturbations per step',
@@ -74,8 +74,8 @@ class Layout:
     parts += self._sharing()
     if self.device_microbatches > 1:
       parts.append(
-        f'in {self.device_microbatches} passes of {self.microbatch_size} '
-        'examples one after the other'
+        f'in {self.device_microbatches} passes of '
+        f'{_counted(self.microbatch_size, "example")} one after the other'
       )
     return ', '.join(parts)
 

@@ -139,10 +139,12 @@ def test_interpolation_begins_and_ends_with_the_runs(command, workdirs):
   result = _json(workdirs[0], 'interpolate')['result']
   np.testing.assert_allclose(result['coordinates'], [-1, 0, 1, 2])
   first, second = (analysis.load(workdir) for workdir in workdirs)
-  objective = first.objective(first.loss)
-  for place, model in ((1, first), (2, second)):
-    expected = objective.value(model.variables)
-    assert result['loss'][place] == pytest.approx(expected, rel=1e-4)
+  score = first.task.score.metric
+  for key, metric in (('loss', 'loss'), ('score', score)):
+    objective = first.objective(first.metric(metric))
+    for place, model in ((1, first), (2, second)):
+      expected = objective.value(model.variables)
+      assert result[key][place] == pytest.approx(expected, rel=1e-4)
 
 
 def test_an_interrupted_analysis_is_resumed(

@@ -174,12 +174,12 @@ _TO = f'--model={MODEL} --output={{tmp}}/run ' + _DATA
     ('--input={file} ' + _TO + ' --data=cifar', "unknown data set 'cifar'"),
     (
       '--input={file} --model=WideResnet_mini --output={tmp}/full ' + _DATA,
-      'full is there already',
+      'full exists already',
     ),
     (
       '--input={file} --model=WideResnet_mini --output={tmp}/full/file '
       + _DATA,
-      'file is there already',
+      'file exists already',
     ),
     ('--input={file} extra', 'unknown arguments: extra'),
   ],

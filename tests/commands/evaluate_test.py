@@ -211,7 +211,7 @@ def test_other_data_of_the_same_classes_are_announced(
   done = command('evaluate', *arguments, f'--directory={other}')
   assert done.status == 0, done.err
   assert done.err.count('\n') == 1
-  assert f'the data are those in {other}' in done.err
+  assert f'of {other}, which may be other data' in done.err
   assert json.loads(done.out)['examples'] == 12
   # Of other classes they are refused, and so are the run's own once changed.
   for split in ('train', 'test'):

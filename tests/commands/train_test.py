@@ -50,7 +50,7 @@ BAD = (
   ('--config.plugins=no_such_module', "plugins names 'no_such_module'"),
   ('extra', 'unknown arguments: extra'),
   ('--config.m 12 extra', 'unknown arguments: extra'),
-  ('--wrokdir=a', "'wrokdir'. Did you mean: workdir"),
+  ('--wrokdir=a', 'unknown flag --wrokdir; did you mean --workdir'),
   ('--num_processes=2', 'belong together'),
   ('--config={tmp}/missing.py', r'missing.py.* does not exist.*cifar10'),
   ('--config=digist', "unknown config 'digist'.* .did you mean 'digits'"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sam_jax import configs, datasets
-from sam_jax.datasets import decoding, fingerprints
+from sam_jax.datasets import decoding, fake, fingerprints
 from sam_jax.runs import build, factories
 from tests import tiny
 
@@ -28,7 +28,7 @@ def test_arrays_are_like_cifars(cifar100):
   np.testing.assert_allclose(scaled.mean((0, 1, 2)), cifar100.mean, atol=0.03)
   np.testing.assert_allclose(scaled.std((0, 1, 2)), cifar100.std, atol=0.03)
   assert set(cifar100.source.confusions) == set(range(100))
-  assert datasets.is_fake('fake_cifar100') and not datasets.is_fake('cifar100')
+  assert fake.is_fake('fake_cifar100') and not fake.is_fake('cifar100')
 
 
 def test_a_smaller_set_has_the_first_images_of_a_larger_one(cifar100):

@@ -57,7 +57,9 @@ def test_colours_differ_for_readers_who_do_not_see_all_of_them():
 def test_a_method_looks_the_same_whatever_it_is_drawn_with():
   one = palette.styles(['sgd', 'sam', 'mine'])
   other = palette.styles(['mine', 'x', 'sam'])
-  assert (one[1], one[2]) == (other[2], other[0])
+  names = ('color', 'marker', 'markerfacecolor')
+  for a, b in ((one[1], other[2]), (one[2], other[0])):
+    assert [a[name] for name in names] == [b[name] for name in names]
   # They are also those of last year.
   assert [style['color'] for style in one[:2]] == ['#000000', '#0072b2']
   assert palette.color('sam') == '#0072b2'
@@ -72,6 +74,12 @@ def test_methods_look_different():
   assert len(looks) == len(methods.names())
   known = ('sgd', 'sam', 'asam', 'gsam', 'looksam', 'msam', 'friendly_sam')
   assert len({palette.color(name) for name in known}) == len(known)
+
+
+def test_methods_of_one_colour_have_different_lines():
+  names = [n for n in methods.names() if palette.color(n) == '#000000'][:3]
+  lines = [style['linestyle'] for style in palette.styles(names)]
+  assert lines == ['-', '--', ':']
 
 
 def test_lines_of_one_method_are_shades_of_its_colour():

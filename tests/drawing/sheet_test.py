@@ -65,7 +65,7 @@ def test_points_at_one_place_are_side_by_side():
   drawn = [bar.lines[0] for bar in axes.containers]
   places = [d.get_transform().transform(d.get_xydata()) for d in drawn]
   apart = np.diff(places, axis=0)
-  assert (apart[..., 0] > 4).all()
+  assert (apart[..., 0] > 3).all()
   np.testing.assert_allclose(apart[..., 1], 0, atol=1e-9)
   middle = axes.transData.transform([(10, 40), (30, 80)])
   np.testing.assert_allclose(places[1], middle)

@@ -36,7 +36,7 @@ def test_a_title_has_what_all_runs_have_in_common():
   assert words.title(runs, 'test error') == (
     'digits, 40 % label noise: test error'
   )
-  assert words.title(runs[:1], 'x') == 'digits, 40 % label noise, cnn: x'
+  assert words.title(runs[:1], 'x') == 'digits, cnn, 40 % label noise: x'
   assert words.title([], 'test error') == 'Test error'
 
 

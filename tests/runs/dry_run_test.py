@@ -1,3 +1,4 @@
+import functools
 import json
 import re
 
@@ -16,6 +17,8 @@ def outcome(tmp_path_factory):
   directory = tmp_path_factory.mktemp('dry')
   printed = []
   with pytest.MonkeyPatch.context() as patch:
+    small = functools.partial(dry_run.matmul_rate, 64)
+    patch.setattr(dry_run, 'matmul_rate', small)
     patch.setattr('builtins.print', lambda text, **_: printed.append(text))
     dry_run.run(
       tiny.config(**tiny.PLAIN | UNSET | {'parallel': 'pmap'}),
@@ -97,7 +100,7 @@ def test_a_loop_over_microbatches_saves_memory_but_no_arithmetic(monkeypatch):
 
 def _numbers(config):
   """Returns memory (MiB) and arithmetic (GFLOP) per device."""
-  described = dry_run.describe(config, build.build(config))
+  described = dict(dry_run.describe(config, build.build(config)))
   return [
     float(described[name].split()[0].replace(',', ''))
     for name in ('memory of a step', 'arithmetic of a step')

@@ -175,6 +175,22 @@ def test_the_rate_counts_the_steps_of_this_start_only(
   assert rates == [2 * 16 / 4, 5 * 16 / 5]
 
 
+@pytest.mark.parametrize(
+  ('start', 'end', 'rate'), [(0, 5, 4 * 16 / 4), (9, 10, 1 * 16 / 100)]
+)
+def test_the_rate_leaves_out_the_compilation(
+  open_journal, clock, tmp_path, start, end, rate
+):
+  """Of the first step of a start, unless its epoch has no other one."""
+  one = open_journal(checkpoints.JournalState(step=start))
+  for step in range(start + 1, end + 1):
+    clock[0] += 100.0 if step == start + 1 else 1.0
+    one.add_step(step, _step(1.0))
+  one.add_epoch(end, {})
+  [line] = _lines(tmp_path, 'examples_per_second')
+  assert line['examples_per_second'] == rate
+
+
 def test_a_result_says_with_what_it_was_started_each_time(
   monkeypatch, open_journal
 ):

@@ -19,7 +19,7 @@ from sam_jax.runs import (
   preparation,
   writers,
 )
-from sam_jax.runs.writers import base
+from sam_jax.runs.writers import base, followers as followers_lib
 from tests import tiny
 
 _RESULT = {
@@ -97,6 +97,21 @@ def test_writers_of_a_config_are_named_once():
   assert writers.named(tiny.config()) == ()
 
 
+class Clock:
+  """Stands in for `time`: moves when it is told to."""
+
+  now = 0.0
+
+  def monotonic(self):
+    return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  monkeypatch.setattr(followers_lib, 'time', Clock())
+  return followers_lib.time
+
+
 # --- Failures ----------------------------------------------------------------
 
 
@@ -111,7 +126,7 @@ def test_writers_of_a_config_are_named_once():
   ],
 )
 def test_a_failure_is_a_line_and_the_writer_catches_up(
-  monkeypatch, tmp_path, capsys, failures, said
+  monkeypatch, tmp_path, capsys, clock, failures, said
 ):
   kept, left = [], [*failures]
 
@@ -123,7 +138,8 @@ def test_a_failure_is_a_line_and_the_writer_catches_up(
   class Flaky(writers.Writer):
     def open(self, start):
       do('open')
-      return len(kept)
+      assert start.rows == len(kept)
+      return start.rows
 
     def write(self, number, line):
       assert number == len(kept)
@@ -153,6 +169,31 @@ def test_a_failure_is_a_line_and_the_writer_catches_up(
     assert line.startswith("warning: the writer 'flaky' ") and words in line
   rows = metrics_log.read(tmp_path)
   assert kept == (rows[:3] if failures.count(3) > 1 else rows)
+
+
+def test_a_run_is_not_held_up_at_every_checkpoint(
+  monkeypatch, tmp_path, capsys, clock
+):
+  class Slow(writers.Writer):
+    attempts = 0
+
+    def open(self, start):
+      Slow.attempts += 1
+      clock.now += 90.0
+      raise TimeoutError('no answer within 90 seconds')
+
+  monkeypatch.setitem(base._WRITERS, 'slow', base._Entry(Slow, None))
+  one = writers.Followers(('slow',))
+  one.on_start(_start(tmp_path, rows=0, logged=0))
+  made = []
+  for now in (100.0, 989.0, 991.0, 1100.0):
+    clock.now = now
+    one.on_checkpoint(1, tmp_path)
+    made.append(Slow.attempts)
+  assert made == [1, 1, 2, 2]
+  one.on_end(_RESULT)
+  assert Slow.attempts == 3
+  assert capsys.readouterr().err.count('\n') == 1
 
 
 # --- wandb -------------------------------------------------------------------
@@ -240,13 +281,17 @@ def _records(content):
 
 @pytest.mark.slow
 def test_the_real_wandb_takes_it_all_offline(monkeypatch, tmp_path, capsys):
-  pytest.importorskip('wandb')
+  wandb = pytest.importorskip('wandb')
   from wandb.proto import wandb_internal_pb2
 
   monkeypatch.setenv('WANDB_MODE', 'offline')
   monkeypatch.setenv('WANDB_SILENT', 'true')
   _follow('wandb', tmp_path, [1, 2, 3, 4])
+  # wandb names it by the second, and the next start may be in the same one.
+  (first,) = tmp_path.glob('wandb/offline-run-*')
+  first.rename(first.with_name('offline-run-first-run_id'))
   _follow('wandb', tmp_path, [3, 4, 5], rows=2, logged=4, result=_RESULT)
+  wandb.teardown()  # its process has written all when it ends
   assert 'warning: the writer' not in capsys.readouterr().err
   found = {}
   for path in sorted(tmp_path.glob('wandb/offline-run-*-run_id/*.wandb')):

@@ -200,7 +200,7 @@ def test_axes_have_the_words_and_the_scale_of_the_task(figures):
 def test_curves_of_a_few_settings_are_drawn_by_their_names(
   tmp_path, monkeypatch
 ):
-  drawn = (np.array([1, 2]), np.array([0.9, 0.1]), np.array([0.0, 0.2]))
+  drawn = (np.arange(1, 5), np.array([0.9, 0.5, 0.3, 0.1]), np.full(4, 0.2))
   monkeypatch.setattr(settings_lib, 'curve', lambda setting, name: drawn)
   kept = capture.figures(monkeypatch)
   sgd = {'method.name': 'sgd'}
@@ -212,14 +212,19 @@ def test_curves_of_a_few_settings_are_drawn_by_their_names(
   assert axes.get_ylabel() == 'test error, %'
   assert axes.get_yscale() == 'log'
   one, two, sam = axes.get_lines()
-  np.testing.assert_allclose(sam.get_ydata(), [90, 10])
+  np.testing.assert_allclose(sam.get_ydata(), [90, 50, 30, 10])
   assert one.get_color() == palette.color('sgd') != two.get_color()
   assert sam.get_color() == palette.color('sam')
   # Curves that are the same have their markers at other places.
   assert len({line.get_markevery() for line in (one, two, sam)}) == 3
-  # The band does not reach below 0.
+  # The band does not reach below 0 and above 100.
   band = axes.collections[0].get_paths()[0].vertices
-  assert (band[:, 1].min(), band[:, 1].max()) == (0, 90)
+  assert (band[:, 1].min(), band[:, 1].max()) == (0, 100)
+  # A run that was evaluated once is a point.
+  once = tuple(values[:1] for values in drawn)
+  monkeypatch.setattr(settings_lib, 'curve', lambda setting, name: once)
+  curves.draw(tmp_path / 'a.png', lines, 'digits')
+  assert [x.get_markevery() for x in kept.pop().axes[0].get_lines()] == [1] * 3
   # Nine bands would hide each other.
   lines = {str(i): _setting([0.1]) for i in range(9)}
   curves.draw(tmp_path / 'a.png', lines, 'digits')
@@ -239,6 +244,14 @@ def test_points_of_several_lines_at_one_place_are_apart(figures):
     for line in axes.get_lines()
     if line.get_linestyle() != 'None'
   )
-  assert np.abs(sam - asam).max() > 4
+  assert (np.abs(sam - asam)[:, 0] > 3).all()
   np.testing.assert_allclose(sam[:, 1], asam[:, 1])
   assert axes.get_xlabel() == 'rho, radius of the perturbation'
+  # One that shares no place is where it belongs.
+  settings.append(_setting([0.1], **{'method.name': 'gsam', 'method.rho': 0.4}))
+  [axes] = figures(settings)['score_vs_rho'].values()
+  gsam = axes.containers[-1].lines[0]
+  np.testing.assert_allclose(
+    gsam.get_transform().transform(gsam.get_xydata()),
+    axes.transData.transform([(0.4, 10)]),
+  )

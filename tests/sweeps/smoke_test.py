@@ -87,7 +87,7 @@ def test_synthetic_images_stand_in_for_data_that_are_missing(monkeypatch):
   def load_source(name, directory=None):
     asked.append((name, directory))
     if name == 'cifar100':
-      raise ValueError('it is damaged')  # which the check will say
+      raise PermissionError(name)  # which the check will say
     if directory != 'here':
       raise FileNotFoundError(name)
 

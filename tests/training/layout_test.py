@@ -122,6 +122,22 @@ def test_what_is_unset_becomes_the_batch_per_device(devices, m, b, expected):
   assert (made.m, made.microbatch_size) == expected
 
 
+@pytest.mark.parametrize(
+  ('sizes', 'said'),
+  [
+    ((1, 1), 'one device, one perturbation per step from one example'),
+    (
+      (16, 4, 2, 1),
+      '4 devices, 8 perturbations per step, each from m = 2 of the 16 '
+      'examples, 2 of them in turn on each device, in 2 passes of one example '
+      'one after the other',
+    ),
+  ],
+)
+def test_one_is_said_in_words(sizes, said):
+  assert layout.create(*sizes).describe() == said
+
+
 def test_a_layout_describes_itself_and_what_m_is():
   """Elsewhere m is the batch per device, and nothing says so."""
   alone = layout.create(256, 2, 32, 8).describe()

@@ -21,7 +21,6 @@ class Wandb(base.Writer):
   """
 
   _run: Any = None
-  _next = 0
 
   def open(self, start: callbacks.Start) -> int:
     """Begins the wandb run, or continues it."""
@@ -41,15 +40,12 @@ class Wandb(base.Writer):
     self._run.define_metric('*', step_metric='step')
     # wandb's server cannot forget rows; offline, only we know of them.
     if self._run.offline:
-      self._next = max(self._next, start.logged if has_begun else 0)
-    else:
-      self._next = self._run.starting_step
-    return self._next
+      return start.logged if has_begun else 0
+    return self._run.starting_step
 
   def write(self, number: int, line: base.Line) -> None:
     """Logs one row."""
     self._run.log(dict(line), step=number, commit=True)
-    self._next = number + 1
 
   def close(self, result: Mapping[str, Any] | None) -> None:
     """Ends the wandb run, with the scores in its summary."""

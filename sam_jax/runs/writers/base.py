@@ -16,7 +16,7 @@ class Writer:
   """Brings the lines of metrics.jsonl to another place, too.
 
   A subclass overrides all methods that it needs. Whatever they raise becomes
-  one warning, and the run goes on. At the next checkpoint the writer is opened
+  one warning, and the run goes on. At a later checkpoint the writer is opened
   again, and gets the lines that it does not have.
   """
 
@@ -24,7 +24,8 @@ class Writer:
     """Connects to where the lines go; called again after a failure.
 
     Args:
-      start: of the run.
+      start: of the run. After a failure, its `step`, `rows` and `logged` are
+        those of the last line that was written.
 
     Returns:
       How many lines are there already: the number of the first line that

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ from sam_jax.runs import callbacks, metrics_log
 from sam_jax.runs.writers import base
 
 _LENGTH = 200  # of what a library says of its failure
+# An attempt may wait for a server that does not answer: the next one is made
+# after this many times as long, so that a run is held up by a tenth at most.
+_PATIENCE = 10
 
 
 class Followers(callbacks.Callback):
@@ -59,6 +63,7 @@ class _Follower:
     self._written = 0
     self._is_open = False
     self._has_failed = False
+    self._next_attempt = 0.0  # a time
 
   def start(self, start: callbacks.Start) -> None:
     """Opens the writer."""
@@ -75,15 +80,17 @@ class _Follower:
 
   def sync(self) -> None:
     """Makes the lines safe, after another attempt if the writer has failed."""
-    with self._guarded():
-      if not self._is_open and self._start is not None:
-        self._catch_up(self._start)
-      if self._writer is not None:
-        self._writer.sync()
+    if self._is_open or time.monotonic() >= self._next_attempt:
+      with self._guarded():
+        if not self._is_open and self._start is not None:
+          self._catch_up(self._start)
+        if self._writer is not None:
+          self._writer.sync()
 
   def close(self, result: Mapping[str, Any] | None) -> None:
     """Closes the writer; a run that is finished makes a last attempt."""
     if result is not None:
+      self._next_attempt = 0.0
       self.sync()
     if self._is_open and self._writer is not None:
       with self._guarded():
@@ -93,11 +100,10 @@ class _Follower:
     """Opens the writer and gives it the lines that it lacks."""
     if self._writer is None:
       self._writer = base.create(self._name)
-    written = self._writer.open(start)
-    self._written = written
-    if written < self._lines:
+    self._written = self._writer.open(start)
+    if self._written < self._lines:
       lines = metrics_log.read(start.workdir)
-      for number in range(written, self._lines):
+      for number in range(self._written, self._lines):
         self._write(number, lines[number])
     self._is_open = True
     if self._has_failed:
@@ -105,13 +111,18 @@ class _Follower:
 
   def _write(self, number: int, line: base.Line) -> None:
     """Gives the writer a line that it does not have."""
-    if self._writer is not None and number >= self._written:
-      self._writer.write(number, line)
-      self._written = number + 1
+    if self._writer is None or self._start is None or number < self._written:
+      return
+    self._writer.write(number, line)
+    self._written = done = number + 1
+    # For another attempt, should the next line fail.
+    step = int(line['step'])
+    self._start = self._start._replace(step=step, rows=done, logged=done)
 
   @contextlib.contextmanager
   def _guarded(self) -> Iterator[None]:
     """Makes an error of a writer a line, once until it works again."""
+    begun = time.monotonic()
     try:
       yield
     except (Exception, SystemExit) as error:  # of a library, or of a user's
@@ -119,9 +130,11 @@ class _Follower:
         text = ' '.join(f'{type(error).__name__}: {error}'.split())
         self._say(
           f'failed ({text[:_LENGTH]}); the run goes on, and the writer is '
-          'given the lines that it lacks when the next checkpoint is saved'
+          'given the lines that it lacks when a later checkpoint is saved'
         )
       self._is_open, self._has_failed = False, True
+      now = time.monotonic()
+      self._next_attempt = now + _PATIENCE * (now - begun)
 
   def _say(self, text: str) -> None:
     """Prints a line."""
