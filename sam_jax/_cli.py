@@ -106,6 +106,7 @@ def run(main: Main, name: str, flags: Flags) -> NoReturn:
     flags: of the command; they are parsed here.
   """
   startup.end_at_once()
+  _find_modules_here()
   try:
     arguments = _parse(main, flags)
     status = _call(main, arguments)
@@ -115,6 +116,20 @@ def run(main: Main, name: str, flags: Flags) -> NoReturn:
   except Exception as error:
     status = report(name, error, flags)
   sys.exit(status)
+
+
+def _find_modules_here() -> None:
+  """Lets plug-ins lie in the current directory, as with `python -m`.
+
+  An installed command such as sam-train has its own directory in their place.
+  Here it comes last, so that no file of the user's hides another module.
+  """
+  if sys.flags.safe_path:
+    return
+  with contextlib.suppress(OSError):  # the directory may be gone
+    here = os.getcwd()
+    if not {here, ''} & set(sys.path):
+      sys.path.append(here)
 
 
 def _call(main: Main, arguments: Sequence[str]) -> int | None:

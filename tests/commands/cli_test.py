@@ -1,6 +1,7 @@
 """What all commands do, whatever they are for."""
 
 import errno
+import importlib.util
 import os
 import pathlib
 import re
@@ -153,3 +154,18 @@ def test_in_a_command_ctrl_c_is_left_to_the_kernel(run):
   handlers = []
   run(lambda argv: handlers.append(signal.getsignal(signal.SIGINT)))
   assert handlers == [signal.SIG_DFL]
+
+
+def test_a_plug_in_may_lie_in_the_current_directory(run, monkeypatch, tmp_path):
+  elsewhere = [path for path in sys.path if path not in ('', os.getcwd())]
+  monkeypatch.setattr(sys, 'path', elsewhere)
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'my_plug_in_here.py').write_text('')
+  (tmp_path / 'jax.py').write_text('')
+
+  def main(argv):
+    del argv
+    assert importlib.util.find_spec('my_plug_in_here') is not None
+    assert importlib.util.find_spec('jax').origin != str(tmp_path / 'jax.py')
+
+  assert run(main) == (0, '')
