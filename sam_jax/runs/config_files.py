@@ -165,7 +165,8 @@ def leave_out(
   """Unsets what a config file says of a model when another one is chosen.
 
   The fields of a model, or of an optimizer, mean nothing to another one, and
-  would be refused. What the user gives stays, and is refused if it does not fit.
+  would be refused. What the user gives stays, and is refused if it does not
+  fit.
 
   Args:
     config: is changed.
