@@ -99,11 +99,12 @@ class ConfigFlag:
     Raises:
       ValueError: there is no such config or field, or a value does not fit.
     """
-    config = config_files.read(_cli.config_path(self._flag.value))
+    config = config_files.read(self.path)
     self._of_file = config.method.to_dict()
     self._chosen = config_files.chosen(config)
     if config_files.is_saved(self.path):
       config_files.load_plugins(config, self.path)
+      config = _with_types(config)
     self._left_out = override(config, self._overrides | _typed(more or {}))
     fields.check(config)
     return config.lock()
@@ -173,6 +174,19 @@ class ConfigFlag:
       ValueError: see `load`.
     """
     return values(self.load(more), [*self._overrides, *(more or ())])
+
+
+def _with_types(
+  saved: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  """Returns the config of a run whose fields that are None have types again.
+
+  ml_collections parses no value for a field that is None without a type.
+  """
+  config = default.get_config()
+  with config.unlocked():
+    config.update(saved)
+  return config.lock()
 
 
 def values(

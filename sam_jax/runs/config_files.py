@@ -17,7 +17,7 @@ from typing import Any
 import ml_collections
 
 from sam_jax import lookup
-from sam_jax.runs import reserved, workdir as workdir_lib
+from sam_jax.runs import fields, reserved, workdir as workdir_lib
 
 # What names a factory, which may take fields that the config does not have.
 _SECTIONS = ('data', 'method', 'model', 'optimizer', 'schedule', 'task')
@@ -82,6 +82,7 @@ def _read_saved(path: pathlib.Path, argument: str) -> ml_collections.ConfigDict:
       f'{path} is not the config of a run; give RUN/config.json, where RUN is '
       'a run directory'
     )
+  fields.unset_defaults(config)
   return config.lock()
 
 
@@ -164,8 +165,7 @@ def leave_out(
   """Unsets what a config file says of a model when another one is chosen.
 
   The fields of a model, or of an optimizer, mean nothing to another one, and
-  would be refused. So do the defaults of a method, which the config of a
-  finished run holds. What the user gives stays, and is refused if it does not
+  would be refused. What the user gives stays, and is refused if it does not
   fit.
 
   Args:
@@ -179,29 +179,15 @@ def leave_out(
   now = chosen(config)
   dropped = {
     f'{section}.{field}': value
-    for section, name in before.items()
-    if now.get(section, name) != name
-    for field, value in _own(section, name, config[section]).items()
+    for section in _OWNERS
+    if section in before and now.get(section) != before[section]
+    for field, value in config[section].items()
+    if field != 'name' and value is not None
     if f'{section}.{field}' not in given
   }
   with config.unlocked():
     config.update_from_flattened_dict(dict.fromkeys(dropped))
   return dropped
-
-
-def _own(
-  section: str, name: str, values: ml_collections.ConfigDict
-) -> dict[str, Any]:
-  """Returns the fields of a section that belong to the name that it had."""
-  from sam_jax import methods
-
-  own = {k: v for k, v in values.items() if k != 'name' and v is not None}
-  if section in _OWNERS:
-    return own
-  if section == 'method' and name in methods.names():
-    defaults = methods.defaults(name)
-    return {k: v for k, v in own.items() if defaults.get(k) == v}
-  return {}
 
 
 def check_no_section(

@@ -204,14 +204,36 @@ def fill_method(config: ml_collections.ConfigDict) -> None:
   Args:
     config: is changed; an unknown method is left to whoever makes it.
   """
+  section, defaults = _method(config)
+  with section.unlocked():
+    for field, value in defaults.items():
+      if section.get(field) is None:
+        section[field] = value
+
+
+def unset_defaults(config: ml_collections.ConfigDict) -> None:
+  """Sets the fields that `fill_method` would fill in the same way to None.
+
+  The defaults of a method mean nothing to another one that the user chooses.
+
+  Args:
+    config: of a run that has been made; is changed.
+  """
+  section, defaults = _method(config)
+  with section.unlocked():
+    for field, value in defaults.items():
+      if section.get(field) == value:
+        section[field] = None
+
+
+def _method(
+  config: ml_collections.ConfigDict,
+) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
+  """Returns the section of the method, and the defaults of a known one."""
   from sam_jax import methods
 
   section = config.get('method')
-  if not isinstance(section, ml_collections.ConfigDict):
-    return  # of another program
-  if section.get('name') not in methods.names():
-    return
-  with section.unlocked():
-    for field, value in methods.defaults(section.name).items():
-      if section.get(field) is None:
-        section[field] = value
+  if not isinstance(section, ml_collections.ConfigDict):  # of another program
+    return ml_collections.ConfigDict(), {}
+  name = section.get('name')
+  return section, methods.defaults(name) if name in methods.names() else {}
