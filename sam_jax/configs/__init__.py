@@ -53,7 +53,7 @@ def _find(name: str, kind: str, folder: str) -> pathlib.Path:
     path.stem: path
     for path in sorted((_SHIPPED.parent / folder).glob('[!_]*.py'))
   }
-  if (own / 'config.json').is_file():
+  if os.path.isfile(own / 'config.json'):
     raise ValueError(
       f'{name!r} is a run directory; give {own / "config.json"}, its config'
     )

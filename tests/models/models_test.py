@@ -405,22 +405,24 @@ def test_a_class_and_a_function_register_and_create():
 
 @pytest.mark.usefixtures('empty_registry')
 def test_a_pattern_passes_its_numbers_and_loses_to_an_exact_name():
-  def make(num_classes, a, b=0):
-    return (num_classes, a, b)
+  class Net(nn.Module):
+    num_classes: int
+    a: int
+    b: int = 0
 
-  models.register('net{a}.{b}')(make)
-  models.register('net7.7', a=-1)(make)
-  assert models.create('net12.3', num_classes=2) == (2, 12, 3)
-  assert models.create('net7.7', num_classes=2, b=4) == (2, -1, 4)
+  models.register('net{a}.{b}')(Net)
+  models.register('net7.7', a=-1)(Net)
+  assert models.create('net12.3', num_classes=2) == Net(2, 12, 3)
+  assert models.create('net7.7', num_classes=2, b=4) == Net(2, -1, 4)
   with pytest.raises(ValueError, match='unknown model'):
     models.create('net12x3', num_classes=2)
 
 
 @pytest.mark.usefixtures('empty_registry')
 def test_a_taken_name_is_refused():
-  models.register('mine')(nn.Dense)
+  models.register('mine')(Dense)
   with pytest.raises(ValueError, match="'mine' is registered already"):
-    models.register('mine')(nn.Dense)
+    models.register('mine')(Dense)
 
 
 @pytest.mark.parametrize('use_bias', [False, True])

@@ -299,7 +299,7 @@ def test_each_file_is_checked_to_its_end(open_checkpoints, monkeypatch):
   saved = open_checkpoints()
   rng = np.random.default_rng(0)
   _save(saved, 1, state={'w': rng.normal(size=3000)})
-  path = _data_file(saved._path(1))
+  path = _data_file(saved.path(1))
   content = path.read_bytes()
   assert len(content) > 20_000
   for place in (0, 63, 64, len(content) - 1):

@@ -268,7 +268,9 @@ def test_bad_weights_are_refused_before_anything_is_written(
   tmp_path, start, monkeypatch
 ):
   compiled = []
-  monkeypatch.setattr(dry_run, 'describe', lambda *_: compiled.append(1) or {})
+  monkeypatch.setattr(
+    dry_run, 'describe', lambda *_, **__: compiled.append(1) or {}
+  )
   file, _ = _official_file(tmp_path, **{'model.hidden': 9})
   for source, error, message in (
     (file, ValueError, r'params/Dense_0/bias .* needs \[8\], found \[9\]'),
@@ -282,7 +284,7 @@ def test_bad_weights_are_refused_before_anything_is_written(
 
 
 def test_a_dry_run_says_what_it_would_start_from(tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(dry_run, 'describe', lambda *_: {})
+  monkeypatch.setattr(dry_run, 'describe', lambda *_, **__: {})
   file, _ = _official_file(tmp_path)
   dry_run.run(tiny.config(init_from=file), tmp_path / 'run')
   assert f'initialised from {file}: ' in capsys.readouterr().out
@@ -292,7 +294,7 @@ def test_a_dry_run_of_a_run_that_has_begun_needs_no_weights(
   tmp_path, monkeypatch
 ):
   tiny.use_devices(monkeypatch, 1)
-  monkeypatch.setattr(dry_run, 'describe', lambda *_: {})
+  monkeypatch.setattr(dry_run, 'describe', lambda *_, **__: {})
   file, _ = _official_file(tmp_path)
   fields = tiny.PLAIN | {
     'method.name': 'sgd',
