@@ -420,9 +420,12 @@ def test_a_pattern_passes_its_numbers_and_loses_to_an_exact_name():
 
 @pytest.mark.usefixtures('empty_registry')
 def test_a_taken_name_is_refused():
-  models.register('mine')(Dense)
+  def make(num_classes):
+    return nn.Dense(num_classes)
+
+  models.register('mine')(make)
   with pytest.raises(ValueError, match="'mine' is registered already"):
-    models.register('mine')(Dense)
+    models.register('mine')(make)
 
 
 @pytest.mark.parametrize('use_bias', [False, True])
