@@ -8,9 +8,9 @@ import pytest
 import sam_jax
 from sam_jax import configs
 from sam_jax.analysis import trained
-from sam_jax.configs import digits
 from sam_jax.runs import (
   bootstrap,
+  config_files,
   evaluation,
   initialization,
   loading,
@@ -84,11 +84,13 @@ def test_a_cache_that_cannot_be_written_is_one_line(cache):
 
 def test_a_run_starts_from_a_shipped_one_by_its_name(capsys, monkeypatch):
   tiny.use_devices(monkeypatch, 1)
-  config = digits.get_config('noisy')
+  # The config of a shipped run can still be given, with all its fields.
+  source = shipped.find('digits_cnn_sgd')
+  config = config_files.read(str(source / 'config.json'))
   config.init_from = 'digits_cnn_sgd'
   prepared = preparation.prepare(config)
   place = prepared.config.init_from
-  assert place == str(shipped.find('digits_cnn_sgd'))
+  assert place == str(source)
   initialization.check_source(prepared.experiment, place)
   assert f'initialised from {place}: 8 arrays' in capsys.readouterr().out
   # A sweep looks for what its cells start from, too.
