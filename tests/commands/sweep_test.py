@@ -14,6 +14,7 @@ from sam_jax.sweeps import (
   overrides,
   pool,
   run_files,
+  smoke,
 )
 from tests import tiny
 from tests.sweeps import made_up
@@ -81,6 +82,26 @@ def test_a_grid_of_the_command_line_is_a_sweep(command, tmp_path):
   lines = list(map(shlex.split, done.out.splitlines()[1:]))
   runs = tmp_path / 'runs'
   assert [x[3:] for x in lines] == [cells_lib.arguments(c, runs) for c in cells]
+
+
+@pytest.mark.parametrize(
+  ('option', 'is_replaced'),
+  [
+    ('--set=data.directory=gone', False),
+    ('--config.data.directory=gone', False),
+  ]
+  + [('--set=seed=1', True)],
+)
+def test_nothing_replaces_data_whose_directory_is_given(
+  command, tmp_path, monkeypatch, option, is_replaced
+):
+  monkeypatch.setattr(smoke, '_is_missing', lambda name, directory: True)
+  done = command(
+    *('sweep', '--config=cifar10', '--grid', 'method.rho=0.05', option),
+    *('--scale=smoke', f'--workdir={tmp_path}/runs', '--emit=shell'),
+  )
+  assert done.status == 0, done.err
+  assert ('fake_cifar10' in done.out) == is_replaced
 
 
 def test_a_grid_of_models_says_what_it_leaves_out(command, tmp_path):
