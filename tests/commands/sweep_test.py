@@ -299,7 +299,8 @@ def test_where_there_is_nothing_to_report_one_line_says_so(
 def test_a_search_that_is_finished_recommends(command, tmp_path, monkeypatch):
   """By the scores of its runs, which it does not make again."""
   monkeypatch.chdir(tmp_path)
-  path = tiny.config_file(tmp_path, num_epochs=2)
+  data = {'data.name': 'fake_cifar10'}
+  path = tiny.config_file(tmp_path, num_epochs=2, **data)
   for rho, seed in ((0.0, 0), (0.0, 1), (0.1, 0), (0.1, 1)):
     cell = {
       'config': path.name,
@@ -310,7 +311,7 @@ def test_a_search_that_is_finished_recommends(command, tmp_path, monkeypatch):
     }
     fields = {k: v for k, v in cell.items() if k != 'config'}
     name = cells_lib.cell_name(cell)
-    made_up.write_run(tmp_path / 'runs', name, [0.5 - rho], **fields)
+    made_up.write_run(tmp_path / 'runs', name, [0.5 - rho], **fields, **data)
   done = command(
     'find_rho',
     f'--config={path.name}',
@@ -321,6 +322,7 @@ def test_a_search_that_is_finished_recommends(command, tmp_path, monkeypatch):
   assert '4 of 4 cells are finished' in done.out
   assert 'validation error, %   n' in done.out
   assert 'best on the validation split: rho = 0.1' in done.out
+  assert 'these numbers say nothing about cifar10' in done.out
   assert plt.imread(tmp_path / 'runs' / 'rho.png').std() > 0.01
 
 
