@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import ml_collections
 
 from sam_jax import _cli, _config_flag
+from sam_jax.datasets import fake
 from sam_jax.runs import files
 from sam_jax.sweeps import (
   cells as cells_lib,
@@ -86,6 +87,8 @@ def main(argv: Sequence[str]) -> int:
   rho_search.draw(found, score, method, _CONFIG.name, picture)
   print(f'\n{rho_search.table(found, score)}\n\n{picture}')
   print(rho_search.recommend(found))
+  for line in fake.remarks([config.data.name]):
+    print(line)
   return 0
 
 

@@ -264,7 +264,8 @@ def _cells(sweep: cells_lib.Sweep) -> list[cells_lib.Fields]:
   fields = overrides.parse_fields(_SET.value)
   overrides.check_not_varied(fields, chosen)
   cells = [overrides.with_fields(cell, fields) for cell in cells]
-  if _SCALE.value == 'smoke' and not fields.keys() & _CHOICES_OF_DATA:
+  given = {*fields, *_CONFIG.overrides}
+  if _SCALE.value == 'smoke' and not given & _CHOICES_OF_DATA:
     cells, lines = smoke.stand_ins(cells)
     for line in lines:
       _cli.say('sweep', line)

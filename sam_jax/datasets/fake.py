@@ -17,6 +17,7 @@ An image is a function of the split and of its position there. A smaller
 
 import dataclasses
 import functools
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
@@ -46,6 +47,19 @@ _SPLITS = {'train': 0, 'test': 1}
 def is_fake(name: str) -> bool:
   """Returns whether the images of a data set are synthetic, by its name."""
   return name.startswith(PREFIX)
+
+
+def remarks(names: Iterable[str]) -> Iterator[str]:
+  """Yields what a reader of results must know of synthetic images.
+
+  Args:
+    names: of the data sets of the results.
+  """
+  for name in filter(is_fake, dict.fromkeys(names)):
+    yield (
+      f'{name} has synthetic images: these numbers say nothing about '
+      f'{name.removeprefix(PREFIX)}'
+    )
 
 
 @registry.register('fake_cifar10')

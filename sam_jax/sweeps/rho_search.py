@@ -52,7 +52,7 @@ def cells(
   """
   for name, instead in _OURS.items():
     if name in given:
-      raise ValueError(f'--set={name} is not allowed: {instead}')
+      raise ValueError(f'{name} is not to be set here: {instead}')
   base = {cells_lib.CONFIG: config_file} | given
   # The directory of the runs does not matter here.
   config = cells_lib.config(base, pathlib.Path())

@@ -22,7 +22,6 @@ _LENGTH: cells_lib.Fields = {
   'eval_batch_size': 64,
 }
 _MAX_BATCH_SIZE = 16
-# On a CPU each microbatch is compiled by itself.
 _MAX_GROUPS, _MAX_PER_GROUP = 2, 2
 _IMAGE_SIZE = 64
 _FAKE: cells_lib.Fields = {'data.train_size': 1000}

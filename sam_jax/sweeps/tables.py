@@ -208,12 +208,7 @@ def remarks_on_data(
   settings: Sequence[settings_lib.Setting],
 ) -> Iterator[str]:
   """Yields a line for each data set whose images are synthetic."""
-  for name in dict.fromkeys(setting.data for setting in settings):
-    if fake.is_fake(name):
-      yield (
-        f'{name} has synthetic images: these numbers say nothing about '
-        f'{name.removeprefix(fake.PREFIX)}'
-      )
+  return fake.remarks(setting.data for setting in settings)
 
 
 # --- Files -------------------------------------------------------------------

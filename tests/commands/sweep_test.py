@@ -14,6 +14,7 @@ from sam_jax.sweeps import (
   overrides,
   pool,
   run_files,
+  smoke,
 )
 from tests import tiny
 from tests.sweeps import made_up
@@ -81,6 +82,26 @@ def test_a_grid_of_the_command_line_is_a_sweep(command, tmp_path):
   lines = list(map(shlex.split, done.out.splitlines()[1:]))
   runs = tmp_path / 'runs'
   assert [x[3:] for x in lines] == [cells_lib.arguments(c, runs) for c in cells]
+
+
+@pytest.mark.parametrize(
+  ('option', 'is_replaced'),
+  [
+    ('--set=data.directory=gone', False),
+    ('--config.data.directory=gone', False),
+  ]
+  + [('--set=seed=1', True)],
+)
+def test_nothing_replaces_data_whose_directory_is_given(
+  command, tmp_path, monkeypatch, option, is_replaced
+):
+  monkeypatch.setattr(smoke, '_is_missing', lambda name, directory: True)
+  done = command(
+    *('sweep', '--config=cifar10', '--grid', 'method.rho=0.05', option),
+    *('--scale=smoke', f'--workdir={tmp_path}/runs', '--emit=shell'),
+  )
+  assert done.status == 0, done.err
+  assert ('fake_cifar10' in done.out) == is_replaced
 
 
 def test_a_grid_of_models_says_what_it_leaves_out(command, tmp_path):
@@ -278,7 +299,8 @@ def test_where_there_is_nothing_to_report_one_line_says_so(
 def test_a_search_that_is_finished_recommends(command, tmp_path, monkeypatch):
   """By the scores of its runs, which it does not make again."""
   monkeypatch.chdir(tmp_path)
-  path = tiny.config_file(tmp_path, num_epochs=2)
+  data = {'data.name': 'fake_cifar10'}
+  path = tiny.config_file(tmp_path, num_epochs=2, **data)
   for rho, seed in ((0.0, 0), (0.0, 1), (0.1, 0), (0.1, 1)):
     cell = {
       'config': path.name,
@@ -289,7 +311,7 @@ def test_a_search_that_is_finished_recommends(command, tmp_path, monkeypatch):
     }
     fields = {k: v for k, v in cell.items() if k != 'config'}
     name = cells_lib.cell_name(cell)
-    made_up.write_run(tmp_path / 'runs', name, [0.5 - rho], **fields)
+    made_up.write_run(tmp_path / 'runs', name, [0.5 - rho], **fields, **data)
   done = command(
     'find_rho',
     f'--config={path.name}',
@@ -300,6 +322,7 @@ def test_a_search_that_is_finished_recommends(command, tmp_path, monkeypatch):
   assert '4 of 4 cells are finished' in done.out
   assert 'validation error, %   n' in done.out
   assert 'best on the validation split: rho = 0.1' in done.out
+  assert 'these numbers say nothing about cifar10' in done.out
   assert plt.imread(tmp_path / 'runs' / 'rho.png').std() > 0.01
 
 
