@@ -171,9 +171,10 @@ class _Told:
       self.callbacks.append(callback)
 
   def close(self) -> None:
-    """Tells them of the end."""
-    for callback in self.callbacks:
-      callback.on_end(self.result)
+    """Tells all of them of the end, whatever one of them raises."""
+    with contextlib.ExitStack() as ends:
+      for callback in reversed(self.callbacks):
+        ends.callback(callback.on_end, self.result)
 
 
 class _Pending:

@@ -181,3 +181,17 @@ def test_a_callback_that_does_not_start_ends_only_those_before_it(
     _train(tmp_path, before, NoStart(), after)
   assert (before.events, after.events) == (['start', 'end'], [])
   assert isinstance(before.start.workdir, pathlib.Path)
+
+
+def test_what_is_raised_at_the_end_keeps_no_other_from_being_told():
+  class Bad(callbacks.Callback):
+    def on_end(self, result):
+      raise OSError('the disk is full')
+
+  told = loop._Told()
+  last = Told()
+  told.callbacks = [Told(), Bad(), last]
+  told.result = {'final_score': 0.5}
+  with pytest.raises(OSError, match='the disk is full'):
+    told.close()
+  assert last.result == told.result
