@@ -60,9 +60,9 @@ def get_config() -> ml_collections.ConfigDict:
   # 'pyramidnet': whether its branches are dropped at random.
   config.model.shake_drop = placeholder(bool)
   # EfficientNets, 'vit', 'mixer': side of the images, to which all are resized;
-  # None is the model's own, or leaves them as they are. EfficientNets:
-  # probability of skipping the last block: official 0.2.
+  # None is the model's own, or leaves them as they are.
   config.model.resolution = placeholder(int)
+  # EfficientNets: probability of skipping the last block; official 0.2.
   config.model.drop_connect_rate = placeholder(float)
   # 'wide_resnet': official [use_additional_skip_connections], False.
   config.model.use_additional_skip_connections = placeholder(bool)
