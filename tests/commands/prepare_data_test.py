@@ -239,7 +239,8 @@ def test_the_list_has_all_data_sets(command, tmp_path, monkeypatch):
 
 def test_much_is_known_of_every_data_set_that_comes_with_the_package():
   for name in facts.names():
-    assert facts.find(name).what, name
+    if not name.startswith('doctest'):  # doctests register some in this process
+      assert facts.find(name).what, name
 
 
 def test_an_unknown_data_set_is_one_line(command):

@@ -65,19 +65,24 @@ def test_a_method_looks_the_same_whatever_it_is_drawn_with():
   assert palette.color('sam') == '#0072b2'
 
 
+def _names():
+  """Returns our methods, without those that other tests have registered."""
+  return [name for name in methods.names() if name in methods.__all__]
+
+
 def test_methods_look_different():
   looks = {
     (style['color'], style['marker'], style['markerfacecolor'])
-    for name in methods.names()
+    for name in _names()
     for style in palette.styles([name])
   }
-  assert len(looks) == len(methods.names())
+  assert len(looks) == len(_names()) > 40
   known = ('sgd', 'sam', 'asam', 'gsam', 'looksam', 'msam', 'friendly_sam')
   assert len({palette.color(name) for name in known}) == len(known)
 
 
 def test_methods_of_one_colour_have_different_lines():
-  names = [n for n in methods.names() if palette.color(n) == '#000000'][:3]
+  names = [n for n in _names() if palette.color(n) == '#000000'][:3]
   lines = [style['linestyle'] for style in palette.styles(names)]
   assert lines == ['-', '--', ':']
 

@@ -36,7 +36,8 @@ def whole(tmp_path_factory):
 def test_it_trains_and_is_told_in_its_own_words(tmp_path, capsys):
   tiny.train(tmp_path, **FIELDS, **{'log.progress_seconds': 0.0})
   lines = capsys.readouterr().out.splitlines()
-  assert lines[2].startswith('step 1/10: loss 0.')
+  assert lines[2] == 'compiling the first step'
+  assert lines[3].startswith('step 1/10: loss 0.')
   (epoch, *_) = (line for line in lines if line.startswith('epoch 1'))
   names = [part.split()[0] for part in epoch.split(': ')[1].split(', ')]
   assert names == [
