@@ -78,9 +78,8 @@ def closest(name: str, known: Iterable[str]) -> list[str]:
   known = list(dict.fromkeys(known))
   name = name.replace('-', '_').lower()
   last = name.rpartition('.')[2]
-  shape = (
-    str.lower if '.' in name else _last
-  )  # without sections, if it has none
+  # Sections count only if the name has one.
+  shape = str.lower if '.' in name else _last
 
   def alike(cutoff: float) -> list[str]:
     close = difflib.get_close_matches(name, map(shape, known), 1, cutoff)
