@@ -60,10 +60,11 @@ def initial_state(
   )
   if init_from:
     variables = _pretrained(experiment, init_from, variables)
-  if not is_cut:
-    return init(variables)
-  variables = experiment.parallel.replicate(variables)  # the pretrained ones
-  of_state = _shardings(experiment.state_shapes())
+  of_state = None
+  if is_cut:
+    variables = experiment.parallel.replicate(variables)  # the pretrained ones
+    of_state = _shardings(experiment.state_shapes())
+  # One program: otherwise each shape of an array has its own.
   return jax.jit(init, out_shardings=of_state)(variables)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import flax
 import numpy as np
-import scipy.ndimage
 
 from sam_jax import types
 
@@ -47,8 +46,10 @@ def resize(
   sides = [_side(x.shape[1] - tokens, source) for x in (old, new)]
   token, grid = np.split(np.asarray(old, np.float32), [tokens], axis=1)
   grid = grid.reshape(sides[0], sides[0], -1)
+  from scipy import ndimage  # takes a moment: few runs resize
+
   factor = sides[1] / sides[0]
-  grid = scipy.ndimage.zoom(grid, (factor, factor, 1), order=1)
+  grid = ndimage.zoom(grid, (factor, factor, 1), order=1)
   grid = grid.reshape(1, sides[1] ** 2, -1)
   theirs[NAME] = np.concatenate([token, grid], axis=1)
   words = 'positions {0}x{0} -> {1}x{1}'.format(*sides)

@@ -7,7 +7,6 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 
 from sam_jax import augmentation as augmentation_lib, lookup
 from sam_jax.augmentation import mixing as mixing_lib
@@ -230,9 +229,11 @@ class ImageClassification(ImageTask):
 
   def probabilities(self, outputs: np.ndarray) -> np.ndarray:
     """Returns the probability of each class; with 'sigmoid', of each alone."""
+    from scipy import special  # takes a moment: no training asks for it
+
     if self._is_softmax:
-      return scipy.special.softmax(outputs, axis=-1)
-    return scipy.special.expit(outputs)
+      return special.softmax(outputs, axis=-1)
+    return special.expit(outputs)
 
   def predictions(
     self, outputs: np.ndarray, batch: base.Batch
