@@ -39,6 +39,12 @@ _WORKDIR = flags.DEFINE_string(
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Print what would run, and its cost; write nothing.'
 )
+_PROFILE = flags.DEFINE_integer(
+  'profile',
+  None,
+  'Number of steps to trace for TensorBoard and Perfetto, after the first '
+  'ones of this start; the trace is in WORKDIR/profile/.',
+)
 _COORDINATOR = flags.DEFINE_string(
   'coordinator',
   None,
@@ -72,17 +78,20 @@ def main(argv: Sequence[str]) -> int:
 
 def _train(argv: Sequence[str]) -> int:
   """Does what the flags say; returns the exit status."""
-  from sam_jax.runs import dry_run, files, preparation
+  from sam_jax.runs import dry_run, files, preparation, profiling
 
   _cli.refuse_arguments(argv[1:])
   # Now: a config file or a plug-in may go to another directory.
   workdir = files.run_directory(_WORKDIR.value)
+  profiling.check(_PROFILE.value)
   config = _CONFIG.load()
   _configure_jax(config.deterministic)
   _join_processes()
   if _DRY_RUN.value:
     dry_run.run(config, workdir)
     _say_remarks(config)
+    if _PROFILE.value is not None:
+      _cli.say('train', 'a dry run makes no steps that --profile could trace')
     return 0
   with preparation.begin(config, workdir) as begun:
     _say_remarks(config)
@@ -105,7 +114,7 @@ def _run(begun: 'preparation.Begun') -> int:
   from sam_jax.runs import interrupts, loop
 
   try:
-    loop.train(begun)
+    loop.train(begun, profile_steps=_PROFILE.value)
   except interrupts.Interrupted as error:  # all processes have agreed on it
     _cli.say('train', error)
     return 128 + error.signum

@@ -139,6 +139,35 @@ class Journal:
       line = {f'step/{name}': value for name, value in values.all.items()}
       self._write(step, line)
 
+  def say(self, text: str) -> None:
+    """Prints a line for the person who watches."""
+    self._line.line(text)
+
+  def announce_trace(self, steps: range) -> None:
+    """Says which steps are traced, and what that does to the rate.
+
+    Args:
+      steps: take longer than others do.
+    """
+    per_epoch = self._experiment.steps_per_epoch
+    ends = [str(step) for step in steps if step % per_epoch == 0]
+    effect = 'examples_per_second of this epoch leaves them out'
+    if ends:
+      effect = (
+        'they are slower, and so is examples_per_second of the epochs that end '
+        f'with the steps {", ".join(ends)}'
+      )
+    self.say(f'profile: tracing the steps {steps[0]} to {steps[-1]}; {effect}')
+
+  def leave_out(self, step: int) -> None:
+    """Counts the rate of the epoch from the end of a step on, if it has more.
+
+    Args:
+      step: the last one that was made.
+    """
+    if step % self._experiment.steps_per_epoch:
+      self._epoch_started, self._logged_step = time.monotonic(), step
+
   def add_skipped(self, step: int, values: StepValues) -> int:
     """Takes note of a step that was skipped; returns how many in a row."""
     state, limit = self.state, self._config.max_skipped_steps
@@ -251,9 +280,8 @@ class Journal:
 
     An epoch of one step has no other one to be counted.
     """
-    is_last = step % self._experiment.steps_per_epoch == 0
-    if not self._has_compiled and not is_last:
-      self._epoch_started, self._logged_step = time.monotonic(), step
+    if not self._has_compiled:
+      self.leave_out(step)
     self._has_compiled = True
 
   def _rate(self, step: int) -> float:

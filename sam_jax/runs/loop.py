@@ -7,6 +7,7 @@ while training continues.
 
 import collections
 import contextlib
+import functools
 import pathlib
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from sam_jax.runs import (
   metrics_log,
   misuse,
   preparation,
+  profiling,
   provenance,
   workdir as workdir_lib,
   writers,
@@ -35,6 +37,8 @@ from sam_jax.training import diagnostics, parallel, train_step
 
 # Steps that may be under way before the metrics of the oldest are read.
 _MAX_PENDING = 2
+# Marks what a call does in a trace, see `profiling`.
+_marked = functools.partial(functools.partial, jax.profiler.annotate_function)
 # Steps after which processes ask each other whether to stop; they wait for it.
 _AGREE_EVERY = 20
 
@@ -47,6 +51,7 @@ def train_and_evaluate(
   config: ml_collections.ConfigDict,
   workdir: str | pathlib.Path,
   callbacks: Sequence[callbacks_lib.Callback] = (),
+  profile_steps: int | None = None,
 ) -> dict[str, Any]:
   """Trains a model, or resumes its training, and returns the result.
 
@@ -54,6 +59,7 @@ def train_and_evaluate(
     config: see configs/default.py.
     workdir: run directory, made if it does not exist.
     callbacks: are told what happens, see `callbacks.Callback`.
+    profile_steps: how many steps to trace, see `profiling`; None traces none.
 
   Returns:
     What result.json holds: final and best score, steps, wall time and more,
@@ -66,18 +72,22 @@ def train_and_evaluate(
     TrainingFailed: the loss is not finite; the last checkpoint is kept.
     interrupts.Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
   """
+  profiling.check(profile_steps)
   with preparation.begin(config, workdir) as begun:
-    return train(begun, callbacks)
+    return train(begun, callbacks, profile_steps)
 
 
 def train(
-  begun: preparation.Begun, callbacks: Sequence[callbacks_lib.Callback] = ()
+  begun: preparation.Begun,
+  callbacks: Sequence[callbacks_lib.Callback] = (),
+  profile_steps: int | None = None,
 ) -> dict[str, Any]:
   """Makes the steps of a run that are left, see `train_and_evaluate`.
 
   Args:
     begun: the run, by `preparation.begin`, whose context is still open.
     callbacks: see `train_and_evaluate`.
+    profile_steps: see `train_and_evaluate`.
   """
   config, experiment, workdir, state, step, result = begun
   if result is not None:
@@ -103,7 +113,15 @@ def train(
       logged=logged,
     )
     told.begin(start, (*_writers(config), *callbacks))
-    loop = _Loop(config, experiment, saved, journal, told.callbacks)
+    profile = profiling.Profile(
+      workdir,
+      profile_steps,
+      made=remembered.step,
+      num_steps=experiment.num_steps,
+      say=journal.say,
+    )
+    stack.enter_context(contextlib.closing(profile))
+    loop = _Loop(config, experiment, saved, journal, told.callbacks, profile)
     told.result = loop.run(state)
   return told.result
 
@@ -204,6 +222,7 @@ class _Pending:
     while self._queue:
       self._read_one()
 
+  @_marked(name='read metrics')
   def _read_one(self) -> None:
     """Waits for the oldest values and hands them to their callback."""
     callback, step, values, args = self._queue.popleft()
@@ -220,7 +239,9 @@ class _Loop:
     checkpoints: checkpoints_lib.Checkpoints,
     journal: journal_lib.Journal,
     told: Sequence[callbacks_lib.Callback],
+    profile: profiling.Profile,
   ) -> None:
+    self._profile = profile
     self._told = told
     self._config = config
     self._experiment = experiment
@@ -256,9 +277,13 @@ class _Loop:
     train_step_fn = self._experiment.compile_train_step()
     num_steps = self._experiment.num_steps
     for step in range(self._journal.state.step + 1, num_steps + 1):
-      batch = self._parallel.shard(next(batches))
-      state, metrics = train_step_fn(state, batch)
-      self._pending.add(self._on_step, step, metrics)
+      self._begin_trace(step)
+      with jax.profiler.StepTraceAnnotation('train', step_num=step):
+        with jax.profiler.TraceAnnotation('next batch'):
+          batch = self._parallel.shard(next(batches))
+        state, metrics = train_step_fn(state, batch)
+        self._pending.add(self._on_step, step, metrics)
+      self._end_trace(step)
       self._tell_step(step, state, metrics)
       if step % self._experiment.steps_per_epoch == 0 or step == num_steps:
         self._end_epoch(step, state)
@@ -268,6 +293,20 @@ class _Loop:
         self._write_checkpoint(step, state)
       if stops:
         raise interrupts.Interrupted(listener.signum or signal.SIGTERM, step)
+
+  def _begin_trace(self, step: int) -> None:
+    """Begins the trace if it is to begin with this step."""
+    if self._profile.is_first(step):
+      self._pending.read_all()  # no step is half in it
+      if self._profile.start():
+        self._journal.announce_trace(self._profile.steps)
+
+  def _end_trace(self, step: int) -> None:
+    """Ends the trace if it is to end with this step."""
+    if self._profile.is_last(step):
+      self._pending.read_all()
+      self._profile.stop()
+      self._journal.leave_out(step)
 
   def _tell_step(
     self,
@@ -343,6 +382,7 @@ class _Loop:
         snapshot = self._copy(state)
     self._pending.add(self._on_epoch, step, sums, snapshot)
 
+  @_marked(name='evaluate')
   def _evaluate(
     self, state: train_step.TrainState
   ) -> dict[str, list[types.Metrics]]:
@@ -377,6 +417,7 @@ class _Loop:
     if is_best and snapshot is not None:
       self._write_checkpoint(step, snapshot)
 
+  @_marked(name='checkpoint')
   def _write_checkpoint(self, step: int, state: train_step.TrainState) -> None:
     """Saves a state whose metrics have all been read."""
     self._journal.sync(step)
