@@ -229,18 +229,21 @@ def perturbed_gradient(
     ValueError: see `value_and_grad`.
   """
 
+  @jax.named_scope('ascent')
   def gradient_at(moved: types.Params) -> types.Grads:
     return ascent_reduce(leaves.differentiable(ascend(moved)[1]))
 
   whole = leaves.Parameters(params)
   is_plain = perturbation is perturbations.none
-  out, full = arguments.pair((descend if is_plain else ascend)(params))
+  with jax.named_scope('descent' if is_plain else 'ascent'):
+    out, full = arguments.pair((descend if is_plain else ascend)(params))
   local_grads = leaves.differentiable(full)
   trained = whole.like(local_grads)
   _check_differentiated_locally(trained, out)
   ascent_grads = ascent_reduce(local_grads)
   _check_slices(ascent_grads, out, perturbation)
-  epsilon = perturbation(ascent_grads, trained)
+  with jax.named_scope('perturbation'):
+    epsilon = perturbation(ascent_grads, trained)
   if is_plain:
     perturbed_out, descent_grads = out, local_grads
   else:
@@ -248,9 +251,11 @@ def perturbed_gradient(
     for _ in range(ascent_steps - 1):
       step = perturbation(gradient_at(whole.moved(epsilon)), trained)
       epsilon = jax.tree.map(tree.add, epsilon, _fraction(step, ascent_steps))
-    moved = whole.moved(epsilon)
-    epsilon = whole.added(epsilon, moved)
-    perturbed_out, descent_grads = descend(moved)
+    with jax.named_scope('perturbation'):
+      moved = whole.moved(epsilon)
+      epsilon = whole.added(epsilon, moved)
+    with jax.named_scope('descent'):
+      perturbed_out, descent_grads = descend(moved)
     descent_grads = leaves.differentiable(descent_grads)
   grads = descent_grads
   if second_order and not is_plain:

@@ -44,6 +44,7 @@ class Metrics(NamedTuple):
   skipped: jax.Array | tuple[()] = ()
 
 
+@jax.named_scope('diagnostics')
 def of_step(
   result: methods.GroupResult,
   params: types.Params,
@@ -83,6 +84,7 @@ def of_step(
   )
 
 
+@jax.named_scope('diagnostics')
 def of_perturbation(
   params: types.Params,
   out: tuple[Any, Aux],

@@ -103,6 +103,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     max_norm: gradients that are as long or longer get this length.
   """
 
+  @jax.named_scope('clip')
   def clip(grads: types.Grads, params: types.Params | None) -> types.Grads:
     del params
     norm = tree.norm(grads)

@@ -213,16 +213,19 @@ def train_step(
   group_fn = functools.partial(_group_gradient, state, ctx, fns)
   groups = fns.collectives.spread(_split(batch, fns.layout.device_groups))
   local, rows = microbatches.mean_and_each(group_fn, groups, fns.loop)
-  result = fns.collectives.global_mean(local)._replace(
-    rows=_of_batch(fns, rows, batch['position'])
-  )
-  grads, method_state = fns.method.finish(state.method_state, result, ctx)
-  updates, opt_state = fns.optimizer.update(
-    grads, state.opt_state, state.params
-  )
+  with jax.named_scope('average'):
+    mean = fns.collectives.global_mean(local)
+  result = mean._replace(rows=_of_batch(fns, rows, batch['position']))
+  with jax.named_scope('finish'):
+    grads, method_state = fns.method.finish(state.method_state, result, ctx)
+  with jax.named_scope('optimizer'):
+    updates, opt_state = fns.optimizer.update(
+      grads, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
   new_state = TrainState(
     step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
+    params=params,
     # The mean of the changes: what is frozen stays to the bit.
     batch_stats=jax.tree.map(
       jnp.add, state.batch_stats, result.out[1].statistics_change
@@ -292,6 +295,7 @@ def _split(batch: Batch, count: int) -> Batch:
   return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
 
 
+@jax.named_scope('augmentation')
 def prepare(group: Batch, step: jax.Array, fns: StepFns) -> Batch:
   """Returns what the network sees of a group of m examples in a step.
 
