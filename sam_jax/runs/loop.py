@@ -303,7 +303,7 @@ class _Loop:
 
   def _end_trace(self, step: int) -> None:
     """Ends the trace if it is to end with this step."""
-    if self._profile.is_last(step):
+    if self._profile.made(step):
       self._pending.read_all()
       self._profile.stop()
       self._journal.leave_out(step)

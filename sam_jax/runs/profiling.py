@@ -89,8 +89,8 @@ class Profile:
     """Whether the trace begins before a step."""
     return bool(self.steps) and step == self.steps.start
 
-  def is_last(self, step: int) -> bool:
-    """Whether the trace ends after a step."""
+  def made(self, step: int) -> bool:
+    """Takes note of a step; returns whether the trace ends with it."""
     self._last_seen = step
     return self._is_open and step == self.steps.stop - 1
 
