@@ -10,7 +10,8 @@ at once, on the threads of a CPU or the streams of a GPU, so that their times
 together may exceed that of a step. Where the compiler has fused operations of
 several parts, the time counts for one of them. An
 operation that the compiler has made, and that has no name, counts for the part
-whose results it uses.
+whose results it uses. Other programs, such as the evaluation, have one row
+each.
 """
 
 import argparse
@@ -82,7 +83,19 @@ def find(directory: pathlib.Path) -> pathlib.Path:
 
 
 def read(path: pathlib.Path) -> Table:
-  """Returns what a trace says of its steps."""
+  """Returns what a trace says of its steps.
+
+  Raises:
+    ValueError: it has none.
+  """
+  with warnings.catch_warnings():
+    # Those of jaxlib's types, which abort the process if they are errors.
+    warnings.simplefilter('ignore', DeprecationWarning)
+    return _read(path)
+
+
+def _read(path: pathlib.Path) -> Table:
+  """Returns what `read` does."""
   content = path.read_bytes()
   parts = dict(_parts(content))
   spent: collections.Counter[str] = collections.Counter()
@@ -137,7 +150,7 @@ def _parts(content: bytes) -> Iterator[tuple[tuple[str, str], str]]:
 def _parts_of_program(proto: bytes) -> Iterator[tuple[tuple[str, str], str]]:
   """Yields the same of a serialized HloProto."""
   for module in _messages(proto, _MODULE):
-    (module_name,) = _messages(module, _NAME)
+    title = _messages(module, _NAME)[0].decode()
     programs = {
       _fields(computation, _ID)[0]: [
         _Instruction.of(instruction)
@@ -145,13 +158,13 @@ def _parts_of_program(proto: bytes) -> Iterator[tuple[tuple[str, str], str]]:
       ]
       for computation in _messages(module, _COMPUTATIONS)
     }
-    for instructions in programs.values():
-      found: dict[int, str] = {}
-      for each in instructions:  # after those whose results they use
-        found[each.id] = each.part_in(programs, found)
-        is_container = each.opcode in _CONTAINERS
-        name = (module_name.decode(), each.name)
-        yield name, '' if is_container else found[each.id]
+    of_all = [i for instructions in programs.values() for i in instructions]
+    is_step = any(each.part != OTHER for each in of_all)
+    found: dict[int, str] = {}
+    for each in of_all:  # after those whose results they use
+      found[each.id] = each.part_in(programs, found)
+      part = found[each.id] if is_step else title.removeprefix('jit_')
+      yield (title, each.name), '' if each.opcode in _CONTAINERS else part
 
 
 class _Instruction(NamedTuple):
@@ -188,7 +201,7 @@ class _Instruction(NamedTuple):
 
     Args:
       programs: instructions by id of the computation.
-      found: parts by id of those before it in its computation.
+      found: parts by id of those before it.
     """
     fused = [each.part for c in self.called for each in programs[c]]
     used = [found.get(each, OTHER) for each in self.operands]
@@ -256,7 +269,6 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('directory', type=pathlib.Path, help='of a run')
-  warnings.simplefilter('ignore', DeprecationWarning)  # of the types of jaxlib
   try:
     table = read(find(parser.parse_args().directory))
   except (OSError, ValueError) as error:

@@ -75,8 +75,9 @@ class Profile:
     self.steps = range(first, min(first + wanted, num_steps + 1))
     if len(self.steps) < wanted:
       say(
-        f'profile: {len(self.steps)} steps are traced, not {wanted}: this start '
-        f'makes {num_steps - made}, of which the first {WARM_UP} are to warm up'
+        f'profile: {len(self.steps)} steps are traced, not {wanted}: this '
+        f'start makes {num_steps - made}, of which the first {WARM_UP} are to '
+        'warm up'
       )
 
   @property

@@ -52,6 +52,7 @@ BAD = (
   ('--config.m 12 extra', 'unknown arguments: extra'),
   ('--wrokdir=a', 'unknown flag --wrokdir; did you mean --workdir'),
   ('--num_processes=2', 'belong together'),
+  ('--profile=0', 'steps to profile is 0; it must be at least 1'),
   ('--config={tmp}/missing.py', r'missing.py.* does not exist.*cifar10'),
   ('--config=digist', "unknown config 'digist'.* .did you mean 'digits'"),
   ('--config=digits:loud', "digits.py:loud: .* 'loud' is unknown"),
@@ -108,8 +109,10 @@ def test_a_dry_run_prints_what_would_run_and_writes_nothing(command, tmp_path):
     f'--workdir={tmp_path}/run',
     '--config.m=None',
     '--dry_run',
+    '--profile=3',
   )
   assert status == 0, err
+  assert 'a dry run makes no steps that --profile could trace' in err
   # 16 examples on 8 devices.
   assert '"m": 2,' in out and 'estimated time' in out
   assert not (tmp_path / 'run').exists()
