@@ -386,8 +386,12 @@ def _problem(
   group_fn = functools.partial(_group_fn, fns, losses_fn, *at)
   losses = functools.partial(_losses, losses_fn)
   return methods.Problem(
-    descend=lambda params: group_fn(params, is_ascent=False)[:2],
-    ascend=lambda params: group_fn(params, is_ascent=is_ascent)[:2],
+    descend=jax.named_scope('descent')(
+      lambda params: group_fn(params, is_ascent=False)[:2]
+    ),
+    ascend=jax.named_scope('ascent')(
+      lambda params: group_fn(params, is_ascent=is_ascent)[:2]
+    ),
     diagnose=functools.partial(
       diagnostics.of_perturbation, mantissa_bits=fns.mantissa_bits
     ),
