@@ -72,20 +72,25 @@ def _evaluate(
   values.update(zip(jaxpr.invars, args, strict=True))
   for eqn in jaxpr.eqns:
     given = list(map(read, eqn.invars))
-    if eqn.primitive is jax.lax.conv_general_dilated_p:
-      outs = [_convolve(*given, **eqn.params)]
-    elif _is_call(eqn):
-      called = eqn.params['jaxpr']
-      outs = _evaluate(called.jaxpr, called.consts, given)
-    else:
-      params = eqn.primitive.get_bind_params(eqn.params)
-      if _is_remat(eqn):
-        params['jaxpr'] = _remat(params['jaxpr'], given)
-      with eqn.ctx.manager:
-        out = eqn.primitive.bind(*given, **params)
-      outs = out if eqn.primitive.multiple_results else [out]
+    with jax.named_scope(str(eqn.source_info.name_stack)):  # for traces
+      outs = _bind(eqn, given)
     values.update(zip(eqn.outvars, outs, strict=True))
   return list(map(read, jaxpr.outvars))
+
+
+def _bind(eqn: Any, args: list[Any]) -> list[Any]:
+  """Computes an equation, with its convolutions in that order."""
+  if eqn.primitive is jax.lax.conv_general_dilated_p:
+    return [_convolve(*args, **eqn.params)]
+  if _is_call(eqn):
+    called = eqn.params['jaxpr']
+    return _evaluate(called.jaxpr, called.consts, args)
+  params = eqn.primitive.get_bind_params(eqn.params)
+  if _is_remat(eqn):
+    params['jaxpr'] = _remat(params['jaxpr'], args)
+  with eqn.ctx.manager:
+    out = eqn.primitive.bind(*args, **params)
+  return out if eqn.primitive.multiple_results else [out]
 
 
 def _remat(jaxpr: core.Jaxpr, args: list[Any]) -> core.Jaxpr:
