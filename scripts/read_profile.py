@@ -173,6 +173,7 @@ class _Instruction(NamedTuple):
   id: int
   name: str
   opcode: str
+  is_named: bool
   part: str
   operands: tuple[int, ...]
   called: tuple[int, ...]
@@ -189,6 +190,7 @@ class _Instruction(NamedTuple):
       id=_fields(proto, _INSTRUCTION_ID)[0],
       name=_messages(proto, _NAME)[0].decode(),
       opcode=_messages(proto, _OPCODE)[0].decode(),
+      is_named=any(scopes),
       part=part_of(b''.join(scopes).decode()),
       operands=tuple(_numbers(proto, _OPERANDS)),
       called=tuple(_numbers(proto, _CALLED)),
@@ -204,7 +206,7 @@ class _Instruction(NamedTuple):
       found: parts by id of those before it.
     """
     fused = [each.part for c in self.called for each in programs[c]]
-    used = [found.get(each, OTHER) for each in self.operands]
+    used = [found.get(i, OTHER) for i in self.operands if not self.is_named]
     used.sort(key=(OTHER, *PARTS).index)
     known = [p for p in (*used, *fused, self.part) if p != OTHER]
     return known[-1] if known else OTHER
