@@ -1,7 +1,7 @@
 r"""Prints where the time of the traced steps of a run went, by parts of a step.
 
     python -m sam_jax.train --config=digits --workdir=runs/a --profile=20
-    python scripts/read_profile.py runs/a
+    python scripts/read_profile.py --workdir=runs/a
 
 Reads the newest trace below the directory. A part is what the code calls so
 with `jax.named_scope`: 'ascent' is the gradient from which the perturbation is
@@ -14,15 +14,26 @@ whose results it uses. Other programs, such as the evaluation, have one row
 each.
 """
 
-import argparse
 import collections
 import pathlib
+import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from google.protobuf import empty_pb2, unknown_fields
 from jax import profiler
+
+# The checkout goes first, installed or not.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from sam_jax import _cli
+from sam_jax.runs import files
+
+flags = _cli.Flags()
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Run directory, or a trace below it.', required=True
+)
 
 PARTS = (  # in the order in which a step computes them
   'augmentation',
@@ -266,18 +277,16 @@ def lines(table: Table) -> Iterable[str]:
     yield f'{name:<14} {value:9.2f}'
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument('directory', type=pathlib.Path, help='of a run')
-  try:
-    table = read(find(parser.parse_args().directory))
-  except (OSError, ValueError) as error:
-    parser.error(str(error))
-  for line in lines(table):
+def main(argv: Sequence[str]) -> None:
+  """Prints the table of the newest trace."""
+  _cli.refuse_arguments(argv[1:])
+  for line in lines(read(find(files.user_path(_WORKDIR.value)))):
     print(line)
 
 
+def cli() -> None:
+  _cli.run(main, 'read_profile', flags)
+
+
 if __name__ == '__main__':
-  main()
+  cli()
