@@ -103,7 +103,7 @@ def main(argv: Sequence[str]) -> None:
   print(''.join(f'{name:>{width}}' for name, width, _ in _HEADER))
   rows, config = [], _config('none')
   for recipe in _RECIPES.value:
-    rows.append(_measure(recipe))
+    rows.append(measure(recipe))
     print(
       ''.join(f'{rows[-1][name]:>{w}{form}}' for name, w, form in _HEADER),
       flush=True,
@@ -149,7 +149,7 @@ def _config(recipe: str):
   return build_lib.resolve(config, jax.device_count())
 
 
-def _measure(recipe: str) -> dict[str, object]:
+def measure(recipe: str) -> dict[str, object]:
   """Returns the figures of one recipe."""
   config = _config(recipe)
   experiment = build_lib.build(config)

@@ -12,7 +12,8 @@ text, and all methods, 'sgd' too, have AdamW.
 The methods are timed in turn, A B A B, so that what else the machine does falls
 on all of them; a ratio is the median over the rounds of a method's step to
 SGD's in the same round. Warm-up steps are left out. Memory is what the compiler
-plans for one step: arguments, results and temporaries.
+plans for one step: arguments, results and temporaries. Of a program out of
+JAX's compilation cache it is not known how long it took to compile.
 
 On a GPU the floating-point rate of the step, of its matrix products and
 convolutions, is compared with the rate of a large matrix product.
@@ -142,7 +143,9 @@ def _report(
   for row in rows:
     step, ratio = row['step_ms'], row['ratio']
     print(
-      f'{row["method"]:{width}}{row["compile_s"]:>12.1f}{step["median"]:>11.2f}'
+      f'{row["method"]:{width}}'
+      f'{benchmarking.number(row["compile_s"], ".1f"):>12}'
+      f'{step["median"]:>11.2f}'
       f'{"[{min:.2f}-{max:.2f}]".format(**step):>20}'
       f'{row["examples_per_second"]:>11.1f}{row["memory_mib"]:>13.0f}'
       f'{ratio["median"]:>9.2f}{"[{min:.2f}-{max:.2f}]".format(**ratio):>16}'

@@ -99,6 +99,11 @@ def in_brackets(values: Mapping[str, float], digits: int = 2) -> str:
   return f'{values["median"]:.{digits}f} [{low}-{high}]'
 
 
+def number(value: float | None, form: str) -> str:
+  """Returns a number as a table has it, '-' for none."""
+  return '-' if value is None else format(value, form)
+
+
 def describe() -> dict[str, Any]:
   """Returns what figures belong to: versions, hardware, day and command."""
   from sam_jax.runs import provenance
@@ -109,6 +114,13 @@ def describe() -> dict[str, Any]:
     'date': today(),
     'command': command(sys.argv),
   }
+
+
+def device() -> str:
+  """Returns how many devices there are, and of which kind."""
+  import jax
+
+  return f'{jax.device_count()} x {jax.devices()[0].device_kind}'
 
 
 def today() -> str:

@@ -45,7 +45,7 @@ def serve(prepare: Callable[[], tuple[Mapping[str, Any], Any]]) -> int:
         if line.strip():
           answer({'seconds': take(int(json.loads(line)['steps']))})
     except Exception as error:  # whatever a framework raises
-      answer({'error': f'{type(error).__name__}: {_one_line(error)}'})
+      answer({'error': f'{type(error).__name__}: {one_line(error)}'})
       return 1
   return 0
 
@@ -62,7 +62,7 @@ def _line() -> Iterator[Callable[[Mapping[str, Any]], None]]:
     yield answer
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
   """Returns the start of a message, without its line breaks."""
   return ' '.join(str(error).split())[:300]
 
