@@ -6,6 +6,7 @@ It is not installed where the tests usually run: `pip install -e .[torch]`.
 import copy
 import dataclasses
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -343,3 +344,122 @@ def _merge(first, second):
   second = dict(second)
   merged = {k: _merge(v, second.pop(k, {})) for k, v in first.items()}
   return merged | second
+
+
+@pytest.mark.parametrize(
+  ('name', 'size'),
+  [
+    ('WideResnet28x1', 32),
+    ('WideResnet28x10', 32),
+    ('Resnet50', 224),
+    ('ViT-Ti/4', 32),
+    ('ViT-S/16', 224),
+    ('gpt-tiny', 128),
+    ('gpt2', 1024),
+  ],
+)
+def test_it_has_as_many_parameters_as_ours(name, size):
+  is_text = torch_networks.is_text(name)
+  with torch.device('meta'):
+    theirs = torch_networks.create(
+      name, num_classes=11, image_size=size, context_length=size
+    )
+  more = {'context_length': size} if is_text else {}
+  inputs = np.zeros((1, size), np.int32)
+  if not is_text:
+    inputs = np.zeros((1, size, size, 3), np.float32)
+  ours = _our_variables(models.create(name, num_classes=11, **more), inputs)
+  count = sum(leaf.size for leaf in jax.tree.leaves(ours['params']))
+  assert sum(p.numel() for p in theirs.parameters()) == count
+
+
+def test_the_crops_are_those_of_the_padded_images():
+  torch.manual_seed(0)
+  images = torch.arange(300 * 7 * 6).reshape(300, 7, 6, 1)
+  found = torch_step.flip_and_crop(images, padding=2)
+  seen = set()
+  for image, crop in zip(images.numpy(), found.numpy(), strict=True):
+    padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode='reflect')
+    seen.add(
+      next(
+        (row, column, flip)
+        for row, column, flip in itertools.product(range(5), range(5), (1, -1))
+        if np.array_equal(
+          padded[row : row + 7, column : column + 6][:, ::flip], crop
+        )
+      )
+    )
+  assert len(seen) == 50
+
+
+# What FlopCounterMode counts of a gradient, against the sum over the layers.
+def test_the_flops_are_those_of_matrix_products_and_convolutions():
+  with torch.device('meta'):
+    network = torch_networks.Gpt(7, 5, width=8, depth=2, heads=2)
+    tokens = torch.zeros(3, 5, dtype=torch.long)
+  dense = 2 * (3 * 5) * (2 * 12 * 8 * 8 + 8 * 7)
+  attention = 2 * 2 * (2 * 3 * 5 * 5 * 8)
+  assert torch_step.count_flops(network, tokens) == 3 * (dense + attention)
+
+
+# It runs where JAX is not installed, or must not take the GPU.
+def test_a_worker_answers_without_jax():
+  code = (
+    'import runpy, sys\n'
+    "sys.modules.update({'jax': None, 'sam_jax': None})\n"
+    "runpy.run_path(sys.argv[1], run_name='__main__')\n"
+  )
+  flags = ('--network=WideResnet10x1', '--batch_size=4', '--image_size=4')
+  flags += ('--m=2', '--method=sam', '--layout=channels_last', '--serve')
+  flags += ('--compute_dtype=bfloat16',)
+  done = subprocess.run(
+    [sys.executable, '-c', code, str(_SCRIPT), *flags],
+    input='{"steps": 2}\n{"steps": 1}\n',
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  about, *times = map(json.loads, done.stdout.splitlines())
+  assert about['name'] == 'torch channels_last bfloat16'
+  assert about['parameters'] == 75_290
+  assert about['flops'] > 0
+  assert about['memory_bytes'] is None
+  assert about['versions']['torch'] == torch.__version__
+  assert len(times) == 2
+  assert all(answer['seconds'] > 0 for answer in times)
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--network=Resnet18'], "unknown network 'Resnet18'; use WideResnet"),
+    (['--network=WideResnet11x1'], 'depth of 6n + 4'),
+    (['--network=ViT-Ti/5'], 'multiple of 5, got 32'),
+    (['--network=Resnet50', '--image_size=40'], 'multiple of 32, got 40'),
+    (['--batch_size=8', '--m=3'], 'microbatch_size must divide m'),
+    (['--batch_size=0'], '0 is not positive'),
+    (['--methd=sam'], 'unrecognized arguments: --methd=sam'),
+    (['--parameters=3'], 'has 366,938 parameters in PyTorch, and'),
+  ],
+)
+def test_what_is_wrong_is_one_line(flags, message, capsys):
+  assert benchmark_torch.main(flags) == 2
+  out, err = capsys.readouterr()
+  assert not out
+  assert message in err and err.count('\n') == 1
+  assert benchmark_torch.main([*flags, '--serve']) == 1
+  out, err = capsys.readouterr()
+  assert message in json.loads(out)['error']
+
+
+def test_the_table_has_both_methods(capsys):
+  flags = ['--network=gpt-tiny', '--batch_size=2', '--context_length=4']
+  assert benchmark_torch.main([*flags, '--rounds=2', '--steps=1']) == 0
+  title, _, *rows = capsys.readouterr().out.splitlines()
+  assert title.startswith('gpt-tiny, 1,024,896 parameters, batch 2, m 2')
+  assert [row.split()[0] for row in rows] == ['sgd', 'sam']
+
+
+def test_the_advice_is_that_of_the_package():
+  assert extras.advice('torch') in _SCRIPT.read_text().replace('"\n    "', '')
