@@ -9,22 +9,17 @@ The methods are timed in turn, as scripts/benchmark_step.py times ours, and the
 table is like its table. torch_networks.py has the networks, torch_step.py the
 step.
 
-With --serve it is a worker of scripts/benchmark_peers.py: once it is ready it
-prints one line of JSON, and for each line {"steps": n} of its input another one
-with the seconds per step. What goes wrong is a line {"error": ...}, and exit
-status 1.
+With --serve it is a worker of `benchmark_peers.py` (see workers.py): it times
+one method, whenever it is asked to. Nothing here imports JAX.
 """
 
 import argparse
-import contextlib
-import json
 import pathlib
 import platform
-import statistics
 import sys
 import time
-from collections.abc import Sequence
-from typing import NoReturn, TextIO
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 # The checkout goes first, installed or not. Nothing is imported from sam_jax,
 # which would load JAX: it takes the memory of a GPU, and need not be there.
@@ -41,7 +36,7 @@ except ModuleNotFoundError as error:
     "pip install 'sam_jax[torch]'"
   )
 
-from scripts import torch_networks, torch_step
+from scripts import benchmarking, torch_networks, torch_step, workers
 
 _FORMATS = {
   'contiguous': torch.contiguous_format,
@@ -64,22 +59,20 @@ class Candidate:
 
   def __init__(self, options: argparse.Namespace, method: str):
     """Makes the network, and takes the first steps."""
-    self.method = method
-    self.seconds: list[float] = []
     self._device = torch.device(options.device)
     self._start_memory()
     self._trainer = _trainer(options, method)
     self._batch = _batch(options)
-    self.compile_seconds = self.run(1)
-    self.run(_WARM_UP - 1)
+    self.compile_seconds = self.take(1)
+    self.take(_WARM_UP - 1)
     self.memory_bytes = self._peak_memory()
 
-  def run(self, num_steps: int) -> float:
-    """Returns seconds per step; waits for the last."""
+  def take(self, count: int) -> float:
+    """Takes steps; returns the seconds of one, and waits for the last."""
     start = self._now()
-    for _ in range(num_steps):
+    for _ in range(count):
       self._trainer.step(self._batch)
-    return (self._now() - start) / num_steps
+    return (self._now() - start) / count
 
   def _now(self) -> float:
     """Returns the time when all is done that was begun."""
@@ -258,99 +251,76 @@ def _inputs(options: argparse.Namespace) -> torch.Tensor:
 def _device_name(device: str) -> str:
   if device == 'cuda':
     return torch.cuda.get_device_name()
-  return f'cpu, {torch.get_num_threads()} threads'
+  return f'{benchmarking.host()}, {torch.get_num_threads()} threads'
 
 
-def serve(
-  options: argparse.Namespace, requests: TextIO, answers: TextIO
-) -> None:
-  """Answers to lines of JSON until there are no more."""
-
-  def answer(**content: object) -> None:
-    print(json.dumps(content), file=answers, flush=True)
-
+def _worker(
+  options: argparse.Namespace,
+) -> tuple[dict[str, Any], Callable[[int], float]]:
+  """Returns what a worker says of itself, and what takes its steps."""
   about = _describe(options)
   method = options.method or 'sam'
-  flops = torch_step.PASSES[method] * about.pop('gradient_flops')
   candidate = Candidate(options, method)
-  answer(
-    **about,
-    flops=flops,
-    compile_s=candidate.compile_seconds,
-    memory_bytes=candidate.memory_bytes,
-  )
-  for request in requests:
-    answer(seconds=candidate.run(json.loads(request)['steps']))
+  facts = {
+    'flops': torch_step.PASSES[method] * about.pop('gradient_flops'),
+    'compile_s': candidate.compile_seconds,
+    'memory_bytes': candidate.memory_bytes,
+  }
+  return about | facts, candidate.take
 
 
-def show(options: argparse.Namespace) -> None:
+def _show(options: argparse.Namespace) -> None:
   """Times the methods in turn, and prints a table."""
   about = _describe(options)
   methods = [options.method] if options.method else list(torch_step.PASSES)
-  candidates = [Candidate(options, method) for method in methods]
-  for done in range(options.rounds):
-    for candidate in candidates:
-      candidate.seconds.append(candidate.run(options.steps))
-    print(f'round {done + 1}/{options.rounds}', file=sys.stderr, flush=True)
+  candidates = {method: Candidate(options, method) for method in methods}
+  seconds = benchmarking.in_turn(
+    {method: candidate.take for method, candidate in candidates.items()},
+    rounds=options.rounds,
+    count=options.steps,
+    warm_up=0,  # they are warm
+    say=benchmarking.say,
+  )
   print(
     f'{options.network}, {about["parameters"]:,} parameters, batch '
     f'{options.batch_size}, m {options.m}, {options.rounds} rounds of '
-    f'{options.steps} steps, {about["name"]} {torch.__version__}, '
-    f'{about["device"]}'
+    f'{options.steps} steps, {about["device"]}, {about["name"]} '
+    f'{torch.__version__}'
   )
   print(
-    f'{"method":8}{"compile, s":>12}{"step, ms":>11}{"[min-max]":>20}'
-    f'{"examples/s":>12}{"TFLOP/s":>9}{"memory, MiB":>13}'
-    f'{"/ " + methods[0]:>7}{"[min-max]":>13}'
+    f'{"method":8}{"compile, s":>12}{"step, ms":>26}{"examples/s":>12}'
+    f'{"TFLOP/s":>10}{"memory, MiB":>13}{"/ " + methods[0]:>20}'
   )
-  for candidate in candidates:
-    flops = torch_step.PASSES[candidate.method] * about['gradient_flops']
-    print(_row(candidate, candidates[0], options.batch_size, flops))
-
-
-def _row(
-  candidate: Candidate, base: Candidate, batch_size: int, flops: int
-) -> str:
-  """Returns a line of the table."""
-  times = [1e3 * seconds for seconds in candidate.seconds]
-  ratios = [
-    own / other
-    for own, other in zip(candidate.seconds, base.seconds, strict=True)
-  ]
-  step = statistics.median(times) / 1e3
-  memory = candidate.memory_bytes
-  memory_text = '-' if memory is None else f'{memory / 2**20:.0f}'
-  return (
-    f'{candidate.method:8}{candidate.compile_seconds:>12.1f}'
-    f'{1e3 * step:>11.2f}{f"[{min(times):.2f}-{max(times):.2f}]":>20}'
-    f'{batch_size / step:>12.1f}{flops / step / 1e12:>9.3f}{memory_text:>13}'
-    f'{statistics.median(ratios):>7.2f}'
-    f'{f"[{min(ratios):.2f}-{max(ratios):.2f}]":>13}'
-  )
+  for method, candidate in candidates.items():
+    flops = torch_step.PASSES[method] * about['gradient_flops']
+    step = benchmarking.spread(seconds[method])
+    milliseconds = {key: 1e3 * value for key, value in step.items()}
+    ratio = benchmarking.spread(seconds[method] / seconds[methods[0]])
+    memory = candidate.memory_bytes
+    mib = '-' if memory is None else f'{memory / benchmarking.MIB:.0f}'
+    print(
+      f'{method:8}{candidate.compile_seconds:>12.1f}'
+      f'{benchmarking.in_brackets(milliseconds):>26}'
+      f'{options.batch_size / step["median"]:>12.1f}'
+      f'{flops / step["median"] / 1e12:>10.3f}'
+      f'{mib:>13}'
+      f'{benchmarking.in_brackets(ratio):>20}'
+    )
 
 
 def main(argv: Sequence[str]) -> int:
   """Measures what the flags ask for; returns the exit status."""
-  answers = sys.stdout
   try:
     options = _parse(argv)
     if options.device == 'cuda':
       _set_up_cuda(options.tf32)
-    if not options.serve:
-      show(options)
-      return 0
-    # Standard output is for the answers alone, whatever prints meanwhile.
-    with contextlib.redirect_stdout(sys.stderr):
-      serve(options, sys.stdin, answers)
-    return 0
-  except Exception as error:
-    if '--serve' in argv:
-      print(json.dumps({'error': _line(error)}), file=answers, flush=True)
-      return 1
-    if not isinstance(error, ValueError):
-      raise
-    print(f'benchmark_torch: {_line(error)}', file=sys.stderr)
+    if options.serve:
+      return workers.serve(lambda: _worker(options))
+    _show(options)
+  except ValueError as error:
+    print(f'benchmark_torch: {error}', file=sys.stderr)
     return 2
+  return 0
 
 
 def _set_up_cuda(uses_tf32: bool) -> None:
@@ -358,14 +328,6 @@ def _set_up_cuda(uses_tf32: bool) -> None:
   torch.backends.cudnn.benchmark = True
   torch.backends.cudnn.allow_tf32 = uses_tf32
   torch.set_float32_matmul_precision('high' if uses_tf32 else 'highest')
-
-
-def _line(error: Exception) -> str:
-  """Returns the message of an error in one line."""
-  text = ' '.join(str(error).split())
-  return (
-    text if isinstance(error, ValueError) else f'{type(error).__name__}: {text}'
-  )
 
 
 def cli() -> None:

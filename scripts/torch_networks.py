@@ -123,6 +123,7 @@ class WideResnet(nn.Module):
   """sam_jax/models/wide_resnet.py, in a mirror."""
 
   def __init__(self, num_classes: int, depth: int, width: int):
+    """Takes the number of layers, 6n + 4, and the factor of the channels."""
     if depth < 10 or depth % 6 != 4 or width < 1:
       raise ValueError(
         'WideResnet needs a depth of 6n + 4 (10, 16, 22, 28, ...) and a width '
@@ -142,6 +143,7 @@ class WideResnet(nn.Module):
     self.head = nn.Linear(channels, num_classes)
 
   def forward(self, images: torch.Tensor) -> torch.Tensor:
+    """Returns logits, [batch, num_classes]."""
     x = self.blocks(self.stem(images))
     return self.head(F.relu(self.norm(x), inplace=True).mean((2, 3)))
 
@@ -182,6 +184,7 @@ class ResNet(nn.Module):
   def __init__(
     self, num_classes: int, stage_sizes: tuple[int, ...], width: int = 64
   ):
+    """Takes the blocks of each stage, and the channels of the first."""
     super().__init__()
     self.stem = nn.Conv2d(3, width, 7, 2, bias=False)
     self.stem_norm = nn.BatchNorm2d(width)
@@ -195,6 +198,7 @@ class ResNet(nn.Module):
     self.head = nn.Linear(channels, num_classes)
 
   def forward(self, images: torch.Tensor) -> torch.Tensor:
+    """Returns logits, [batch, num_classes]."""
     # Ours pads by 3 and has no use for the last row and column, here the first.
     x = self.stem_norm(self.stem(F.pad(images, (2, 3, 2, 3))))
     x = F.max_pool2d(x, 3, stride=2, padding=1)  # without a ReLU, as in ours
@@ -241,6 +245,7 @@ class VisionTransformer(nn.Module):
     depth: int,
     heads: int,
   ):
+    """Takes the side of a patch, how many there are, and the sizes."""
     super().__init__()
     self.embedding = nn.Conv2d(3, width, patch, patch)
     self.token = nn.Parameter(torch.zeros(1, 1, width))
@@ -253,6 +258,7 @@ class VisionTransformer(nn.Module):
     self.head = nn.Linear(width, num_classes)
 
   def forward(self, images: torch.Tensor) -> torch.Tensor:
+    """Returns logits, [batch, num_classes]."""
     x = self.embedding(images).flatten(2).transpose(1, 2)
     token = self.token.expand(len(x), -1, -1).to(x.dtype)
     x = torch.cat([token, x], dim=1) + self.positions
@@ -270,6 +276,7 @@ class Gpt(nn.Module):
     depth: int,
     heads: int,
   ):
+    """Takes the vocabulary's size, the number of positions, and the sizes."""
     super().__init__()
     self.tokens = nn.Embedding(num_classes, width)
     self.positions = nn.Embedding(context_length, width)
@@ -281,5 +288,6 @@ class Gpt(nn.Module):
     self.norm = nn.LayerNorm(width, 1e-5)
 
   def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+    """Returns the logits of each next token."""
     x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]]
     return F.linear(self.norm(self.blocks(x)), self.tokens.weight)

@@ -153,7 +153,7 @@ class Trainer:
     return F.cross_entropy(logits.flatten(0, -2).float(), classes.flatten())
 
   def update(self, inputs: torch.Tensor, classes: torch.Tensor) -> None:
-    """Makes an update: the mean of the groups' gradients, then the optimizer."""
+    """Makes an update of the mean of the groups' gradients."""
     groups = list(
       zip(inputs.split(self._m), classes.split(self._m), strict=True)
     )
