@@ -18,7 +18,8 @@ command measures that next, and nothing twice. It needs Python, jax, flax and
 optax, and of the other packages only such as are pure Python: absl-py,
 ml-collections, tqdm, filelock. PyTorch is measured if it is installed.
 
-On a CPU the same list is measured at reduced sizes.
+On a CPU the same list is measured at reduced sizes, without the compiler's
+optimisations: it shows that everything runs, and says nothing about speed.
 """
 
 import contextlib
@@ -91,7 +92,8 @@ class Results:
         f'{self._path} has results of {known}, and this is {device}; name '
         'another file with --out'
       )
-    row = {**row, **self._share(row)}
+    row = {**row, **self._beside_ours(row)}
+    row |= self._share(row)
     with self._path.open('a', encoding='utf-8') as stream:
       stream.write(f'{json.dumps(row)}\n')
       stream.flush()
@@ -110,6 +112,17 @@ class Results:
     """The machine; empty if it is not known."""
     return next((row for row in self.rows if 'platform' in row), {})
 
+  def _beside_ours(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns how PyTorch's step compares with ours, if that is known."""
+    ours = next((r for r in self.rows if _is_ours(r, row)), None)
+    if ours is None:
+      return {}
+    if ours['parameters'] != row['parameters']:
+      counts = f'{row["parameters"]:,} parameters, not {ours["parameters"]:,}'
+      return {'error': f'it has another network than ours: {counts}'}
+    ratio = row['step_ms']['median'] / ours['step_ms']['median']
+    return {'ratio_to_ours': ratio, 'precision': ours['precision']}
+
   def _share(self, row: Mapping[str, Any]) -> dict[str, float]:
     """Returns the share of the peak that a step reaches."""
     peaks = {
@@ -121,6 +134,17 @@ class Results:
     if row['what'] == 'peak' or not peak or 'flops_per_second' not in row:
       return {}
     return {'share_of_peak': row['flops_per_second'] / peak}
+
+
+def _is_ours(known: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+  """Returns whether a step is the one that PyTorch has taken."""
+  if row['what'] != 'torch' or 'error' in row or known['what'] != 'step':
+    return False
+  if 'error' in known or known['m'] != known['batch_size']:
+    return False
+  own = 'sam' if known['method'] == 'sam' else 'sgd'
+  network = known['entry'].partition(':')[0] == row['entry'].partition(':')[0]
+  return network and own == row['label'] and known['method'] in ('sgd', 'sam')
 
 
 def _row(path: pathlib.Path, line: str) -> dict[str, Any]:
@@ -145,7 +169,7 @@ def main(argv: Sequence[str]) -> int:
     return end - time.monotonic()
 
   results = Results(files.user_path(_OUT.value))
-  walk([gpu_plan.first()], results, left, functools.partial(_start, ()))
+  walk([gpu_plan.first()], results, left, functools.partial(_start, '', ()))
   if not results.about:
     raise _cli.Failed('nothing is known of the device: its first entry failed')
   platform, python = results.about['platform'], _torch_python()
@@ -153,9 +177,9 @@ def main(argv: Sequence[str]) -> int:
   plan = gpu_plan.plan(scale, platform=platform, torch_python=python)
   if _ONLY.value:
     plan = [e for e in plan if any(part in e.name for part in _ONLY.value)]
-  arguments = [f'--scale={scale}', f'--platform={platform}']
+  arguments = [f'--platform={platform}']
   arguments += [f'--torch_python={python}'] if python else []
-  walk(plan, results, left, functools.partial(_start, arguments))
+  walk(plan, results, left, functools.partial(_start, scale, arguments))
   print(f'{max(left(), 0):.0f} s left; the results are in {_OUT.value}')
   return 0
 
@@ -198,15 +222,20 @@ def walk(
 
 
 def _start(
-  arguments: Sequence[str], entry: gpu_plan.Entry, seconds: float
+  scale: str,
+  arguments: Sequence[str],
+  entry: gpu_plan.Entry,
+  seconds: float,
 ) -> Iterator[dict[str, Any]]:
   """Yields the results of an entry, measured in a process of its own."""
-  command = [sys.executable, __file__, f'--entry={entry.name}', *arguments]
+  command = [sys.executable, __file__, f'--entry={entry.name}']
+  if scale:
+    command += [f'--scale={scale}', *arguments]
   process = subprocess.Popen(
     command,
     stdout=subprocess.PIPE,
     encoding='utf-8',
-    env=os.environ | _environment(),
+    env=os.environ | _environment() | gpu_plan.environment(scale),
     start_new_session=True,  # what it starts ends with it
   )
   timer = threading.Timer(seconds, _end, [process])
@@ -318,6 +347,8 @@ def _shown_step(row: Mapping[str, Any]) -> str:
   cells = [f'{row["step_ms"]["median"]:.2f} ms']
   if 'ratio' in row:
     cells.append(f'ratio {benchmarking.in_brackets(row["ratio"])}')
+  if 'ratio_to_ours' in row:
+    cells.append(f'{row["ratio_to_ours"]:.2f} of ours')
   if 'microbatch_size' in row:
     cells.append(f'm {row["m"]}, microbatches {row["microbatch_size"]}')
   forms = {

@@ -66,9 +66,9 @@ class Setup:
     config.model.remat = self.remat or None
     if self.model.startswith('efficientnet'):
       config.model.resolution = self.image_size
-    config.augmentation.name = 'basic'
     if self.context_length is None:
       self._register()
+      config.augmentation.name = 'basic'
       config.data.name = self._data
       if self.optimizer == 'adamw':
         config.optimizer.name = 'adamw'
