@@ -42,7 +42,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from sam_jax import _cli, _config_flag, augmentation, datasets
 from sam_jax.augmentation import mixing
 from sam_jax.configs import default
-from sam_jax.datasets import decoding, encoded, streams
+from sam_jax.datasets import encoded, streams
 from sam_jax.runs import (
   build as build_lib,
   config_files,
@@ -211,6 +211,8 @@ def _measure_decoding() -> dict[str, float]:
   images, labels, _ = factories.load_data(config).train
   if not isinstance(images, encoded.EncodedImages):
     return {}
+  from sam_jax.datasets import decoding  # its libraries may not be there
+
   rows = np.random.default_rng(0).permutation(len(images))[:_NUM_DECODED]
   files = [images.read(row) for row in rows]
   rng = np.random.default_rng(0)

@@ -42,8 +42,8 @@ _NETWORKS = {
     'ViT-S/16': Setup('ViT-Ti/16', 8, compute_dtype=_HALF, optimizer='adamw'),
     'GPT-2 small': Setup(
       'gpt-tiny',
-      16,
-      microbatch_size=2,
+      8,
+      microbatch_size=4,
       context_length=32,
       compute_dtype=_HALF,
       optimizer='adamw',
