@@ -10,12 +10,10 @@ as many, which are made when they are wanted.
 """
 
 import functools
-import json
 import pathlib
 import resource
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -23,9 +21,10 @@ import numpy as np
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from sam_jax import _cli, analysis, models
-from sam_jax.runs import files, initialization, provenance
+from sam_jax import _cli, analysis, models, types
+from sam_jax.runs import initialization, provenance
 from sam_jax.tasks import losses
+from scripts import benchmarking
 
 flags = _cli.Flags()
 _MODEL = flags.DEFINE_string('model', 'WideResnet28x1', 'Name of the model.')
@@ -53,15 +52,18 @@ def main(argv: Sequence[str]) -> None:
   params = objective.place(variables['params'])
   gradient = functools.partial(objective.value_and_grad, params)
   product = functools.partial(objective.hvp, params, params)
-  _seconds(gradient), _seconds(product)  # compile
-  times = []
-  for done in range(_ROUNDS.value):
-    times.append((_seconds(gradient), _seconds(product)))
-    print(f'round {done + 1}/{_ROUNDS.value}', file=sys.stderr, flush=True)
+  walks = {'gradient': gradient, 'product': product}
+  seconds = benchmarking.in_turn(
+    {k: functools.partial(benchmarking.timed, v) for k, v in walks.items()},
+    rounds=_ROUNDS.value,
+    count=1,
+    warm_up=1,
+    say=benchmarking.say,
+  )
   few = _peak_mib()
   longer = objective.over(functools.partial(_batches, 10 * _BATCHES.value))
-  _seconds(functools.partial(longer.hvp, params, params))
-  _report(params, np.array(times), (few, _peak_mib()))
+  benchmarking.timed(functools.partial(longer.hvp, params, params))
+  _report(params, seconds, (few, _peak_mib()))
 
 
 def _loss(model, variables, params, batch):
@@ -83,31 +85,26 @@ def _batches(count: int) -> Iterator[dict[str, np.ndarray]]:
     }
 
 
-def _seconds(fn: Callable[[], object]) -> float:
-  """Returns how long a walk takes."""
-  start = time.perf_counter()
-  jax.block_until_ready(fn())
-  return time.perf_counter() - start
-
-
 def _peak_mib() -> float:
   """Returns the most memory that the process has held."""
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _report(params, times: np.ndarray, peaks: tuple[float, float]) -> None:
+def _report(
+  params: types.Params,
+  seconds: Mapping[str, np.ndarray],
+  peaks: tuple[float, float],
+) -> None:
   """Prints the figures; writes them if asked to."""
-  gradient, product = np.median(1e3 * times, axis=0)
-  ratios = times[:, 1] / times[:, 0]
+  gradient, product = (1e3 * float(np.median(s)) for s in seconds.values())
+  ratio = benchmarking.spread(seconds['product'] / seconds['gradient'])
   figures = {
     'model': _MODEL.value,
     'parameters': provenance.count_parameters(params),
     'examples': _BATCHES.value * _MICROBATCH.value * jax.device_count(),
     'gradient_ms': gradient,
     'product_ms': product,
-    'ratio': float(np.median(ratios)),
-    'ratio_min': float(ratios.min()),
-    'ratio_max': float(ratios.max()),
+    'ratio': ratio,
     'peak_mib': peaks[0],
     'peak_mib_of_ten_times_the_examples': peaks[1],
   }
@@ -117,14 +114,11 @@ def _report(params, times: np.ndarray, peaks: tuple[float, float]) -> None:
     f'{jax.device_count()} x {jax.devices()[0].device_kind}, '
     f'jax {jax.__version__}\n'
     f'gradient {gradient:.0f} ms, Hessian-vector product {product:.0f} ms: '
-    f'{figures["ratio"]:.2f} gradients '
-    f'[{ratios.min():.2f}-{ratios.max():.2f}]\n'
+    f'{benchmarking.in_brackets(ratio)} gradients\n'
     f'memory {peaks[0]:.0f} MiB, with ten times the examples '
     f'{peaks[1]:.0f} MiB'
   )
-  if _JSON.value:
-    with open(files.user_path(_JSON.value), 'w', encoding='utf-8') as stream:
-      json.dump(figures | provenance.describe(), stream, indent=2)
+  benchmarking.write(_JSON.value, figures | benchmarking.describe())
 
 
 def cli() -> None:

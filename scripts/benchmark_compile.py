@@ -13,7 +13,6 @@ Without --models it is all of the paper and the CIFAR ResNets, but for the
 largest, which take minutes and gigabytes: efficientnet-b8, -l2 and -l2-475.
 """
 
-import json
 import pathlib
 import sys
 import time
@@ -25,9 +24,9 @@ import numpy as np
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from sam_jax import _cli, datasets
-from sam_jax.configs import default
-from sam_jax.runs import build as build_lib, files, provenance
+from sam_jax import _cli
+from sam_jax.runs import provenance
+from scripts import benchmarking, measured_step
 
 flags = _cli.Flags()
 _MODELS = flags.DEFINE_list(
@@ -70,17 +69,6 @@ _HEADER = (
 )
 
 
-@datasets.register('benchmark_compile')
-def _noise(directory: str | None, seed: int) -> datasets.Source:
-  """Random images, as many as a batch."""
-  del directory
-  rng = np.random.default_rng(seed)
-  n, size = _BATCH_SIZE.value, _SIZE.value
-  images = rng.integers(0, 256, (n, size, size, 3), np.uint8)
-  examples = datasets.Examples(images, np.zeros(n, np.int32))
-  return datasets.Source(examples, examples, 10, (0.5,) * 3, (0.5,) * 3)
-
-
 def main(argv: Sequence[str]) -> None:
   _cli.refuse_arguments(argv[1:])
   rows = []
@@ -96,29 +84,20 @@ def main(argv: Sequence[str]) -> None:
       ),
       flush=True,
     )
-  if _JSON.value:
-    content = {**provenance.describe(), 'models': rows}
-    with open(files.user_path(_JSON.value), 'w', encoding='utf-8') as stream:
-      json.dump(content, stream, indent=2)
-
-
-def _config(name: str):
-  """Returns the config of a step."""
-  config = default.get_config()
-  config.method.name = _METHOD.value
-  config.model.name = name
-  config.model.remat = _REMAT.value or None
-  if name.startswith('efficientnet'):
-    config.model.resolution = _SIZE.value
-  config.data.name = 'benchmark_compile'
-  config.augmentation.name = 'basic'
-  config.batch_size = _BATCH_SIZE.value
-  return build_lib.resolve(config, jax.device_count())
+  content = {**benchmarking.describe(), 'models': rows}
+  benchmarking.write(_JSON.value, content)
 
 
 def _measure(name: str) -> dict[str, object]:
   """Returns the figures of one model."""
-  experiment = build_lib.build(_config(name))
+  setup = measured_step.Setup(
+    model=name,
+    batch_size=_BATCH_SIZE.value,
+    method=_METHOD.value,
+    image_size=_SIZE.value,
+    remat=_REMAT.value,
+  )
+  experiment = setup.build()
   state = experiment.state_shapes()
   batch = experiment.task.batch_shapes(_BATCH_SIZE.value)
   times = [time.perf_counter()]

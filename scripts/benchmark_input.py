@@ -18,14 +18,14 @@ step earlier, and hides what takes less than a step.
 Of images that are decoded on the fly it also measures the decoder alone, what
 crops and resizing add to it, and the rate by threads and by processes.
 
-Without --config: 10,000 random images of 32 pixels, WRN-28-1, batches of 128. A
-recipe is a name, or names joined by '+': 'basic+cutout+mixup'.
+Without --config: 10,000 random images of 32 pixels in memory, the network and
+the batches of --model and --batch_size. A recipe is a name, or names joined by
+'+': 'basic+cutout+mixup'.
 """
 
 import dataclasses
 import functools
 import itertools
-import json
 import os
 import pathlib
 import sys
@@ -42,16 +42,15 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from sam_jax import _cli, _config_flag, augmentation, datasets
 from sam_jax.augmentation import mixing
 from sam_jax.configs import default
-from sam_jax.datasets import decoding, encoded, streams
+from sam_jax.datasets import encoded, streams
 from sam_jax.runs import (
   build as build_lib,
   config_files,
   factories,
-  files as files_lib,
   initialization,
-  provenance,
 )
 from sam_jax.training import train_step
+from scripts import benchmarking
 
 flags = _cli.Flags()
 _CONFIG = _config_flag.ConfigFlag(flags, required=False)
@@ -68,10 +67,21 @@ _RECIPES = flags.DEFINE_list(
   ],
   'Recipes to measure.',
 )
+_MODEL = flags.DEFINE_string(
+  'model', 'WideResnet28x1', 'Name of the model, without --config.'
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', 128, 'B, without --config.', lower_bound=1
+)
+_COMPUTE_DTYPE = flags.DEFINE_string(
+  'compute_dtype', 'float32', 'Of activations, without --config.'
+)
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 2, 'Steps per round.', lower_bound=1)
 _JSON = flags.DEFINE_string('json', None, 'File for all figures.')
 
+_DATA = 'benchmark_input'
+_noise = functools.partial(benchmarking.noise, count=10_000, size=32)
 _CUTOUT_LENGTH = 16
 _NUM_DECODED = 2000
 # Steps in which a loop becomes steady.
@@ -87,24 +97,13 @@ _HEADER = (
 )
 
 
-@datasets.register('benchmark_input')
-def _noise(directory: str | None, seed: int) -> datasets.Source:
-  """Random images of CIFAR's size."""
-  del directory
-  rng = np.random.default_rng(seed)
-  images = rng.integers(0, 256, (10_000, 32, 32, 3), np.uint8)
-  labels = rng.integers(0, 10, 10_000).astype(np.int32)
-  examples = datasets.Examples(images, labels)
-  return datasets.Source(examples, examples, 10, (0.5,) * 3, (0.25,) * 3)
-
-
 def main(argv: Sequence[str]) -> None:
   _cli.refuse_arguments(argv[1:])
   print(f'{jax.devices()[0].device_kind}, jax {jax.__version__}')
   print(''.join(f'{name:>{width}}' for name, width, _ in _HEADER))
-  rows = []
+  rows, config = [], _config('none')
   for recipe in _RECIPES.value:
-    rows.append(_measure(recipe))
+    rows.append(measure(recipe))
     print(
       ''.join(f'{rows[-1][name]:>{w}{form}}' for name, w, form in _HEADER),
       flush=True,
@@ -112,21 +111,25 @@ def main(argv: Sequence[str]) -> None:
   decoded = _measure_decoding()
   for name, value in decoded.items():
     print(f'{name:>38} {value:,.2f}')
-  if _JSON.value:
-    content = {**provenance.describe(), 'recipes': rows, 'decoding': decoded}
-    with open(
-      files_lib.user_path(_JSON.value), 'w', encoding='utf-8'
-    ) as stream:
-      json.dump(content, stream, indent=2)
+  content = {
+    'network': config.model.name,
+    'batch_size': config.batch_size,
+    **benchmarking.describe(),
+    'recipes': rows,
+    'decoding': decoded,
+  }
+  benchmarking.write(_JSON.value, content)
 
 
 def _config(recipe: str):
   """Returns the config with a recipe."""
   if not _CONFIG.is_given:
+    benchmarking.register_noise(_DATA, _noise)
     config = default.get_config()
-    config.model.name = 'WideResnet28x1'
-    config.data.name = 'benchmark_input'
-    config.batch_size = 128
+    config.model.name = _MODEL.value
+    config.data.name = _DATA
+    config.batch_size = _BATCH_SIZE.value
+    config.compute_dtype = _COMPUTE_DTYPE.value
   else:
     config = _CONFIG.load().copy_and_resolve_references()
   config_files.load_plugins(config)
@@ -146,7 +149,7 @@ def _config(recipe: str):
   return build_lib.resolve(config, jax.device_count())
 
 
-def _measure(recipe: str) -> dict[str, object]:
+def measure(recipe: str) -> dict[str, object]:
   """Returns the figures of one recipe."""
   config = _config(recipe)
   experiment = build_lib.build(config)
@@ -163,9 +166,9 @@ def _measure(recipe: str) -> dict[str, object]:
     if is_streamed:
       _drain(stream, config.batch_size)
     row[:] = (
-      _seconds(lambda: next(stream), 4 * _STEPS.value),
-      _seconds(see, 4 * _STEPS.value),
-      _seconds(lambda: take_step(batch), _STEPS.value),
+      benchmarking.timed(lambda: next(stream), 4 * _STEPS.value),
+      benchmarking.timed(see, 4 * _STEPS.value),
+      benchmarking.timed(lambda: take_step(batch), _STEPS.value),
     )
   if is_streamed:
     _drain(stream, config.batch_size)
@@ -208,6 +211,8 @@ def _measure_decoding() -> dict[str, float]:
   images, labels, _ = factories.load_data(config).train
   if not isinstance(images, encoded.EncodedImages):
     return {}
+  from sam_jax.datasets import decoding  # its libraries may not be there
+
   rows = np.random.default_rng(0).permutation(len(images))[:_NUM_DECODED]
   files = [images.read(row) for row in rows]
   rng = np.random.default_rng(0)
@@ -218,7 +223,7 @@ def _measure_decoding() -> dict[str, float]:
   }
   # In turn for each file; what other programs do falls on all.
   times = [
-    [_seconds(functools.partial(c, data), 1) for c in calls.values()]
+    [benchmarking.timed(functools.partial(c, data), 1) for c in calls.values()]
     for data in files
   ]
   medians = np.median(times, axis=0)
@@ -239,7 +244,7 @@ def _rate(examples: datasets.Examples, batch_size: int) -> float:
   stream = datasets.train_batches(examples, batch_size, seed=0)
   _drain(stream, batch_size)
   count = max(_NUM_DECODED // batch_size, 4)
-  seconds = _seconds(lambda: next(stream), count)
+  seconds = benchmarking.timed(lambda: next(stream), count)
   stream.close()
   return batch_size / seconds
 
@@ -261,7 +266,7 @@ def _epoch_start(experiment: build_lib.Experiment, seed: int) -> float:
   last = experiment.steps_per_epoch - 1
   stream = _stream(experiment, seed, last)
   next(stream)
-  return 1e3 * _seconds(lambda: next(stream), 1)
+  return 1e3 * benchmarking.timed(lambda: next(stream), 1)
 
 
 def _train(
@@ -303,15 +308,6 @@ def _see(
   steps = itertools.count()
   jax.block_until_ready(compiled(np.int32(next(steps)), batch))
   return lambda: compiled(np.int32(next(steps)), batch)
-
-
-def _seconds(call: Callable[[], object], count: int) -> float:
-  """Returns the mean time of a call; waits for the last."""
-  start = time.perf_counter()
-  for _ in range(count):
-    result = call()
-  jax.block_until_ready(result)
-  return (time.perf_counter() - start) / count
 
 
 def cli() -> None:

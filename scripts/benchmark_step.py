@@ -12,18 +12,20 @@ text, and all methods, 'sgd' too, have AdamW.
 The methods are timed in turn, A B A B, so that what else the machine does falls
 on all of them; a ratio is the median over the rounds of a method's step to
 SGD's in the same round. Warm-up steps are left out. Memory is what the compiler
-plans for one step: arguments, results and temporaries.
+plans for one step: arguments, results and temporaries. Of a program out of
+JAX's compilation cache it is not known how long it took to compile.
 
-On a GPU the floating-point rate of the step, from the compiler's count of
-operations, is compared with a matrix multiplication's.
+On a GPU the floating-point rate of the step, of its matrix products and
+convolutions, is compared with the rate of a large matrix product.
+
+With --serve it is a worker of `benchmark_peers.py` (see workers.py): it times
+one method, whenever it is asked to.
 """
 
-import dataclasses
-import json
 import pathlib
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,17 +33,10 @@ import numpy as np
 # The checkout goes first, installed or not.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from sam_jax import _cli, datasets
-from sam_jax.configs import default, text
-from sam_jax.runs import (
-  build as build_lib,
-  dry_run,
-  files,
-  initialization,
-  provenance,
-)
+from sam_jax import _cli
+from sam_jax.runs import provenance
 from sam_jax.sweeps import method_list
-from sam_jax.training import train_step
+from scripts import benchmarking, measured_step, workers
 
 flags = _cli.Flags()
 _MODEL = flags.DEFINE_string('model', 'WideResnet28x1', 'Name of the model.')
@@ -67,129 +62,72 @@ _COMPUTE_DTYPE = flags.DEFINE_string(
 )
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 3, 'Steps per round.', lower_bound=1)
+_SERVE = flags.DEFINE_bool('serve', False, 'Whether to be a worker.')
 _JSON = flags.DEFINE_string('json', None, 'File for all figures.')
 
-_NUM_CLASSES = 10
-_DOMAINS = tuple('abcde')  # for the methods that need examples of several
 
-
-@dataclasses.dataclass
-class Candidate:
-  """A method, compiled, and where its training stands."""
-
-  method: str
-  step: object
-  state: train_step.TrainState
-  batch: dict
-  compile_seconds: float
-  memory_bytes: int
-  flops: float
-  seconds: list[float] = dataclasses.field(default_factory=list)
-
-  def run(self, num_steps: int) -> float:
-    """Returns seconds per step; waits for the last."""
-    start = time.perf_counter()
-    for _ in range(num_steps):
-      self.state, metrics = self.step(self.state, self.batch)
-    jax.block_until_ready((self.state, metrics))
-    return (time.perf_counter() - start) / num_steps
-
-
-def _noise(directory: str | None, seed: int) -> datasets.Source:
-  """Random images, as many as a batch."""
-  del directory
-  rng = np.random.default_rng(seed)
-  n, size, channels = _BATCH_SIZE.value, _IMAGE_SIZE.value, _CHANNELS.value
-  images = rng.integers(0, 256, (n, size, size, channels), np.uint8)
-  labels, domains = (
-    rng.integers(0, count, n).astype(np.int32)
-    for count in (_NUM_CLASSES, len(_DOMAINS))
-  )
-  train = datasets.Examples(images, labels, domains)
-  half = (0.5,) * channels
-  return datasets.Source(
-    train=train,
-    test=train._replace(domains=None),
-    num_classes=_NUM_CLASSES,
-    mean=half,
-    std=half,
-    domains=_DOMAINS,
-  )
-
-
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> int:
   _cli.refuse_arguments(argv[1:])
-  if _CONTEXT_LENGTH.value is None:
-    datasets.register('benchmark_step')(_noise)
-  candidates = list(map(_prepare, method_list.parse(_METHODS.value)))
-  for candidate in candidates:
-    candidate.run(2)  # the first step after a compilation is not typical
-  for done in range(_ROUNDS.value):
-    for candidate in candidates:
-      candidate.seconds.append(candidate.run(_STEPS.value))
-    print(f'round {done + 1}/{_ROUNDS.value}', file=sys.stderr, flush=True)
-  _report(candidates)
-
-
-def _config(method: method_list.Entry):
-  """Returns the config of a method.
-
-  The recipe is that of the paper's CIFAR runs, or that of language models.
-  """
-  config = default.get_config()
-  with config.unlocked():
-    config.method.name = method.name
-    for field, values in method.values.items():
-      if len(values) > 1:
-        raise ValueError(f'{field} has {len(values)} values; give one of them')
-      config.method[field] = values[0]
-  config.model.name = _MODEL.value
-  if _CONTEXT_LENGTH.value is not None:
-    text.adamw(config)
-    config.data.name = 'python_manual'
-    config.data.context_length = _CONTEXT_LENGTH.value
-    config.data.vocabulary_size = _VOCABULARY_SIZE.value
-  else:
-    config.data.name = 'benchmark_step'
-    config.augmentation.name = 'basic'
-  config.compute_dtype = _COMPUTE_DTYPE.value
-  config.batch_size = _BATCH_SIZE.value
-  config.m = _M.value
-  config.microbatch_size = _MICROBATCH.value
-  config.microbatch_loop = _LOOP.value
-  return build_lib.resolve(config, jax.device_count())
-
-
-def _prepare(method: method_list.Entry) -> Candidate:
-  """Compiles a method's step and initialises its training."""
-  config = _config(method)
-  experiment = build_lib.build(config)
-  state = experiment.parallel.replicate(
-    initialization.initial_state(experiment, seed=0)
+  labels = [entry.label for entry in method_list.parse(_METHODS.value)]
+  if _SERVE.value:
+    if len(labels) > 1:
+      raise ValueError(f'a worker has one method; --methods has {len(labels)}')
+    return workers.serve(lambda: _worker(labels[0]))
+  candidates = {label: _prepare(label) for label in labels}
+  seconds = benchmarking.in_turn(
+    {label: candidate.take for label, candidate in candidates.items()},
+    rounds=_ROUNDS.value,
+    count=_STEPS.value,
+    say=benchmarking.say,
   )
-  stream = experiment.task.train_batches(
-    experiment.dataset.train, config.batch_size, seed=0
-  )
-  batch = experiment.parallel.shard(next(stream))
-  start = time.perf_counter()
-  compiled = experiment.compile_train_step().lower(state, batch).compile()
-  seconds = time.perf_counter() - start
-  return Candidate(
-    method=method.label,
-    step=compiled,
-    state=state,
-    batch=batch,
-    compile_seconds=seconds,
-    memory_bytes=dry_run.peak_bytes(compiled),
-    flops=dry_run.count_flops(compiled, experiment.fns),
+  _report(candidates, seconds)
+  return 0
+
+
+def _prepare(method: str) -> measured_step.Candidate:
+  """Compiles a method's step."""
+  return measured_step.prepare(
+    measured_step.Setup(
+      model=_MODEL.value,
+      batch_size=_BATCH_SIZE.value,
+      method=method,
+      m=_M.value,
+      microbatch_size=_MICROBATCH.value,
+      loop=_LOOP.value,
+      image_size=_IMAGE_SIZE.value,
+      channels=_CHANNELS.value,
+      context_length=_CONTEXT_LENGTH.value,
+      vocabulary_size=_VOCABULARY_SIZE.value,
+      compute_dtype=_COMPUTE_DTYPE.value,
+    )
   )
 
 
-def _report(candidates: Sequence[Candidate]) -> None:
+def _worker(method: str) -> tuple[dict[str, Any], Callable[[int], float]]:
+  """Returns what a worker says of itself, and what takes its steps."""
+  candidate = _prepare(method)
+  candidate.take(2)
+  facts = {
+    'name': f'sam_jax {method}',
+    'parameters': candidate.parameters,
+    'flops': candidate.flops,
+    'compile_s': candidate.compile_seconds,
+    'memory_bytes': int(candidate.memory_mib * benchmarking.MIB),
+  }
+  return facts | provenance.describe(), candidate.take
+
+
+def _report(
+  candidates: Mapping[str, measured_step.Candidate],
+  seconds: Mapping[str, np.ndarray],
+) -> None:
   """Prints the table; writes the figures if asked to."""
-  base = next((c for c in candidates if c.method == 'sgd'), candidates[0])
-  rows = [_figures(candidate, base) for candidate in candidates]
-  parameters = provenance.count_parameters(base.state.params)
+  base = 'sgd' if 'sgd' in candidates else next(iter(candidates))
+  rows = [
+    _figures(label, candidate, seconds[label], seconds[base])
+    for label, candidate in candidates.items()
+  ]
+  parameters = candidates[base].parameters
   width = max(len(row['method']) for row in [*rows, {'method': 'method'}]) + 1
   print(
     f'{_MODEL.value}, {parameters:,} parameters, batch {_BATCH_SIZE.value}, '
@@ -199,68 +137,66 @@ def _report(candidates: Sequence[Candidate]) -> None:
   )
   print(
     f'{"method":{width}}{"compile, s":>12}{"step, ms":>11}{"[min-max]":>20}'
-    f'{"examples/s":>11}{"memory, MiB":>13}{"/ " + base.method:>9}'
+    f'{"examples/s":>11}{"memory, MiB":>13}{"/ " + base:>9}'
     f'{"[min-max]":>16}'
   )
   for row in rows:
     step, ratio = row['step_ms'], row['ratio']
     print(
-      f'{row["method"]:{width}}{row["compile_s"]:>12.1f}{step["median"]:>11.2f}'
+      f'{row["method"]:{width}}'
+      f'{benchmarking.number(row["compile_s"], ".1f"):>12}'
+      f'{step["median"]:>11.2f}'
       f'{"[{min:.2f}-{max:.2f}]".format(**step):>20}'
       f'{row["examples_per_second"]:>11.1f}{row["memory_mib"]:>13.0f}'
       f'{ratio["median"]:>9.2f}{"[{min:.2f}-{max:.2f}]".format(**ratio):>16}'
     )
-  copies = [
-    (c.memory_bytes - base.memory_bytes) / (4 * parameters) for c in candidates
-  ]
-  for candidate, extra in zip(candidates, copies, strict=True):
-    if candidate is not base:
+  for label, candidate in candidates.items():
+    if label != base:
+      extra = candidate.memory_mib - candidates[base].memory_mib
+      copies = extra * benchmarking.MIB / (4 * parameters)
       print(
-        f'{candidate.method}: {extra:.1f} copies of the parameters more memory '
-        f'than {base.method}'
+        f'{label}: {copies:.1f} copies of the parameters more memory than '
+        f'{base}'
       )
   if jax.default_backend() != 'cpu':
     _print_utilization(rows)
-  if _JSON.value:
-    content = {
-      'model': _MODEL.value,
-      'parameters': parameters,
-      'batch_size': _BATCH_SIZE.value,
-      **provenance.describe(),
-      'methods': rows,
-    }
-    with open(files.user_path(_JSON.value), 'w', encoding='utf-8') as stream:
-      json.dump(content, stream, indent=2)
-
-
-def _figures(candidate: Candidate, base: Candidate) -> dict:
-  """Returns the figures of one method."""
-  seconds = np.array(candidate.seconds)
-  return {
-    'method': candidate.method,
-    'compile_s': candidate.compile_seconds,
-    'step_ms': _spread(1e3 * seconds),
-    'examples_per_second': _BATCH_SIZE.value / float(np.median(seconds)),
-    'memory_mib': candidate.memory_bytes / 2**20,
-    'flops': candidate.flops,
-    'ratio': _spread(seconds / np.array(base.seconds)),
+  content = {
+    'model': _MODEL.value,
+    'parameters': parameters,
+    'batch_size': _BATCH_SIZE.value,
+    **benchmarking.describe(),
+    'methods': rows,
   }
+  benchmarking.write(_JSON.value, content)
 
 
-def _spread(values: np.ndarray) -> dict[str, float]:
-  """Returns median, minimum and maximum."""
+def _figures(
+  label: str,
+  candidate: measured_step.Candidate,
+  seconds: np.ndarray,
+  base: np.ndarray,
+) -> dict:
+  """Returns the figures of one method."""
   return {
-    'median': float(np.median(values)),
-    'min': float(values.min()),
-    'max': float(values.max()),
+    'method': label,
+    'compile_s': candidate.compile_seconds,
+    'step_ms': benchmarking.spread(1e3 * seconds),
+    'examples_per_second': _BATCH_SIZE.value / float(np.median(seconds)),
+    'memory_mib': candidate.memory_mib,
+    'flops': candidate.flops,
+    'gradients': candidate.gradients,
+    'ratio': benchmarking.spread(seconds / base),
   }
 
 
 def _print_utilization(rows: Sequence[dict]) -> None:
   """Prints the share of the matrix-multiplication rate that a step reaches."""
-  peak = dry_run.matmul_rate(8192, dtype=_COMPUTE_DTYPE.value)
+  peak = benchmarking.peak(_COMPUTE_DTYPE.value)
+  # Of a step that takes one of several branches, the dearest was counted.
+  per_gradient = rows[0]['flops'] / rows[0]['gradients']
   for row in rows:
-    rate = row['flops'] / (row['step_ms']['median'] / 1e3)
+    flops = per_gradient * row['gradients']
+    rate = flops / (row['step_ms']['median'] / 1e3)
     row['matmul_share'] = rate / peak
     print(
       f'{row["method"]}: {rate / 1e12:.1f} TFLOP/s of {peak / 1e12:.1f} '

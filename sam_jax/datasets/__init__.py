@@ -28,7 +28,7 @@ with extras.required():
     steps_per_epoch,
     train_batches,
   )
-  from sam_jax.datasets.decoding import UndecodableError
+  from sam_jax.datasets.encoded import UndecodableError
   from sam_jax.datasets.registry import (
     Dataset,
     Examples,

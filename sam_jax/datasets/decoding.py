@@ -30,6 +30,8 @@ import PIL.Image
 import PIL.ImageFile
 import simplejpeg
 
+from sam_jax.datasets.encoded import UndecodableError
+
 # An evaluation crop is size / (size + 32) of the shorter side; official.
 CROP_PADDING = 32
 
@@ -70,10 +72,6 @@ warnings.filterwarnings('ignore', category=PIL.Image.DecompressionBombWarning)
 
 # Grain has its own threads and processes.
 cv2.setNumThreads(0)
-
-
-class UndecodableError(ValueError):
-  """The bytes are not, or not all, of an image."""
 
 
 class Box(NamedTuple):

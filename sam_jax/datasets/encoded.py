@@ -9,6 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 
 
+class UndecodableError(ValueError):
+  """The bytes are not, or not all, of an image."""
+
+
 class Storage(Protocol):
   """Where encoded images are: random access, and safe to copy to a process."""
 

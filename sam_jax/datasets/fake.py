@@ -19,10 +19,9 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
 
-import cv2
 import numpy as np
-import simplejpeg
 
+from sam_jax import extras
 from sam_jax.datasets import cifar, encoded, registry
 
 PREFIX = 'fake_'  # of the names
@@ -148,6 +147,8 @@ class Jpegs:
 
   def read(self, index: int) -> bytes:
     """Returns the content of an image file."""
+    with extras.required():
+      import simplejpeg  # here alone: other data sets need none of it
     rng = np.random.default_rng([*_key(self.split), index, *b'jpeg'])
     width, height = rng.integers(*_SIDES, 2).tolist()
     labels = self.labels[index : index + 1]
@@ -289,5 +290,7 @@ def _class_patterns(num_classes: int) -> np.ndarray:
 
 def _enlarged(pattern: np.ndarray, width: int, height: int) -> np.ndarray:
   """Returns a coarse image in its size, exact to the bit everywhere."""
+  with extras.required():
+    import cv2
   size = (width, height)
   return cv2.resize(pattern, size, interpolation=cv2.INTER_LINEAR_EXACT)

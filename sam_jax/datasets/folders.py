@@ -11,12 +11,13 @@ import dataclasses
 import os
 import pathlib
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 from absl import logging
 
-from sam_jax.datasets import decoding, encoded
+from sam_jax import extras
+from sam_jax.datasets import encoded
 
 # In lower case; hidden files and folders, with a dot in front, are not listed.
 _LITTER = frozenset(
@@ -174,14 +175,21 @@ def num_folders(folder: pathlib.Path) -> int:
 
 def _known() -> str:
   """Returns the suffixes of images in words."""
-  return f'known are {" ".join(sorted(decoding.suffixes()))}'
+  return f'known are {" ".join(sorted(_suffixes()))}'
+
+
+def _suffixes() -> Collection[str]:
+  """Returns those of image files."""
+  with extras.required():
+    from sam_jax.datasets import decoding  # has libraries that only it needs
+  return decoding.suffixes()
 
 
 def _images(
   folder: pathlib.Path, place: pathlib.Path, left_out: _LeftOut
 ) -> Iterator[tuple[str, int]]:
   """Yields name and size of the images below a place in a split's folder."""
-  known, start = decoding.suffixes(), len(f'{folder}{os.sep}')
+  known, start = _suffixes(), len(f'{folder}{os.sep}')
   for entry in _files(place):
     name = entry.path[start:]
     suffix = os.path.splitext(entry.name)[1].lower()
@@ -197,9 +205,10 @@ def _images(
 
 def _count_outside(folder: pathlib.Path, left_out: _LeftOut) -> None:
   """Takes note of the images that lie beside the class folders."""
+  known = _suffixes()
   for entry in _entries(folder):
     suffix = os.path.splitext(entry.name)[1].lower()
-    if suffix in decoding.suffixes() and _is_regular(entry):
+    if suffix in known and _is_regular(entry):
       left_out.outside += 1
       left_out.examples.setdefault('outside', entry.name)
 

@@ -25,7 +25,8 @@ from typing import Any, Protocol
 import numpy as np
 from absl import flags
 
-from sam_jax.datasets import decoding, encoded
+from sam_jax import extras
+from sam_jax.datasets import encoded
 
 Batch = dict[str, np.ndarray]
 
@@ -259,14 +260,16 @@ def _readable(
   images: encoded.EncodedImages, row: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, int]:
   """Returns a crop of the first image from `row` on that can be decoded."""
+  with extras.required():
+    from sam_jax.datasets import decoding  # has libraries that only it needs
   for offset in range(_MAX_SKIPPED):
     candidate = (row + offset) % len(images)
     try:
       data = images.read(candidate)
       return decoding.random_crop(data, images.size, rng), candidate
-    except (decoding.UndecodableError, OSError) as error:
+    except (encoded.UndecodableError, OSError) as error:
       last: Any = error
-  raise decoding.UndecodableError(
+  raise encoded.UndecodableError(
     f'{_MAX_SKIPPED} training images in a row cannot be decoded, from '
     f'{images.name(row)} on ({last}); are they images?'
   )
@@ -274,10 +277,12 @@ def _readable(
 
 def _evaluation_image(images: encoded.EncodedImages, row: int) -> np.ndarray:
   """Returns the crop of one image."""
+  with extras.required():
+    from sam_jax.datasets import decoding
   try:
     return decoding.center_crop(images.read(row), images.size)
-  except (decoding.UndecodableError, OSError) as error:
-    raise decoding.UndecodableError(
+  except (encoded.UndecodableError, OSError) as error:
+    raise encoded.UndecodableError(
       f'{images.name(row)} cannot be decoded ({error}) and evaluation needs '
       'every image; repair or remove it'
     ) from error

@@ -14,8 +14,7 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
-import xxhash
-
+from sam_jax import extras
 from sam_jax.runs import files
 
 _KEY = 'seal'
@@ -49,6 +48,8 @@ def checksum(content: Any, start: int = 0) -> int:
     content: the order of keys does not matter.
     start: checksum of what precedes the content.
   """
+  with extras.required():
+    import xxhash  # here alone: a step is built and timed without it
   text = json.dumps(content, sort_keys=True)
   return xxhash.xxh3_64_intdigest(text.encode('utf-8'), start)
 
@@ -230,6 +231,8 @@ def _checksums(
   directory: pathlib.Path, sizes: Mapping[str, int]
 ) -> dict[str, int]:
   """Returns the checksum of each file: that of the checksums of its parts."""
+  with extras.required():
+    import xxhash
   parts = [
     (directory / name, start, min(size - start, _PART_BYTES))
     for name, size in sizes.items()
@@ -245,6 +248,8 @@ def _checksums(
 
 def _digest(path: pathlib.Path, start: int, size: int) -> bytes:
   """Returns the checksum of so many bytes of a file, from `start` on."""
+  import xxhash
+
   state = xxhash.xxh3_64()
   buffer = memoryview(bytearray(min(size, _BUFFER_BYTES)))
   with path.open('rb', buffering=0) as stream:
