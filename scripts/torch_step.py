@@ -72,8 +72,8 @@ class Precision:
     compute_dtype: of activations; below float32 by autocast. Parameters are
       float32.
     memory_format: of images and of the parameters of convolutions.
-    is_compiled: whether by `torch.compile`, which also compiles the backward
-      pass, and the augmentation.
+    is_compiled: whether by `torch.compile`: the network and its loss, forward
+      and backward.
   """
 
   compute_dtype: torch.dtype = torch.float32
@@ -122,14 +122,13 @@ class Trainer:
     self._m = m
     self._microbatch_size = microbatch_size
     self._precision = precision
-    self._loss, self._prepare = self.loss, self.prepare
-    if precision.is_compiled:
-      self._loss = torch.compile(self.loss)
-      self._prepare = torch.compile(self.prepare)
+    self._loss = (
+      torch.compile(self.loss) if precision.is_compiled else self.loss
+    )
 
   def step(self, batch: tuple[torch.Tensor, ...]) -> None:
     """Makes an update from images and labels, or from windows of tokens."""
-    self.update(*self._prepare(*batch))
+    self.update(*self.prepare(*batch))
 
   def prepare(
     self, examples: torch.Tensor, labels: torch.Tensor | None = None
