@@ -218,9 +218,17 @@ def flip_and_crop(images: torch.Tensor, padding: int = 4) -> torch.Tensor:
 
   Args:
     images: uint8 [n, height, width, channels].
-    padding: pixels on each side.
+    padding: pixels on each side, less than height and width.
+
+  Raises:
+    ValueError: the images are too small to be reflected that far.
   """
   n, height, width, _ = images.shape
+  if padding >= min(height, width):
+    raise ValueError(
+      f'images of {height}x{width} pixels cannot be padded by reflection of '
+      f'{padding}; give larger ones'
+    )
   device = images.device
   is_flipped = torch.rand(n, 1, device=device) < 0.5
   starts = torch.randint(-padding, padding + 1, (2, n, 1), device=device)
