@@ -244,7 +244,9 @@ def _torch(
   script = str(benchmarking.ROOT / 'scripts' / 'benchmark_torch.py')
   for label, own in arguments.items():
     try:
-      with workers.Worker(label, [python, script, '--serve', *own]) as worker:
+      with workers.Worker(
+        'PyTorch', [python, script, '--serve', *own]
+      ) as worker:
         facts = worker.ready()
         seconds = benchmarking.in_turn(
           {label: worker.take}, rounds=rounds, count=count, warm_up=0

@@ -53,7 +53,9 @@ def test_each_worker_is_compared_with_ours_in_the_same_round(fake):
     fake('deeper', flops=1_006),
     fake('unable', before='raise SystemExit("no torch here")'),
     fake('mute', before='facts = {}'),
-    fake('honest', before='print(json.dumps({"error": "too large"})); sys.exit(1)'),
+    fake(
+      'honest', before='print(json.dumps({"error": "too large"})); sys.exit(1)'
+    ),
     fake('mortal', during='if done: raise MemoryError("all gone")'),
     benchmark_peers.Command('absent', ['/no/such/program']),
     fake('z', seconds=3.0),
