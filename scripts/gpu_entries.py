@@ -66,8 +66,10 @@ def _steps(
   (alone,) = _in_turn({base_label: base}, rounds, count)
   yield {'label': base_label, **_figures(base, base, alone, alone)}
   for label, setup in others:
+    size = setup.microbatch_size or setup.m or setup.batch_size
+    size = min(size, base.experiment.layout.microbatch_size)  # which fits
     try:
-      candidate = _fitting(setup)
+      candidate = _fitting(dataclasses.replace(setup, microbatch_size=size))
       own, of_base = _in_turn(
         {label: candidate, base_label: base}, rounds, count
       )
