@@ -65,7 +65,7 @@ _EXTRAS = {
   'wandb': _WANDB,
   'mlflow': _MLFLOW,
   # For comparisons with other implementations.
-  'torch': ['torch>=2.5'],
+  'torch': ['torch>=2.6'],
   'docs': _DOCS,
   'dev': [
     *_ANALYSIS,

@@ -155,7 +155,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _parser() -> _Parser:
-  """Returns the parser; flags that benchmark_step.py has mean the same."""
+  """Returns the parser; the flags of benchmark_step.py mean the same here."""
   parser = _Parser(
     prog='benchmark_torch.py',
     description='Measures a training step in PyTorch.',
@@ -320,11 +320,15 @@ def main(argv: Sequence[str]) -> int:
   except ValueError as error:
     print(f'benchmark_torch: {error}', file=sys.stderr)
     return 2
+  except torch.OutOfMemoryError as error:
+    print(f'benchmark_torch: {str(error).splitlines()[0]}', file=sys.stderr)
+    return 1
   return 0
 
 
 def _set_up_cuda(uses_tf32: bool) -> None:
   """Sets what users of a GPU set; convolutions are timed once, and chosen."""
+  torch.cuda.init()  # before the memory is asked for
   torch.backends.cudnn.benchmark = True
   torch.backends.cudnn.allow_tf32 = uses_tf32
   torch.set_float32_matmul_precision('high' if uses_tf32 else 'highest')

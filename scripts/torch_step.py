@@ -72,8 +72,8 @@ class Precision:
     compute_dtype: of activations; below float32 by autocast. Parameters are
       float32.
     memory_format: of images and of the parameters of convolutions.
-    is_compiled: whether by `torch.compile`, which also compiles the backward
-      pass, and the augmentation.
+    is_compiled: whether by `torch.compile`: the network and its loss, forward
+      and backward.
   """
 
   compute_dtype: torch.dtype = torch.float32
@@ -122,14 +122,13 @@ class Trainer:
     self._m = m
     self._microbatch_size = microbatch_size
     self._precision = precision
-    self._loss, self._prepare = self.loss, self.prepare
-    if precision.is_compiled:
-      self._loss = torch.compile(self.loss)
-      self._prepare = torch.compile(self.prepare)
+    self._loss = (
+      torch.compile(self.loss) if precision.is_compiled else self.loss
+    )
 
   def step(self, batch: tuple[torch.Tensor, ...]) -> None:
     """Makes an update from images and labels, or from windows of tokens."""
-    self.update(*self._prepare(*batch))
+    self.update(*self.prepare(*batch))
 
   def prepare(
     self, examples: torch.Tensor, labels: torch.Tensor | None = None
@@ -219,9 +218,17 @@ def flip_and_crop(images: torch.Tensor, padding: int = 4) -> torch.Tensor:
 
   Args:
     images: uint8 [n, height, width, channels].
-    padding: pixels on each side.
+    padding: pixels on each side, less than height and width.
+
+  Raises:
+    ValueError: the images are too small to be reflected that far.
   """
   n, height, width, _ = images.shape
+  if padding >= min(height, width):
+    raise ValueError(
+      f'images of {height}x{width} pixels cannot be padded by reflection of '
+      f'{padding}; give larger ones'
+    )
   device = images.device
   is_flipped = torch.rand(n, 1, device=device) < 0.5
   starts = torch.randint(-padding, padding + 1, (2, n, 1), device=device)

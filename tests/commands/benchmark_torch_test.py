@@ -424,7 +424,7 @@ def test_a_worker_answers_without_jax():
     'del sys.argv[0]\n'
     "runpy.run_path(sys.argv[0], run_name='__main__')\n"
   )
-  flags = ('--network=WideResnet10x1', '--batch_size=4', '--image_size=4')
+  flags = ('--network=WideResnet10x1', '--batch_size=4', '--image_size=8')
   flags += ('--m=2', '--method=sam', '--layout=channels_last', '--serve')
   flags += ('--compute_dtype=bfloat16',)
   done = subprocess.run(
@@ -453,6 +453,7 @@ def test_a_worker_answers_without_jax():
     (['--network=ViT-Ti/5'], 'multiple of 5, got 32'),
     (['--network=Resnet50', '--image_size=40'], 'multiple of 32, got 40'),
     (['--batch_size=8', '--m=3'], 'microbatch_size must divide m'),
+    (['--network=WideResnet10x1', '--image_size=4'], 'images of 4x4 pixels'),
     (['--batch_size=0'], '0 is not positive'),
     (['--methd=sam'], 'unrecognized arguments: --methd=sam'),
     (['--parameters=3'], 'has 366,938 parameters in PyTorch, and'),
