@@ -135,6 +135,7 @@ def test_the_table_and_the_figures_have_every_case(
     ('--networks=cnn', "--networks has 'cnn'; write NAME:BATCH"),
     ('--networks=cnn:0', 'write NAME:BATCH'),
     ('--peers=jax', '--peers has jax; known are eager'),
+    ('--compute_dtype=bfloat16', "optax's worker computes in float32"),
     ('--methods=looksam', '--methods has looksam; known are sgd, sam'),
   ],
 )
