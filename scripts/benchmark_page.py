@@ -217,7 +217,7 @@ def _accelerator(rows: Rows) -> Iterator[str]:
     )
     + '.'
   )
-  steps = [r for r in rows if r['what'] in ('step', 'torch')]
+  steps = _steps_once(rows)
   networks = dict.fromkeys(row['entry'].partition(':')[0] for row in steps)
   # A network's rows are together, whenever they were measured.
   yield _table(
@@ -234,6 +234,18 @@ def _accelerator(rows: Rows) -> Iterator[str]:
   if errors := [row for row in rows if 'error' in row]:
     yield 'Not measured:'
     yield '\n'.join(f'- {r["entry"]}: {r["error"]}' for r in errors)
+
+
+def _steps_once(rows: Rows) -> Rows:
+  """Returns the steps; SGD's and AdamW's, with which others are timed, once."""
+  found: dict[tuple[str, ...], Mapping[str, Any]] = {}
+  for row in rows:
+    network, _, what = row['entry'].partition(': ')
+    if row['what'] == 'step':
+      found.setdefault((network, row.get('label', what)), row)
+    elif row['what'] == 'torch':
+      found[network, what, row['label']] = row
+  return list(found.values())
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
