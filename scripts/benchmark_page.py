@@ -218,22 +218,36 @@ def _accelerator(rows: Rows) -> Iterator[str]:
     + '.'
   )
   steps = _steps_once(rows)
-  networks = dict.fromkeys(row['entry'].partition(':')[0] for row in steps)
+  networks = _networks(steps)
   # A network's rows are together, whenever they were measured.
   yield _table(
-    ['network', 'step', 'm, b', 'time', '/ first', 'examples/s']
-    + ['of the peak', 'memory planned, held', 'compilation'],
+    ['network, batch, precision', 'step', 'm, b', 'time', '/ first']
+    + ['examples/s', 'of the peak', 'memory planned, held', 'compilation'],
     [
-      _step(row)
-      for network in networks
+      [name, *_step(row)]
+      for network, name in networks.items()
       for row in steps
-      if row['entry'].partition(':')[0] == network and 'error' not in row
+      if _network(row) == network and 'error' not in row
     ],
   )
   yield from _singles(rows)
   if errors := [row for row in rows if 'error' in row]:
     yield 'Not measured:'
     yield '\n'.join(f'- {r["entry"]}: {r["error"]}' for r in errors)
+
+
+def _network(row: Mapping[str, Any]) -> str:
+  """Returns the network of a result, as the plan calls it."""
+  return row['entry'].partition(':')[0]
+
+
+def _networks(steps: Rows) -> dict[str, str]:
+  """Returns what each network of the plan is: at a reduced scale, another."""
+  return {
+    _network(row): f'{row["model"]}, {row["batch_size"]}, {row["precision"]}'
+    for row in reversed(steps)
+    if 'model' in row
+  }
 
 
 def _steps_once(rows: Rows) -> Rows:
@@ -256,7 +270,7 @@ def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _step(row: Mapping[str, Any]) -> list[str]:
   """Returns the cells of a step, ours or PyTorch's."""
-  network, _, what = row['entry'].partition(': ')
+  what = row['entry'].partition(': ')[2]
   is_ours = row['what'] == 'step'
   ratio = (
     f'{row["ratio_to_ours"]:.2f} of ours' if 'ratio_to_ours' in row else ''
@@ -264,7 +278,6 @@ def _step(row: Mapping[str, Any]) -> list[str]:
   share = row.get('share_of_peak')
   memory = (row.get('memory_planned_mib'), row.get('memory_held_mib'))
   return [
-    network,
     row['label'] if is_ours else f'{what}: {row["label"]}',
     f'{row["m"]}, {row["microbatch_size"]}' if is_ours else '',
     f'{row["step_ms"]["median"]:,.1f} ms',
@@ -288,7 +301,7 @@ def _singles(rows: Rows) -> Iterator[str]:
       ['network', 'precision', 'relative difference', 'cosine']
       + ['what w + epsilon keeps of its length', 'cosine of what it keeps'],
       [
-        [row['entry'].partition(':')[0], row['precision']]
+        [_network(row), row['precision']]
         + [f'{row["relative_difference"]:.2g}', f'{row["cosine"]:.5f}']
         + [f'{row["effective_perturbation_ratio"]:.3f}']
         + [f'{row["effective_perturbation_cosine"]:.3f}']
@@ -300,7 +313,7 @@ def _singles(rows: Rows) -> Iterator[str]:
     yield _table(
       ['network', 'option of XLA', 'bit-equal', 'difference', 'time'],
       [
-        [row['entry'].partition(':')[0], ', '.join(row['options']) or 'none']
+        [_network(row), ', '.join(row['options']) or 'none']
         + ['yes' if row['is_bit_equal'] else 'no']
         + [f'{row["largest_relative_difference"]:.2g}']
         + [f'{row["step_ms"]:,.1f} ms']

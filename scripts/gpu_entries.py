@@ -103,6 +103,7 @@ def _figures(
   # Of a step that takes one of several branches, the dearest was counted.
   flops = base.flops * candidate.gradients / base.gradients
   return {
+    'model': candidate.setup.model,
     'method': candidate.setup.method,
     'device': benchmarking.device(),
     'precision': _precision(candidate.setup),

@@ -86,6 +86,7 @@ def test_what_was_measured_again_counts_last(monkeypatch, tmp_path):
   monkeypatch.setattr(benchmark_page, 'FIGURES', tmp_path)
   first = {'entry': 'matmul peak', 'what': 'peak'}
   step = {'entry': 'N: SGD, SAM', 'what': 'step', 'label': 'sgd', 'm': 4}
+  step |= {'model': 'n', 'batch_size': 4, 'precision': 'bfloat16'}
   step |= {'microbatch_size': 2, 'step_ms': _SPREAD, 'ratio': _SPREAD}
   step |= {'examples_per_second': 5.0, 'compile_s': 1.0, 'share_of_peak': 0.5}
   lines = [
@@ -102,6 +103,6 @@ def test_what_was_measured_again_counts_last(monkeypatch, tmp_path):
   assert '`c`, scale full, 1.5 minutes in all.' in found
   assert 'float32 2 TFLOP/s.' in found
   cells = '4, 2 | 2.0 ms | 2.00 [1.00-3.50] | 5 | 50% | -, - MiB | 1.0 s |'
-  assert f'| N | sgd | {cells}' in found
-  assert found.count('| N |') == 1
+  assert f'| n, 4, bfloat16 | sgd | {cells}' in found
+  assert found.count('| sgd |') == 1
   assert '- N: loops: too large' in found
