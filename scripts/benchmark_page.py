@@ -243,11 +243,12 @@ def _network(row: Mapping[str, Any]) -> str:
 
 def _networks(steps: Rows) -> dict[str, str]:
   """Returns what each network of the plan is: at a reduced scale, another."""
-  return {
-    _network(row): f'{row["model"]}, {row["batch_size"]}, {row["precision"]}'
-    for row in reversed(steps)
-    if 'model' in row
-  }
+  found: dict[str, str] = {}
+  for row in steps:
+    if 'model' in row:
+      name = f'{row["model"]}, {row["batch_size"]}, {row["precision"]}'
+      found.setdefault(_network(row), name)
+  return found
 
 
 def _steps_once(rows: Rows) -> Rows:
