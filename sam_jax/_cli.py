@@ -209,7 +209,7 @@ def cache_compilations() -> None:
     except RuntimeError:  # a user without a home has no cache
       return
     jax.config.update('jax_compilation_cache_dir', str(cache))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.05)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
 
 

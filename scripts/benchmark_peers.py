@@ -80,6 +80,8 @@ _TORCH = {
   'channels_last': ('--layout=channels_last',),
   'compile': ('--layout=channels_last', '--compile'),
 }
+# Several processes share a device: none takes its memory at once.
+_ENVIRONMENT = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
 # Of counts of floating-point operations that are meant to be equal.
 _TOLERANCE = 0.005
 
@@ -138,6 +140,11 @@ def _check_choices() -> None:
       raise ValueError(
         f'--{flag} has {", ".join(wrong)}; known are {", ".join(known)}'
       )
+  if 'optax' in _PEERS.value and _COMPUTE_DTYPE.value != 'float32':
+    raise ValueError(
+      f"optax's worker computes in float32, not {_COMPUTE_DTYPE.value}; give "
+      '--peers without optax'
+    )
 
 
 def _commands(
@@ -208,7 +215,10 @@ def _ready(
 ) -> workers.Worker:
   """Starts a worker, and returns it when it is ready to be timed."""
   worker = workers.Worker(
-    command.label, command.arguments, directory=command.directory
+    command.label,
+    command.arguments,
+    directory=command.directory,
+    environment=_ENVIRONMENT,
   )
   try:
     worker.ready()

@@ -66,8 +66,10 @@ def _steps(
   (alone,) = _in_turn({base_label: base}, rounds, count)
   yield {'label': base_label, **_figures(base, base, alone, alone)}
   for label, setup in others:
+    size = setup.microbatch_size or setup.m or setup.batch_size
+    size = min(size, base.experiment.layout.microbatch_size)  # which fits
     try:
-      candidate = _fitting(setup)
+      candidate = _fitting(dataclasses.replace(setup, microbatch_size=size))
       own, of_base = _in_turn(
         {label: candidate, base_label: base}, rounds, count
       )
@@ -101,6 +103,7 @@ def _figures(
   # Of a step that takes one of several branches, the dearest was counted.
   flops = base.flops * candidate.gradients / base.gradients
   return {
+    'model': candidate.setup.model,
     'method': candidate.setup.method,
     'device': benchmarking.device(),
     'precision': _precision(candidate.setup),
@@ -244,7 +247,9 @@ def _torch(
   script = str(benchmarking.ROOT / 'scripts' / 'benchmark_torch.py')
   for label, own in arguments.items():
     try:
-      with workers.Worker(label, [python, script, '--serve', *own]) as worker:
+      with workers.Worker(
+        'PyTorch', [python, script, '--serve', *own]
+      ) as worker:
         facts = worker.ready()
         seconds = benchmarking.in_turn(
           {label: worker.take}, rounds=rounds, count=count, warm_up=0

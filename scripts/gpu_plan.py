@@ -38,7 +38,7 @@ _NETWORKS = {
   'reduced': {
     'WRN-28-10': Setup('WideResnet10x1', 16, compute_dtype=_HALF),
     'WRN-28-10 in float32': Setup('WideResnet10x1', 16),
-    'ResNet-50': Setup('Resnet50', 8, image_size=16, compute_dtype=_HALF),
+    'ResNet-50': Setup('Resnet50', 8),
     'ViT-S/16': Setup('ViT-Ti/16', 8, compute_dtype=_HALF, optimizer='adamw'),
     'GPT-2 small': Setup(
       'gpt-tiny',

@@ -101,6 +101,7 @@ class Worker:
         errors='replace',
       )
     except OSError as error:
+      self._log.close()
       raise WorkerError(f'{label}: {error}') from error
 
   def __enter__(self) -> Self:

@@ -159,8 +159,11 @@ def _image_size(config: ml_collections.ConfigDict) -> int:
 
 def init_shapes(task: tasks.Task) -> tuple[Any, Mapping[str, types.PyTree]]:
   """Returns the shapes of a model's outputs for one example, and variables."""
-  init = functools.partial(task.model.init_with_output, train=False)
-  return jax.eval_shape(init, keys.make(0), task.init_inputs())
+
+  def init(inputs: Any) -> Any:
+    return task.model.init_with_output(keys.make(0), inputs, train=False)
+
+  return jax.eval_shape(init, task.init_inputs())
 
 
 def build(

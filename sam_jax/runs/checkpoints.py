@@ -17,6 +17,8 @@ or another run) is never read.
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -112,18 +114,13 @@ class Checkpoints:
       keep_steps: steps that are never deleted.
       read_only: touch nothing, as beside a run that is still training.
     """
-    orbax_memory.stop_leak()
-    import orbax.checkpoint as ocp  # takes a second: not for every import
-
+    if importlib.util.find_spec('orbax') is None:
+      raise ModuleNotFoundError('there is no orbax', name='orbax')
     self._directory = directory
     self._run_id = run_id
     self._max_to_keep = max_to_keep
     self._keep_best = keep_best
     self._keep_steps = frozenset(keep_steps)
-    # Orbax would make its directory in the background, and what waits for that
-    # holds up the end of the program for five minutes if it cannot be made.
-    options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
-    self._arrays = ocp.StandardCheckpointer(async_options=options)
     self._pool = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
     self._saving: concurrent.futures.Future[None] | None = None
     if not read_only and parallel.is_first_process():
@@ -131,6 +128,24 @@ class Checkpoints:
       for partial in directory.glob(f'*{files.PARTIAL}'):
         _delete(partial)
     self._steps = [step for step in self.found() if self._is_sealed(step)]
+
+  @functools.cached_property
+  def _arrays(self) -> Any:
+    """What writes and reads arrays: Orbax, whose import takes a moment."""
+    orbax_memory.stop_leak()
+    import orbax.checkpoint as ocp
+
+    # Orbax would make its directory in the background, and what waits for that
+    # holds up the end of the program for five minutes if it cannot be made.
+    options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+    return ocp.StandardCheckpointer(async_options=options)
+
+  def get_ready(self) -> None:
+    """Imports now what the first checkpoint will need.
+
+    To be called soon: an installation that changes later does not matter then.
+    """
+    self._arrays  # noqa: B018  (makes it)
 
   def save(
     self,
@@ -259,7 +274,8 @@ class Checkpoints:
       self.wait()
     finally:
       self._pool.shutdown()
-      self._arrays.close()
+      if '_arrays' in vars(self):
+        self._arrays.close()
 
   def _commit(self, content: dict[str, Any]) -> None:
     """Makes what Orbax writes a checkpoint; runs in another thread."""

@@ -283,6 +283,7 @@ class _Loop:
           batch = self._parallel.shard(next(batches))
         state, metrics = train_step_fn(state, batch)
         self._pending.add(self._on_step, step, metrics)
+      self._checkpoints.get_ready()  # while the device makes the first step
       self._end_trace(step)
       self._tell_step(step, state, metrics)
       if step % self._experiment.steps_per_epoch == 0 or step == num_steps:

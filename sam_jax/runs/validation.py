@@ -188,10 +188,13 @@ def check_task(task: tasks.Task, outputs: types.PyTree) -> None:
     ValueError: an augmentation does not fit the images, or the task has not
       one loss per example, or an evaluation lacks the loss or the score.
   """
-  key, batch = keys.make(0), task.batch_shapes(1)
-  prepared = jax.eval_shape(
-    lambda b: task.mix(key, task.augment(key, b)), batch
-  )
+  batch = task.batch_shapes(1)
+
+  def prepare(batch: types.PyTree) -> types.PyTree:
+    key = keys.make(0)  # here: a key that is made outside is computed
+    return task.mix(key, task.augment(key, batch))
+
+  prepared = jax.eval_shape(prepare, batch)
   losses = jax.eval_shape(task.example_losses, outputs, prepared)
   metrics = jax.eval_shape(
     lambda o, b: task.example_metrics(o, task.preprocess(b)), outputs, batch

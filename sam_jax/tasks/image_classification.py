@@ -79,9 +79,9 @@ class ImageTask(base.Task):
       **{name: jax.ShapeDtypeStruct((rows,), jnp.int32) for name in numbers},
     }
 
-  def init_inputs(self) -> jax.Array:
+  def init_inputs(self) -> np.ndarray:
     """Returns an input of one example, for the model's `init`."""
-    return jnp.zeros((1, *self.input_shape), jnp.float32)
+    return np.zeros((1, *self.input_shape), np.float32)
 
   def preprocess(self, batch: base.Batch) -> base.Batch:
     """Returns the batch with normalised images."""

@@ -120,9 +120,9 @@ class LanguageModelling(base.Task):
       shapes['bytes_per_token'] = mean
     return shapes
 
-  def init_inputs(self) -> jax.Array:
+  def init_inputs(self) -> np.ndarray:
     """Returns a window of one example, for the model's `init`."""
-    return jnp.zeros((1, self.context_length), jnp.int32)
+    return np.zeros((1, self.context_length), np.int32)
 
   def preprocess(self, batch: base.Batch) -> base.Batch:
     """Returns the batch as it is."""

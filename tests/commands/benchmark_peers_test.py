@@ -53,7 +53,9 @@ def test_each_worker_is_compared_with_ours_in_the_same_round(fake):
     fake('deeper', flops=1_006),
     fake('unable', before='raise SystemExit("no torch here")'),
     fake('mute', before='facts = {}'),
-    fake('honest', before='print(json.dumps({"error": "too large"})); sys.exit(1)'),
+    fake(
+      'honest', before='print(json.dumps({"error": "too large"})); sys.exit(1)'
+    ),
     fake('mortal', during='if done: raise MemoryError("all gone")'),
     benchmark_peers.Command('absent', ['/no/such/program']),
     fake('z', seconds=3.0),
@@ -133,6 +135,7 @@ def test_the_table_and_the_figures_have_every_case(
     ('--networks=cnn', "--networks has 'cnn'; write NAME:BATCH"),
     ('--networks=cnn:0', 'write NAME:BATCH'),
     ('--peers=jax', '--peers has jax; known are eager'),
+    ('--compute_dtype=bfloat16', "optax's worker computes in float32"),
     ('--methods=looksam', '--methods has looksam; known are sgd, sam'),
   ],
 )

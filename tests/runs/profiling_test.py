@@ -14,9 +14,16 @@ from tests import tiny
 _FIELDS = tiny.PLAIN | {'checkpoint.every_steps': 4}
 
 
+_CACHE_KEY = 'jax_compilation_cache_include_metadata_in_key'
+
+
 @pytest.fixture(scope='module')
 def _compiled():
-  return {}
+  """Programs, with the names of now and not those of an older cache."""
+  before = getattr(jax.config, _CACHE_KEY)
+  jax.config.update(_CACHE_KEY, True)
+  yield {}
+  jax.config.update(_CACHE_KEY, before)
 
 
 @pytest.fixture
