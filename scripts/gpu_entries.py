@@ -60,16 +60,24 @@ def _peak() -> Results:
 def _steps(
   setups: Mapping[str, measured_step.Setup], rounds: int, count: int
 ) -> Results:
-  """Yields the figures of steps, each beside the first, timed in turn."""
+  """Yields the figures of steps, each beside the first, timed in turn.
+
+  Compiling is most of the time, so all of them are compiled side by side before
+  any is timed.
+  """
+  programs = measured_step.compile_together(list(setups.values()))
   (base_label, setup), *others = setups.items()
-  base = _fitting(setup)
+  base = _fitting(setup, programs[0])
   (alone,) = _in_turn({base_label: base}, rounds, count)
   yield {'label': base_label, **_figures(base, base, alone, alone)}
-  for label, setup in others:
+  for (label, setup), program in zip(others, programs[1:], strict=True):
     size = setup.microbatch_size or setup.m or setup.batch_size
-    size = min(size, base.experiment.layout.microbatch_size)  # which fits
+    fits = base.experiment.layout.microbatch_size
+    if size > fits:
+      setup = dataclasses.replace(setup, microbatch_size=fits)
+      program = functools.partial(measured_step.prepare, setup)
     try:
-      candidate = _fitting(dataclasses.replace(setup, microbatch_size=size))
+      candidate = _fitting(setup, program)
       own, of_base = _in_turn(
         {label: candidate, base_label: base}, rounds, count
       )
@@ -130,11 +138,20 @@ def _precision(setup: measured_step.Setup) -> str:
   return 'tensorfloat32' if is_gpu else 'float32'
 
 
-def _fitting(setup: measured_step.Setup) -> measured_step.Candidate:
-  """Returns a step, compiled and warm, in microbatches that fit into memory."""
+def _fitting(
+  setup: measured_step.Setup,
+  program: Callable[[], measured_step.Candidate] | None = None,
+) -> measured_step.Candidate:
+  """Returns a step, compiled and warm, in microbatches that fit into memory.
+
+  Args:
+    setup: of the step.
+    program: waits for what is being compiled of it; None compiles it.
+  """
+  program = program or functools.partial(measured_step.prepare, setup)
   while True:
     try:
-      candidate = measured_step.prepare(setup)
+      candidate = program()
       limit = benchmarking.capacity()
       if limit is None or candidate.memory_mib <= limit:
         candidate.take(2)
@@ -147,6 +164,7 @@ def _fitting(setup: measured_step.Setup) -> measured_step.Candidate:
     if size == 1:
       raise ValueError('not even microbatches of one example fit into memory')
     setup = dataclasses.replace(setup, microbatch_size=size // 2)
+    program = functools.partial(measured_step.prepare, setup)
     benchmarking.say(f'it does not fit; trying microbatches of {size // 2}')
 
 
@@ -229,6 +247,36 @@ def _perturbation(
   return sam_jax.l2(_RHO)(jax.grad(loss)(state.params), state.params)
 
 
+def _replicas(setup: measured_step.Setup, number: int) -> Results:
+  """Yields what steps of several runs take at once, beside one after another.
+
+  A network that is too small to fill a device might be trained with several
+  seeds at once, by `jax.vmap`.
+  """
+  candidate = _fitting(setup)
+  states = [candidate.copy_state() for _ in range(number)]
+  together = jax.tree.map(lambda *x: jax.numpy.stack(x), *states)
+  batches = jax.tree.map(
+    lambda x: jax.numpy.stack([x] * number), candidate.batch
+  )
+  step = jax.jit(jax.vmap(candidate.experiment.compile_train_step()))
+  compiled = step.lower(together, batches).compile()
+
+  def at_once(count: int) -> float:
+    return benchmarking.timed(lambda: compiled(together, batches), count)
+
+  def in_a_row(count: int) -> float:
+    return number * candidate.take(count)
+
+  takers = {'at once': at_once, 'in a row': in_a_row}
+  seconds = benchmarking.in_turn(takers, rounds=5, count=5)
+  yield {
+    'runs': number,
+    'ratio': benchmarking.spread(seconds['at once'] / seconds['in a row']),
+    **{f'{k}, ms': 1e3 * float(np.median(v)) for k, v in seconds.items()},
+  }
+
+
 def _input(arguments: Sequence[str], recipes: Sequence[str]) -> Results:
   """Yields the share of a loop that waits for images, for each recipe."""
   benchmark_input.flags.values(['benchmark_input', *arguments])
@@ -277,5 +325,6 @@ _MEASURES: dict[str, Callable[..., Results]] = {
   'determinism': _determinism,
   'epsilon': _epsilon,
   'input': _input,
+  'replicas': _replicas,
   'torch': _torch,
 }

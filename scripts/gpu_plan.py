@@ -52,11 +52,11 @@ _NETWORKS = {
 }
 # Seconds of SGD and SAM; of the other methods; of PyTorch, eager and compiled.
 _SECONDS = {
-  'WRN-28-10': (40, 75, 30, 75),
-  'WRN-28-10 in float32': (45, 80, 35, 75),
-  'ResNet-50': (50, 90, 35, 90),
-  'ViT-S/16': (60, 100, 35, 90),
-  'GPT-2 small': (70, 120, 40, 100),
+  'WRN-28-10': (30, 45, 20, 75),
+  'WRN-28-10 in float32': (35, 45, 25, 75),
+  'ResNet-50': (35, 50, 25, 90),
+  'ViT-S/16': (40, 55, 25, 90),
+  'GPT-2 small': (45, 60, 30, 100),
 }
 _SHARE = {'full': 1, 'reduced': 1 / 3}  # of these seconds
 _QUARTER, _LOOKSAM = 'quarter_sam', 'looksam(every=5)'
@@ -198,6 +198,10 @@ def _singles(scale: str) -> Iterator[Entry]:
     yield Entry(
       f'{name}: determinism', 'determinism', 40, {'setup': setup, 'count': 3}
     )
+  small = Setup('cnn', 25, method='sam', image_size=8, channels=1)
+  yield Entry(
+    'cnn: five runs at once', 'replicas', 20, {'setup': small, 'number': 5}
+  )
   recipes = ('basic', 'autoaugment+cutout')
   yield Entry(
     'WRN-28-10: waiting for input',

@@ -2,7 +2,10 @@
 
 import dataclasses
 import functools
+import threading
 import time
+from collections.abc import Callable, Sequence
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -165,51 +168,97 @@ class Candidate:
 
 def prepare(setup: Setup) -> Candidate:
   """Compiles a step and initialises its training."""
-  experiment = setup.build()
+  (waiting,) = compile_together([setup])
+  return waiting()
+
+
+def compile_together(
+  setups: Sequence[Setup],
+) -> list[Callable[[], Candidate]]:
+  """Compiles steps side by side, on as many cores as there are.
+
+  Args:
+    setups: of the steps.
+
+  Returns:
+    For each a function that waits for its program, initialises its training and
+    returns both; it raises what the compiler raised.
+  """
+  pool = futures.ThreadPoolExecutor(len(setups))
+  found = []
+  for setup in setups:
+    experiment = setup.build()
+    start = time.perf_counter()
+    shapes = (experiment.state_shapes(), experiment.batch_shapes())
+    traced = experiment.compile_train_step().trace(*shapes)
+    seconds = time.perf_counter() - start
+    program = pool.submit(_compile, traced, seconds)
+    flops = _flops(setup, traced, shapes)
+    found.append(functools.partial(_start, setup, experiment, flops, program))
+  pool.shutdown(wait=False)
+  return found
+
+
+def _compile(traced: Any, seconds: float) -> tuple[Any, float | None]:
+  """Returns a program, and the seconds that it took; None from the cache.
+
+  Args:
+    traced: the step.
+    seconds: that tracing it took.
+  """
+  hits = _cache_hits()
+  start = time.perf_counter()
+  compiled = traced.lower().compile()
+  seconds += time.perf_counter() - start
+  return compiled, None if _cache_hits() > hits else seconds
+
+
+def _start(
+  setup: Setup,
+  experiment: build_lib.Experiment,
+  flops: int,
+  program: futures.Future,
+) -> Candidate:
+  """Returns a step at the beginning of its training."""
+  compiled, seconds = program.result()
   state = experiment.parallel.replicate(
     initialization.initial_state(experiment, seed=0)
   )
   stream = experiment.task.train_batches(
     experiment.dataset.train, setup.batch_size, seed=0
   )
-  batch = experiment.parallel.shard(next(stream))
-  hits = _cache_hits()
-  start = time.perf_counter()
-  traced = experiment.compile_train_step().trace(state, batch)
-  compiled = traced.lower().compile()
-  seconds = time.perf_counter() - start
   return Candidate(
     setup=setup,
     experiment=experiment,
     step=compiled,
     state=state,
-    batch=batch,
+    batch=experiment.parallel.shard(next(stream)),
     parameters=provenance.count_parameters(state.params),
-    compile_seconds=None if _cache_hits() > hits else seconds,
+    compile_seconds=seconds,
     memory_mib=benchmarking.memory(compiled),
-    flops=_flops(setup, traced, state, batch),
+    flops=flops,
   )
 
 
 @functools.cache
-def _cached() -> list[str]:
-  """Returns a list that grows with each program out of the cache."""
-  found: list[str] = []
+def _cached() -> list[int]:
+  """Returns a list that gets the thread of each program out of the cache."""
+  found: list[int] = []
 
   def listen(event: str, **_: Any) -> None:
     if event == _CACHE_HIT:
-      found.append(event)
+      found.append(threading.get_ident())
 
   jax.monitoring.register_event_listener(listen)
   return found
 
 
 def _cache_hits() -> int:
-  """Returns how many programs came out of the cache so far."""
-  return len(_cached())
+  """Returns how many programs this thread had out of the cache so far."""
+  return _cached().count(threading.get_ident())
 
 
-def _flops(setup: Setup, traced: Any, state: Any, batch: Any) -> int:
+def _flops(setup: Setup, traced: Any, shapes: tuple[Any, Any]) -> int:
   """Returns the operations of a step.
 
   The fused kernel of the attention is no matrix product to who looks at the
@@ -219,7 +268,7 @@ def _flops(setup: Setup, traced: Any, state: Any, batch: Any) -> int:
     config = setup.config()
     config.model.attention = 'xla'
     step = build_lib.build(config).compile_train_step()
-    traced = step.trace(state, batch)
+    traced = step.trace(*shapes)
   return benchmarking.count_flops(traced.jaxpr)
 
 
