@@ -26,7 +26,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from sam_jax import _cli
 from sam_jax.runs import provenance
-from scripts import benchmarking, measured_step
+from scripts import benchmarking
+from scripts.benchmarking import measured_step
 
 flags = _cli.Flags()
 _MODELS = flags.DEFINE_list(

@@ -10,7 +10,7 @@ quarter of the examples for the ascent, and LookSAM: time of a step, ratio,
 compilation, share of the peak, memory that the compiler plans and that the
 device held at most; the same in PyTorch; loops; whether a step gives the same
 bits twice; what TensorFloat-32 and bfloat16 do to epsilon; and how long a loop
-waits for images. gpu_plan.py has the list and the sizes.
+waits for images. benchmarking/gpu_plan.py has the list and the sizes.
 
 Each result is printed, and appended to the file of --out, as soon as it is
 there. What would not fit into the time any more is left out and named; the same
@@ -43,7 +43,8 @@ sys.path.insert(0, str(_ROOT))
 
 from sam_jax import _cli, lookup
 from sam_jax.runs import files
-from scripts import benchmarking, gpu_plan
+from scripts import benchmarking
+from scripts.benchmarking import gpu_plan
 
 flags = _cli.Flags()
 _OUT = flags.DEFINE_string('out', 'gpu.jsonl', 'File of results, JSON lines.')
@@ -306,7 +307,8 @@ def _torch_python() -> str | None:
 
 def _measure(name: str) -> int:
   """Measures one entry, and prints its results as lines of JSON."""
-  from scripts import gpu_entries  # the other process needs none of it
+  # The process that starts this one has no use for it, and no time.
+  from scripts.benchmarking import gpu_entries
 
   plan = [gpu_plan.first()]
   if _SCALE.value:

@@ -7,7 +7,8 @@ A step is `jax.jit` of what users of optax write: the gradient, the transform's
 update in opaque mode, where it asks for the second gradient itself, and the
 parameters' update. BatchNorm's statistics are those of the first pass, in an
 aux; there is no augmentation, and nothing is measured besides. 'sgd' is the
-same step with the optimizer alone. See workers.py for what a worker does.
+same step with the optimizer alone. benchmarking/workers.py says what a worker
+does.
 """
 
 import pathlib
@@ -26,7 +27,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from sam_jax import _cli, models
 from sam_jax.runs import initialization, provenance
-from scripts import benchmarking, workers
+from scripts import benchmarking
+from scripts.benchmarking import workers
 
 flags = _cli.Flags()
 _NETWORK = flags.DEFINE_string('network', 'WideResnet28x1', 'Our name.')

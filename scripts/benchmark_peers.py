@@ -4,11 +4,12 @@ r"""Times our steps beside those of others, in turn, on one machine.
     python scripts/benchmark_peers.py --networks=ViT-Ti/4:64,gpt-tiny:16 \
         --torch_python=venv/bin/python --commit=HEAD~10
 
-For each network and method, a worker (see workers.py) for ours, for ours at
-another commit, for PyTorch (eager, channels_last for images, and with
-torch.compile), and for optax.contrib.sam. They are timed in turn, A B A B, and
-while one takes its steps the others wait. A ratio is the median over the rounds
-of a worker's step to ours in the same round, its smallest and its largest.
+For each network and method there is a worker (see benchmarking/workers.py) for
+ours, for ours at another commit, for PyTorch (eager, channels_last for images,
+and with torch.compile), and for optax.contrib.sam. They are timed in turn, A B
+A B, and while one takes its steps the others wait. A ratio is the median over
+the rounds of a worker's step to ours in the same round, its smallest and its
+largest.
 
 Workers have to have the network that ours has: as many parameters, and as many
 floating-point operations in a step. One that has another, or ends, is named in
@@ -34,7 +35,8 @@ _ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT))
 
 from sam_jax import _cli
-from scripts import benchmarking, workers
+from scripts import benchmarking
+from scripts.benchmarking import workers
 
 flags = _cli.Flags()
 _NETWORKS = flags.DEFINE_list(

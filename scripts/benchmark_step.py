@@ -18,8 +18,8 @@ JAX's compilation cache it is not known how long it took to compile.
 On a GPU the floating-point rate of the step, of its matrix products and
 convolutions, is compared with the rate of a large matrix product.
 
-With --serve it is a worker of `benchmark_peers.py` (see workers.py): it times
-one method, whenever it is asked to.
+With --serve it is a worker of `benchmark_peers.py` (see
+benchmarking/workers.py): it times one method, whenever it is asked to.
 """
 
 import pathlib
@@ -36,7 +36,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from sam_jax import _cli
 from sam_jax.runs import provenance
 from sam_jax.sweeps import method_list
-from scripts import benchmarking, measured_step, workers
+from scripts import benchmarking
+from scripts.benchmarking import measured_step, workers
 
 flags = _cli.Flags()
 _MODEL = flags.DEFINE_string('model', 'WideResnet28x1', 'Name of the model.')

@@ -6,11 +6,12 @@ r"""Measures a training step in PyTorch, with the work that ours does.
         --compute_dtype=bfloat16 --compile --device=cuda
 
 The methods are timed in turn, as scripts/benchmark_step.py times ours, and the
-table is like its table. torch_networks.py has the networks, torch_step.py the
-step.
+table is like its table. The networks are in benchmarking/torch_networks.py and
+the step in benchmarking/torch_step.py.
 
-With --serve it is a worker of `benchmark_peers.py` (see workers.py): it times
-one method, whenever it is asked to. Nothing here imports JAX.
+With --serve it is a worker of `benchmark_peers.py` (see
+benchmarking/workers.py): it times one method, whenever it is asked to. Nothing
+here imports JAX.
 """
 
 import argparse
@@ -36,7 +37,8 @@ except ModuleNotFoundError as error:
     "pip install 'sam_jax[torch]'"
   )
 
-from scripts import benchmarking, torch_networks, torch_step, workers
+from scripts import benchmarking
+from scripts.benchmarking import torch_networks, torch_step, workers
 
 _FORMATS = {
   'contiguous': torch.contiguous_format,

@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from scripts import benchmark_gpu, gpu_plan, measured_step
+from scripts import benchmark_gpu
+from scripts.benchmarking import gpu_plan, measured_step
 from tests import tiny
 
 _TINY = measured_step.Setup('cnn', 8, image_size=8, compute_dtype='bfloat16')
@@ -183,11 +184,11 @@ def bare(monkeypatch):
 
 def test_an_entry_needs_no_other_compiled_package(bare):
   assert {'cv2', 'simplejpeg', 'PIL', 'xxhash', 'sklearn'} <= bare
-  gpu_entries = importlib.import_module('scripts.gpu_entries')
+  gpu_entries = importlib.import_module('scripts.benchmarking.gpu_entries')
   importlib.import_module('scripts.benchmark_gpu')
   importlib.import_module('scripts.benchmark_input')
   plan = gpu_entries.gpu_plan
-  tiny_setup = sys.modules['scripts.measured_step'].Setup(
+  tiny_setup = sys.modules['scripts.benchmarking.measured_step'].Setup(
     'cnn', 8, image_size=8
   )
   setups = plan._setups(tiny_setup, 'sam')
@@ -202,7 +203,7 @@ def test_an_entry_needs_no_other_compiled_package(bare):
 
 
 def test_an_entry_that_fails_says_so():
-  from scripts import gpu_entries
+  from scripts.benchmarking import gpu_entries
 
   broken = measured_step.Setup('no_such_network', 8)
   entry = gpu_plan.Entry('x', 'step', 0, {'setups': {'sgd': broken},
@@ -214,7 +215,7 @@ def test_an_entry_that_fails_says_so():
 
 @pytest.mark.slow
 def test_epsilon_differs_by_precision(monkeypatch):
-  from scripts import gpu_entries
+  from scripts.benchmarking import gpu_entries
 
   tiny.use_devices(monkeypatch, 1)
   entry = gpu_plan.Entry('x', 'epsilon', 0, {'setup': _TINY})
@@ -226,7 +227,7 @@ def test_epsilon_differs_by_precision(monkeypatch):
 
 @pytest.mark.slow
 def test_determinism_is_measured(monkeypatch):
-  from scripts import gpu_entries
+  from scripts.benchmarking import gpu_entries
 
   tiny.use_devices(monkeypatch, 1)
   entry = gpu_plan.Entry('x', 'determinism', 0, {'setup': _TINY, 'count': 2})

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from scripts import benchmark_peers, workers
+from scripts import benchmark_peers
+from scripts.benchmarking import workers
 from tests import tiny
 
 _FAKE = """

@@ -29,12 +29,8 @@ from sam_jax.training import optimizers
 
 torch = pytest.importorskip('torch')
 
-from scripts import (  # noqa: E402
-  benchmark_torch,
-  benchmarking,
-  torch_networks,
-  torch_step,
-)
+from scripts import benchmark_torch, benchmarking  # noqa: E402
+from scripts.benchmarking import torch_networks, torch_step  # noqa: E402
 
 BATCH_SIZE = 4
 CLASSES = 5
@@ -68,7 +64,7 @@ class Case(NamedTuple):
   theirs: Any
   layers: Any  # `params -> layers`, in the order of those of `theirs`
   shape: tuple[int, ...]  # of an input
-  is_turned: bool = False  # see scripts/torch_networks.py
+  is_turned: bool = False  # see scripts/benchmarking/torch_networks.py
   optimizer: str = 'sgd'
   m: int = BATCH_SIZE
   b: int = BATCH_SIZE

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sam_jax.training import microbatches
-from scripts import benchmarking, measured_step
+from scripts import benchmarking
+from scripts.benchmarking import measured_step
 from tests import tiny
 
 _DENSE, _SECOND = 2 * 4 * 8 * 3, 2 * 4 * 3 * 2

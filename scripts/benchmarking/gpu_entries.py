@@ -18,13 +18,8 @@ import sam_jax
 from sam_jax import keys, tree
 from sam_jax.runs import initialization
 from sam_jax.training import precision, train_step
-from scripts import (
-  benchmark_input,
-  benchmarking,
-  gpu_plan,
-  measured_step,
-  workers,
-)
+from scripts import benchmark_input, benchmarking
+from scripts.benchmarking import gpu_plan, measured_step, workers
 
 Results = Iterator[dict[str, Any]]
 

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from scripts.measured_step import Setup
+from scripts.benchmarking.measured_step import Setup
 
 SCALES = ('full', 'reduced')
 FIRST = 'matmul peak'

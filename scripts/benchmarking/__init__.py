@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 # The checkout goes first, installed or not.
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 if sys.path[0] != str(ROOT):
   sys.path.insert(0, str(ROOT))
 
