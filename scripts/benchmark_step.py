@@ -2,6 +2,8 @@ r"""Measures a training step: compilation, time, rate, memory, ratio to SGD.
 
     python scripts/benchmark_step.py --model=WideResnet28x1 --batch_size=128 \
         --methods='sgd,sam,looksam(every=5)' --json=out.json
+    python scripts/benchmark_step.py --batch_size=128 --m=128,16 \
+        --microbatch_loop=scan,unroll,vmap
     python scripts/benchmark_step.py --model=gpt2 --context_length=1024 \
         --vocabulary_size=50257 --batch_size=64 --microbatch_size=16 \
         --compute_dtype=bfloat16 --methods=sgd,sam,quarter_sam
@@ -45,11 +47,13 @@ _METHODS = flags.DEFINE_string(
   'methods', 'sgd,sam', 'Methods to compare, with fields: sam(p=1),looksam.'
 )
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'B.', lower_bound=1)
-_M = flags.DEFINE_integer('m', None, 'm; default B / devices.')
+_M = flags.DEFINE_list('m', None, 'm, or several; default B / devices.')
 _MICROBATCH = flags.DEFINE_integer(
   'microbatch_size', None, 'b; default the smaller of m and B / devices.'
 )
-_LOOP = flags.DEFINE_string('microbatch_loop', 'scan', 'scan, unroll, vmap.')
+_LOOPS = flags.DEFINE_list(
+  'microbatch_loop', ['scan'], 'scan, unroll, vmap, or several of them.'
+)
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Height and width.')
 _CHANNELS = flags.DEFINE_integer('channels', 3, 'Channels.')
 _CONTEXT_LENGTH = flags.DEFINE_integer(
@@ -69,12 +73,12 @@ _JSON = flags.DEFINE_string('json', None, 'File for all figures.')
 
 def main(argv: Sequence[str]) -> int:
   _cli.refuse_arguments(argv[1:])
-  labels = [entry.label for entry in method_list.parse(_METHODS.value)]
+  setups = _setups()
   if _SERVE.value:
-    if len(labels) > 1:
-      raise ValueError(f'a worker has one method; --methods has {len(labels)}')
-    return workers.serve(lambda: _worker(labels[0]))
-  candidates = {label: _prepare(label) for label in labels}
+    if len(setups) > 1:
+      raise ValueError(f'a worker has one step, not {len(setups)}: {[*setups]}')
+    return workers.serve(lambda: _worker(*setups.values()))
+  candidates = {k: measured_step.prepare(v) for k, v in setups.items()}
   seconds = benchmarking.in_turn(
     {label: candidate.take for label, candidate in candidates.items()},
     rounds=_ROUNDS.value,
@@ -85,31 +89,56 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
-def _prepare(method: str) -> measured_step.Candidate:
-  """Compiles a method's step."""
-  return measured_step.prepare(
-    measured_step.Setup(
-      model=_MODEL.value,
-      batch_size=_BATCH_SIZE.value,
-      method=method,
-      m=_M.value,
-      microbatch_size=_MICROBATCH.value,
-      loop=_LOOP.value,
-      image_size=_IMAGE_SIZE.value,
-      channels=_CHANNELS.value,
-      context_length=_CONTEXT_LENGTH.value,
-      vocabulary_size=_VOCABULARY_SIZE.value,
-      compute_dtype=_COMPUTE_DTYPE.value,
-    )
+def _setups() -> dict[str, measured_step.Setup]:
+  """Returns what the steps are of, by label."""
+  ms, loops = _sizes(), _LOOPS.value
+  found = {}
+  for entry in method_list.parse(_METHODS.value):
+    # m is nothing to a step that does not perturb.
+    for m in ms[:1] if entry.name == 'sgd' else ms:
+      size = _MICROBATCH.value or m or _BATCH_SIZE.value
+      is_cut = size * jax.device_count() < _BATCH_SIZE.value
+      for loop in loops if is_cut else loops[:1]:
+        label = entry.label
+        label += f', m = {m}' if len(ms) > 1 and entry.name != 'sgd' else ''
+        label += f', {loop}' if len(loops) > 1 and is_cut else ''
+        found[label] = _setup(entry.label, m, loop)
+  return found
+
+
+def _sizes() -> list[int | None]:
+  """Returns the values of m; None is the layout's own."""
+  try:
+    return [int(m) for m in _M.value] if _M.value else [None]
+  except ValueError as error:
+    raise ValueError(f'--m takes numbers, got {_M.value}') from error
+
+
+def _setup(method: str, m: int | None, loop: str) -> measured_step.Setup:
+  """Returns what a step is of."""
+  return measured_step.Setup(
+    model=_MODEL.value,
+    batch_size=_BATCH_SIZE.value,
+    method=method,
+    m=m,
+    microbatch_size=_MICROBATCH.value,
+    loop=loop,
+    image_size=_IMAGE_SIZE.value,
+    channels=_CHANNELS.value,
+    context_length=_CONTEXT_LENGTH.value,
+    vocabulary_size=_VOCABULARY_SIZE.value,
+    compute_dtype=_COMPUTE_DTYPE.value,
   )
 
 
-def _worker(method: str) -> tuple[dict[str, Any], Callable[[int], float]]:
+def _worker(
+  setup: measured_step.Setup,
+) -> tuple[dict[str, Any], Callable[[int], float]]:
   """Returns what a worker says of itself, and what takes its steps."""
-  candidate = _prepare(method)
+  candidate = measured_step.prepare(setup)
   candidate.take(2)
   facts = {
-    'name': f'sam_jax {method}',
+    'name': f'sam_jax {setup.method}',
     'parameters': candidate.parameters,
     'flops': candidate.flops,
     'compile_s': candidate.compile_seconds,
