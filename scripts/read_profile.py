@@ -6,22 +6,23 @@ r"""Prints where the time of the traced steps of a run went, by parts of a step.
 Reads the newest trace below the directory. A part is what the code calls so
 with `jax.named_scope`: 'ascent' is the gradient from which the perturbation is
 made, 'descent' the one at the perturbed parameters. Several operations may run
-at once, on the threads of a CPU or the streams of a GPU, so that their times
-together may exceed that of a step. Where the compiler has fused operations of
-several parts, the time counts for one of them. An
-operation that the compiler has made, and that has no name, counts for the part
-whose results it uses. Other programs, such as the evaluation, have one row
-each.
+at once, on the threads of a CPU, the streams of a GPU or several devices, and
+the times of all are added up, so that together they may exceed that of a step.
+Where the compiler has fused operations of several parts, the time counts for
+one of them. An operation that the compiler has made, and that has no name,
+counts for the part whose results it uses. Other programs, such as the
+evaluation, have one row each.
 """
 
 import collections
 import pathlib
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from google.protobuf import empty_pb2, unknown_fields
+from google.protobuf import empty_pb2, message as protobuf, unknown_fields
 from jax import profiler
 
 # The checkout goes first, installed or not.
@@ -48,8 +49,11 @@ PARTS = (  # in the order in which a step computes them
 )
 OTHER = 'other'
 # Marks of the loop on the host, see sam_jax/runs/profiling.py.
-MARKS = ('next batch', 'read metrics', 'evaluate', 'checkpoint')
+MARKS = ('next batch', 'read metrics', 'log', 'evaluate', 'checkpoint')
 _STEP = 'train'
+# What JAX writes around the names of what it transforms. 'jit(clip)' is none of
+# these: that is the name of a function, such as jnp.clip.
+_TRANSFORMED = re.compile(r'(?:jvp|transpose|vmap)\((.*)\)')
 # What holds other operations, whose times are there too.
 _CONTAINERS = ('while', 'conditional', 'call', 'async-start', 'async-done')
 # Numbers of fields in the messages XSpace, XPlane, a map's entry,
@@ -67,7 +71,7 @@ class Table(NamedTuple):
   Attributes:
     steps: how many there are.
     step_ms: milliseconds of a step, from the beginning of the first one to the
-      end of the last operation.
+      end of the last operation, with what lies between the steps.
     parts: milliseconds of a step by part, all devices together.
     marks: milliseconds of a step by what the program does meanwhile.
   """
@@ -97,12 +101,17 @@ def read(path: pathlib.Path) -> Table:
   """Returns what a trace says of its steps.
 
   Raises:
-    ValueError: it has none.
+    ValueError: it has none, or the file is not a whole trace.
   """
   with warnings.catch_warnings():
     # Those of jaxlib's types, which abort the process if they are errors.
     warnings.simplefilter('ignore', DeprecationWarning)
-    return _read(path)
+    try:
+      return _read(path)
+    except protobuf.DecodeError as error:
+      raise ValueError(
+        f'{path} is damaged, or was cut off while it was written: {error}'
+      ) from error
 
 
 def _read(path: pathlib.Path) -> Table:
@@ -224,9 +233,16 @@ class _Instruction(NamedTuple):
 
 
 def part_of(scopes: str) -> str:
-  """Returns the innermost part in names such as 'jit(f)/ascent/jvp(conv)'."""
-  names = scopes.split('/')
-  return next((n for n in reversed(names) if n in PARTS), OTHER)
+  """Returns the innermost part in names such as 'jit(f)/jvp(ascent)/conv'."""
+  names = map(_untransformed, reversed(scopes.split('/')))
+  return next((name for name in names if name in PARTS), OTHER)
+
+
+def _untransformed(name: str) -> str:
+  """Returns the name in one such as 'transpose(jvp(name))'."""
+  while found := _TRANSFORMED.fullmatch(name):
+    name = found[1]
+  return name
 
 
 def _messages(message: bytes, number: int) -> list[bytes]:
@@ -270,7 +286,7 @@ def lines(table: Table) -> Iterable[str]:
   yield f'{"computing":<14} {"ms/step":>9} {"share":>7}'
   for name, value in table.parts.items():
     yield f'{name:<14} {value:9.2f} {value / total:7.1%}'
-  yield f'{"together":<14} {total:9.2f}'
+  yield f'{"together":<14} {total:9.2f}  (all threads and devices added up)'
   yield ''
   yield f'{"the program":<14} {"ms/step":>9}'
   for name, value in table.marks.items():

@@ -149,15 +149,19 @@ class Journal:
     Args:
       steps: take longer than others do.
     """
-    per_epoch = self._experiment.steps_per_epoch
-    ends = [str(step) for step in steps if step % per_epoch == 0]
+    ends = [str(step) for step in steps if self.ends_epoch(step)]
     effect = 'examples_per_second of this epoch leaves them out'
     if ends:
-      effect = (
-        'they are slower, and so is examples_per_second of the epochs that end '
-        f'with the steps {", ".join(ends)}'
-      )
+      which = f'the epoch that ends with step {ends[0]}'
+      if len(ends) > 1:
+        which = f'the epochs that end with the steps {", ".join(ends)}'
+      effect = f'they are slower, and so is examples_per_second of {which}'
     self.say(f'profile: tracing the steps {steps[0]} to {steps[-1]}; {effect}')
+
+  def ends_epoch(self, step: int) -> bool:
+    """Whether an epoch is logged after a step; the last one may be a part."""
+    is_last = step == self._experiment.num_steps
+    return is_last or step % self._experiment.steps_per_epoch == 0
 
   def leave_out(self, step: int) -> None:
     """Counts the rate of the epoch from the end of a step on, if it has more.
@@ -165,7 +169,7 @@ class Journal:
     Args:
       step: the last one that was made.
     """
-    if step % self._experiment.steps_per_epoch:
+    if not self.ends_epoch(step):
       self._epoch_started, self._logged_step = time.monotonic(), step
 
   def add_skipped(self, step: int, values: StepValues) -> int:

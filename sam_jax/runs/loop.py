@@ -37,8 +37,6 @@ from sam_jax.training import diagnostics, parallel, train_step
 
 # Steps that may be under way before the metrics of the oldest are read.
 _MAX_PENDING = 2
-# Marks what a call does in a trace, see `profiling`.
-_marked = functools.partial(functools.partial, jax.profiler.annotate_function)
 # Steps after which processes ask each other whether to stop; they wait for it.
 _AGREE_EVERY = 20
 
@@ -92,6 +90,8 @@ def train(
   config, experiment, workdir, state, step, result = begun
   if result is not None:
     print(f'{workdir} is finished: {journal_lib.summary(result)}')
+    if profile_steps is not None:
+      print('profile: the run is finished; it makes no step to trace')
     return result
   with contextlib.ExitStack() as stack:
     told = stack.enter_context(contextlib.closing(_Told()))
@@ -222,11 +222,13 @@ class _Pending:
     while self._queue:
       self._read_one()
 
-  @_marked(name='read metrics')
   def _read_one(self) -> None:
     """Waits for the oldest values and hands them to their callback."""
     callback, step, values, args = self._queue.popleft()
-    callback(step, self._unreplicate(jax.device_get(values)), *args)
+    with jax.profiler.TraceAnnotation('read metrics'):
+      on_host = self._unreplicate(jax.device_get(values))
+    with jax.profiler.TraceAnnotation('log'):
+      callback(step, on_host, *args)
 
 
 class _Loop:
@@ -276,17 +278,19 @@ class _Loop:
     """Makes all steps that are left."""
     train_step_fn = self._experiment.compile_train_step()
     num_steps = self._experiment.num_steps
-    for step in range(self._journal.state.step + 1, num_steps + 1):
+    first = self._journal.state.step + 1
+    for step in range(first, num_steps + 1):
       self._begin_trace(step)
       with jax.profiler.StepTraceAnnotation('train', step_num=step):
         with jax.profiler.TraceAnnotation('next batch'):
           batch = self._parallel.shard(next(batches))
         state, metrics = train_step_fn(state, batch)
         self._pending.add(self._on_step, step, metrics)
-      self._checkpoints.get_ready()  # while the device makes the first step
+      if step == first:
+        self._checkpoints.get_ready()  # while the device makes this step
       self._end_trace(step)
       self._tell_step(step, state, metrics)
-      if step % self._experiment.steps_per_epoch == 0 or step == num_steps:
+      if self._journal.ends_epoch(step):
         self._end_epoch(step, state)
       stops = step < num_steps and _is_stopped(listener, step)
       if stops or self._is_checkpoint_due(step):
@@ -298,7 +302,8 @@ class _Loop:
   def _begin_trace(self, step: int) -> None:
     """Begins the trace if it is to begin with this step."""
     if self._profile.is_first(step):
-      self._pending.read_all()  # no step is half in it
+      # So that no step is half in it; in all processes, see `Profile`.
+      self._pending.read_all()
       if self._profile.start():
         self._journal.announce_trace(self._profile.steps)
 
@@ -309,6 +314,7 @@ class _Loop:
       self._profile.stop()
       self._journal.leave_out(step)
 
+  @functools.partial(jax.profiler.annotate_function, name='log')
   def _tell_step(
     self,
     step: int,
@@ -383,7 +389,7 @@ class _Loop:
         snapshot = self._copy(state)
     self._pending.add(self._on_epoch, step, sums, snapshot)
 
-  @_marked(name='evaluate')
+  @functools.partial(jax.profiler.annotate_function, name='evaluate')
   def _evaluate(
     self, state: train_step.TrainState
   ) -> dict[str, list[types.Metrics]]:
@@ -418,7 +424,7 @@ class _Loop:
     if is_best and snapshot is not None:
       self._write_checkpoint(step, snapshot)
 
-  @_marked(name='checkpoint')
+  @functools.partial(jax.profiler.annotate_function, name='checkpoint')
   def _write_checkpoint(self, step: int, state: train_step.TrainState) -> None:
     """Saves a state whose metrics have all been read."""
     self._journal.sync(step)

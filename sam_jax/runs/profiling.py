@@ -6,7 +6,7 @@ and what is prepared ahead of time is used up in the others. What is computed
 stays the same to the last bit.
 
 A trace has what the devices compute, and what the program waits for: the loop
-marks each step, `train`, and its parts `next batch`, `read metrics`,
+marks each step, `train`, and its parts `next batch`, `read metrics`, `log`,
 `evaluate` and `checkpoint`. It has no calls of Python functions: these make a
 trace large, and slow down what it is to measure.
 """
@@ -40,10 +40,14 @@ def check(steps: int | None) -> None:
 class Profile:
   """The trace of some steps of a start. Close it when done.
 
-  Of several processes that train together, the first one writes a trace.
+  Of several processes that train together, the first one writes a trace. The
+  others know of the same steps: all of them wait for what is under way before
+  the trace begins and before it ends, and a callback that is called then may
+  wait for the other processes.
 
   Attributes:
-    steps: that are traced, counted from the beginning of the run.
+    steps: that are traced, counted from the beginning of the run; the same in
+      all processes.
   """
 
   def __init__(
@@ -62,22 +66,21 @@ class Profile:
       wanted: steps to trace; None traces nothing.
       made: steps that were made before this start.
       num_steps: of the whole run.
-      say: prints a line.
+      say: prints a line, in the first process only.
     """
     self._say = say
     self._workdir = workdir
     self._last_seen = made
     self._is_open = False
-    if wanted is None or not parallel.is_first_process():
+    if wanted is None:
       self.steps = range(0)
       return
     first = made + WARM_UP + 1
     self.steps = range(first, min(first + wanted, num_steps + 1))
     if len(self.steps) < wanted:
       say(
-        f'profile: {len(self.steps)} steps are traced, not {wanted}: this '
-        f'start makes {num_steps - made}, of which the first {WARM_UP} are to '
-        'warm up'
+        f'profile: {_traced(len(self.steps))}: this start makes '
+        f'{_count(num_steps - made)}, and the first {WARM_UP} are not traced'
       )
 
   @property
@@ -93,13 +96,15 @@ class Profile:
   def made(self, step: int) -> bool:
     """Takes note of a step; returns whether the trace ends with it."""
     self._last_seen = step
-    return self._is_open and step == self.steps.stop - 1
+    return bool(self.steps) and step == self.steps[-1]
 
   def start(self) -> bool:
-    """Begins the trace; returns whether it has begun.
+    """Begins the trace in the first process; returns whether it has begun.
 
-    If it has not, a line says why. No trace is worth a run.
+    If it cannot begin, a line says why. No trace is worth a run.
     """
+    if not parallel.is_first_process():
+      return False
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     try:
@@ -111,17 +116,23 @@ class Profile:
     return self._is_open
 
   def stop(self) -> None:
-    """Writes the trace, and says where it is."""
+    """Writes the trace if it has begun, and says where it is."""
+    if not self._is_open:
+      return
     self._is_open = False
     try:
       jax.profiler.stop_trace()
     except Exception as error:  # the disk may be full
       self._say(f'profile: the trace could not be written: {_line(error)}')
       return
-    self._say(
-      f'profile: the steps {self.steps.start} to {self._last_seen} are in '
-      f'{self.path}'
-    )
+    first, last = self.steps.start, self._last_seen
+    if last < first:
+      what = f'the run ended within step {first}, the first one; the trace is'
+    elif last == first:
+      what = f'step {first} is'
+    else:
+      what = f'the steps {first} to {last} are'
+    self._say(f'profile: {what} in {self.path}')
 
   def close(self) -> None:
     """Writes what was traced if the run ends within it."""
@@ -132,6 +143,16 @@ class Profile:
         f'profile: the run ended at step {self._last_seen}, and the trace '
         f'would have begun with step {self.steps.start}; there is none'
       )
+
+
+def _traced(count: int) -> str:
+  """Returns how many steps are traced, if they are fewer than are wanted."""
+  return f'only {_count(count)} can be traced' if count else 'no step is traced'
+
+
+def _count(steps: int) -> str:
+  """Returns a number of steps in words."""
+  return f'{steps} step{"" if steps == 1 else "s"}'
 
 
 def _line(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """What is remembered and written of a run, without making a step."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -189,6 +190,20 @@ def test_the_rate_leaves_out_the_compilation(
   one.add_epoch(end, {})
   [line] = _lines(tmp_path, 'examples_per_second')
   assert line['examples_per_second'] == rate
+
+
+def test_a_run_of_one_step_has_a_rate(
+  monkeypatch, experiment, open_journal, clock, tmp_path
+):
+  """The step ends the run, within its epoch: no other step can be counted."""
+  one = open_journal()
+  short = dataclasses.replace(experiment, num_steps=1)
+  monkeypatch.setattr(one, '_experiment', short)
+  clock[0] = 4.0
+  one.add_step(1, _step(1.0))
+  one.add_epoch(1, {})
+  [line] = _lines(tmp_path, 'examples_per_second')
+  assert line['examples_per_second'] == 16 / 4
 
 
 def test_a_result_says_with_what_it_was_started_each_time(
