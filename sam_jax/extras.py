@@ -1,10 +1,12 @@
 """Optional dependencies: which extra of the package installs what.
 
 `pip install sam_jax` installs jax and numpy. Everything else belongs to an
-extra, and packages that need it import their modules under `required`.
+extra, and packages that need it import their modules under `required`. What is
+imported late is looked for early, by `check`.
 """
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 
 # Import name -> the extra that installs it, see setup.py.
@@ -56,6 +58,23 @@ def required() -> Iterator[None]:
     if (text := advice(error.name)) is None:
       raise
     raise ModuleNotFoundError(text, name=error.name) from error
+
+
+def check(*modules: str) -> None:
+  """Refuses to begin what will need modules that are not there.
+
+  None is imported: that is for the moment that needs it.
+
+  Args:
+    *modules: names of modules, such as 'orbax.checkpoint'.
+
+  Raises:
+    ModuleNotFoundError: see `required`.
+  """
+  for module in modules:
+    with required():
+      if importlib.util.find_spec(module) is None:
+        raise ModuleNotFoundError(f'No module named {module!r}', name=module)
 
 
 def advice(module: str | None) -> str | None:

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from sam_jax import extras
 from sam_jax.datasets import registry
 
 _NUM_EXAMPLES = 1797
@@ -80,13 +81,14 @@ def _table() -> np.ndarray:
   everything else that precedes the first step of a small run.
   """
   spec = importlib.util.find_spec('sklearn')
-  for folder in spec.submodule_search_locations or () if spec else ():
+  folders = None if spec is None else spec.submodule_search_locations
+  for folder in folders or ():
     path = os.path.join(folder, 'datasets', 'data', 'digits.csv.gz')
     if os.path.exists(path):
       return np.loadtxt(path, delimiter=',')
-  # It is not installed, which this says, or stores them elsewhere.
-  from sklearn import datasets as sklearn_datasets
-
+  # scikit-learn is missing (the import says so), or keeps its file elsewhere.
+  with extras.required():
+    from sklearn import datasets as sklearn_datasets
   columns = sklearn_datasets.load_digits(return_X_y=True)
   return np.column_stack(columns)
 

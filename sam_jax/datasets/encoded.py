@@ -8,6 +8,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from sam_jax import extras
+
+# What `decoding` imports, when the first batch is made.
+_DECODERS = ('cv2', 'PIL', 'simplejpeg')
+
 
 class UndecodableError(ValueError):
   """The bytes are not, or not all, of an image."""
@@ -134,6 +139,7 @@ class EncodedImages:
 
   Raises:
     ValueError: size < 1 or workers < 0.
+    ModuleNotFoundError: a library that decodes is not installed.
   """
 
   storage: Storage
@@ -145,7 +151,8 @@ class EncodedImages:
   ndim = 4
 
   def __post_init__(self) -> None:
-    """Refuses numbers that make no sense."""
+    """Refuses numbers that make no sense, and what could not be decoded."""
+    extras.check(*_DECODERS)
     if self.size < 1:
       raise ValueError(f'image_size is {self.size}; it must be at least 1')
     if self.workers < 0:

@@ -18,6 +18,7 @@ An image is a function of the split and of its position there. A smaller
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -147,8 +148,9 @@ class Jpegs:
 
   def read(self, index: int) -> bytes:
     """Returns the content of an image file."""
-    with extras.required():
-      import simplejpeg  # here alone: other data sets need none of it
+    # Imported here because only these data sets need it.
+    import simplejpeg
+
     rng = np.random.default_rng([*_key(self.split), index, *b'jpeg'])
     width, height = rng.integers(*_SIDES, 2).tolist()
     labels = self.labels[index : index + 1]
@@ -290,7 +292,14 @@ def _class_patterns(num_classes: int) -> np.ndarray:
 
 def _enlarged(pattern: np.ndarray, width: int, height: int) -> np.ndarray:
   """Returns a coarse image in its size, exact to the bit everywhere."""
+  cv2, size = _opencv(), (width, height)
+  return cv2.resize(pattern, size, interpolation=cv2.INTER_LINEAR_EXACT)
+
+
+@functools.cache
+def _opencv() -> Any:
+  """Returns OpenCV, imported here because only these data sets need it."""
   with extras.required():
     import cv2
-  size = (width, height)
-  return cv2.resize(pattern, size, interpolation=cv2.INTER_LINEAR_EXACT)
+  cv2.setNumThreads(0)  # Grain has its own threads and processes
+  return cv2

@@ -180,8 +180,9 @@ def _known() -> str:
 
 def _suffixes() -> Collection[str]:
   """Returns those of image files."""
+  # Imported here because only these data sets need its libraries.
   with extras.required():
-    from sam_jax.datasets import decoding  # has libraries that only it needs
+    from sam_jax.datasets import decoding
   return decoding.suffixes()
 
 

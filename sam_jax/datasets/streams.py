@@ -25,7 +25,6 @@ from typing import Any, Protocol
 import numpy as np
 from absl import flags
 
-from sam_jax import extras
 from sam_jax.datasets import encoded
 
 Batch = dict[str, np.ndarray]
@@ -260,8 +259,9 @@ def _readable(
   images: encoded.EncodedImages, row: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, int]:
   """Returns a crop of the first image from `row` on that can be decoded."""
-  with extras.required():
-    from sam_jax.datasets import decoding  # has libraries that only it needs
+  # Imported here because only these data sets need its libraries.
+  from sam_jax.datasets import decoding
+
   for offset in range(_MAX_SKIPPED):
     candidate = (row + offset) % len(images)
     try:
@@ -277,8 +277,8 @@ def _readable(
 
 def _evaluation_image(images: encoded.EncodedImages, row: int) -> np.ndarray:
   """Returns the crop of one image."""
-  with extras.required():
-    from sam_jax.datasets import decoding
+  from sam_jax.datasets import decoding
+
   try:
     return decoding.center_crop(images.read(row), images.size)
   except (encoded.UndecodableError, OSError) as error:

@@ -17,8 +17,6 @@ or another run) is never read.
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
-import importlib.util
 import os
 import pathlib
 import shutil
@@ -27,7 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from sam_jax import types
+from sam_jax import extras, types
 from sam_jax.runs import files, orbax_memory, seals
 from sam_jax.training import parallel
 
@@ -114,8 +112,6 @@ class Checkpoints:
       keep_steps: steps that are never deleted.
       read_only: touch nothing, as beside a run that is still training.
     """
-    if importlib.util.find_spec('orbax') is None:
-      raise ModuleNotFoundError('there is no orbax', name='orbax')
     self._directory = directory
     self._run_id = run_id
     self._max_to_keep = max_to_keep
@@ -123,29 +119,22 @@ class Checkpoints:
     self._keep_steps = frozenset(keep_steps)
     self._pool = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
     self._saving: concurrent.futures.Future[None] | None = None
+    self._arrays: Any = None
     if not read_only and parallel.is_first_process():
       directory.mkdir(parents=True, exist_ok=True)
       for partial in directory.glob(f'*{files.PARTIAL}'):
         _delete(partial)
     self._steps = [step for step in self.found() if self._is_sealed(step)]
 
-  @functools.cached_property
-  def _arrays(self) -> Any:
-    """What writes and reads arrays: Orbax, whose import takes a moment."""
-    orbax_memory.stop_leak()
-    import orbax.checkpoint as ocp
+  def get_ready(self) -> Any:
+    """Returns what writes and reads arrays; imports it at the first call.
 
-    # Orbax would make its directory in the background, and what waits for that
-    # holds up the end of the program for five minutes if it cannot be made.
-    options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
-    return ocp.StandardCheckpointer(async_options=options)
-
-  def get_ready(self) -> None:
-    """Imports now what the first checkpoint will need.
-
-    To be called soon: an installation that changes later does not matter then.
+    A run calls it soon: an installation that changes later does not matter
+    then.
     """
-    self._arrays  # noqa: B018  (makes it)
+    if self._arrays is None:
+      self._arrays = _open_orbax()
+    return self._arrays
 
   def save(
     self,
@@ -170,7 +159,7 @@ class Checkpoints:
     content = {'step': journal.step, 'info': dict(info)}
     content['journal'] = dataclasses.asdict(journal)
     partial = self._directory / f'{journal.step}{files.PARTIAL}'
-    self._arrays.save(partial / _STATE, state)
+    self.get_ready().save(partial / _STATE, state)
     self._saving = self._pool.submit(self._commit, content)
 
   def found(self) -> list[int]:
@@ -245,9 +234,9 @@ class Checkpoints:
       like: tree of arrays or shapes with the structure that was saved; None
         reads whatever was saved, as nested dicts.
     """
-    path = self.path(step) / _STATE
+    path, arrays = self.path(step) / _STATE, self.get_ready()
     if like is None:
-      like = self._arrays.metadata(path).item_metadata.tree
+      like = arrays.metadata(path).item_metadata.tree
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     # The file may name devices that are not here: say where to put the arrays.
@@ -256,7 +245,7 @@ class Checkpoints:
       sharding = (x.sharding if is_shape else None) or device
       return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
-    return self._arrays.restore(path, jax.tree.map(place, like))
+    return arrays.restore(path, jax.tree.map(place, like))
 
   def wait(self) -> None:
     """Returns when all that was saved is on disk.
@@ -274,7 +263,7 @@ class Checkpoints:
       self.wait()
     finally:
       self._pool.shutdown()
-      if '_arrays' in vars(self):
+      if self._arrays is not None:
         self._arrays.close()
 
   def _commit(self, content: dict[str, Any]) -> None:
@@ -341,6 +330,17 @@ class Checkpoints:
   def path(self, step: int) -> pathlib.Path:
     """Returns the directory of a step."""
     return self._directory / str(step)
+
+
+def _open_orbax() -> Any:
+  """Returns what writes and reads arrays: Orbax, which takes long to import."""
+  with extras.required():
+    import orbax.checkpoint as ocp
+  orbax_memory.stop_leak()
+  # Orbax would make its directory in the background, and what waits for that
+  # holds up the end of the program for five minutes if it cannot be made.
+  options = ocp.options.AsyncOptions(create_directories_asynchronously=False)
+  return ocp.StandardCheckpointer(async_options=options)
 
 
 def found(directory: pathlib.Path) -> list[int]:

@@ -16,7 +16,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from sam_jax import datasets
+from sam_jax import datasets, extras
 from sam_jax.runs import (
   ambient,
   bootstrap,
@@ -34,6 +34,9 @@ from sam_jax.runs import (
   writers,
 )
 from sam_jax.training import parallel, train_step
+
+# What a run imports late, for its first checkpoint.
+_LATE = ('orbax.checkpoint', 'xxhash')
 
 
 class Prepared(NamedTuple):
@@ -138,7 +141,9 @@ def begin(
       to, a value of the config is not allowed, or `config.labels_from` has
       other data.
     FileNotFoundError: the data set, or `config.init_from`, is not there.
+    ModuleNotFoundError: a library is not installed; says how to install it.
   """
+  extras.check(*_LATE)
   directory = files.run_directory(workdir)
   with _hold(directory), ambient.pinned():
     prepared = prepare(config, directory)

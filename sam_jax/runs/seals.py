@@ -48,10 +48,8 @@ def checksum(content: Any, start: int = 0) -> int:
     content: the order of keys does not matter.
     start: checksum of what precedes the content.
   """
-  with extras.required():
-    import xxhash  # here alone: a step is built and timed without it
   text = json.dumps(content, sort_keys=True)
-  return xxhash.xxh3_64_intdigest(text.encode('utf-8'), start)
+  return _xxhash().xxh3_64_intdigest(text.encode('utf-8'), start)
 
 
 def write(
@@ -231,8 +229,6 @@ def _checksums(
   directory: pathlib.Path, sizes: Mapping[str, int]
 ) -> dict[str, int]:
   """Returns the checksum of each file: that of the checksums of its parts."""
-  with extras.required():
-    import xxhash
   parts = [
     (directory / name, start, min(size - start, _PART_BYTES))
     for name, size in sizes.items()
@@ -240,7 +236,7 @@ def _checksums(
   ]
   with concurrent.futures.ThreadPoolExecutor(_THREADS, 'seal') as pool:
     digests = list(pool.map(_digest, *zip(*parts, strict=True)))
-  of_files = {directory / name: xxhash.xxh3_64() for name in sizes}
+  of_files = {directory / name: _xxhash().xxh3_64() for name in sizes}
   for (path, *_), digest in zip(parts, digests, strict=True):
     of_files[path].update(digest)
   return {name: of_files[directory / name].intdigest() for name in sizes}
@@ -248,9 +244,7 @@ def _checksums(
 
 def _digest(path: pathlib.Path, start: int, size: int) -> bytes:
   """Returns the checksum of so many bytes of a file, from `start` on."""
-  import xxhash
-
-  state = xxhash.xxh3_64()
+  state = _xxhash().xxh3_64()
   buffer = memoryview(bytearray(min(size, _BUFFER_BYTES)))
   with path.open('rb', buffering=0) as stream:
     stream.seek(start)
@@ -258,3 +252,14 @@ def _digest(path: pathlib.Path, start: int, size: int) -> bytes:
       state.update(buffer[:count])
       size -= count
   return state.digest()
+
+
+def _xxhash() -> Any:
+  """Returns the library of the checksums.
+
+  Imported here because only the files of a run need it: a step is built and
+  timed without it.
+  """
+  with extras.required():
+    import xxhash
+  return xxhash

@@ -4,6 +4,7 @@ import itertools
 import re
 import shutil
 import signal
+import sys
 
 import pytest
 
@@ -116,6 +117,22 @@ def test_a_dry_run_prints_what_would_run_and_writes_nothing(command, tmp_path):
   # 16 examples on 8 devices.
   assert '"m": 2,' in out and 'estimated time' in out
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('module', ['orbax', 'xxhash'])
+def test_a_library_of_checkpoints_that_is_missing_is_one_line_at_once(
+  monkeypatch, command, tmp_path, module
+):
+  monkeypatch.setitem(sys.modules, module, None)
+  monkeypatch.delitem(sys.modules, 'orbax.checkpoint', raising=False)
+  path = tiny.config_file(tmp_path)
+  before = tiny.tree(tmp_path)
+  status, _, err = command(
+    'train', f'--config={path}', f'--workdir={tmp_path}/run'
+  )
+  advice = "is not installed; install it with: pip install 'sam_jax[train]'"
+  assert (status, err) == (2, f'train: {module} {advice}\n')
+  assert tiny.tree(tmp_path) == before
 
 
 PLUGIN = """

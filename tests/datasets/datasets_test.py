@@ -1,6 +1,7 @@
 """Data sets: what is loaded, how it is split, and what is refused."""
 
 import gzip
+import importlib.util
 import re
 import sys
 
@@ -8,7 +9,13 @@ import numpy as np
 import pytest
 
 from sam_jax import datasets
-from sam_jax.datasets import cifar, fashion_mnist, registry, tfds_arrays
+from sam_jax.datasets import (
+  cifar,
+  digits as digits_lib,
+  fashion_mnist,
+  registry,
+  tfds_arrays,
+)
 from tests import image_files, originals, records, reference
 
 
@@ -115,6 +122,28 @@ def test_digits_refuse_what_they_cannot_do(arguments):
   with pytest.raises(ValueError) as error:
     datasets.create('digits', **arguments)
   assert next(iter(arguments)) in _one_line(error)
+
+
+def test_digits_whose_file_is_elsewhere_are_read_by_scikit_learn(monkeypatch):
+  ours, find_spec = digits_lib.read(), importlib.util.find_spec
+  with monkeypatch.context() as patch:
+    patch.setattr(
+      importlib.util,
+      'find_spec',
+      lambda name, *at: None if name == 'sklearn' else find_spec(name, *at),
+    )
+    theirs = digits_lib.read()
+  for mine, other in zip(ours, theirs, strict=True):
+    assert mine.dtype == other.dtype
+    np.testing.assert_array_equal(mine, other)
+
+
+def test_digits_without_scikit_learn_say_how_to_install_it(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'sklearn', None)
+  with pytest.raises(
+    ModuleNotFoundError, match=r"sklearn .*'sam_jax\[train\]'"
+  ):
+    datasets.create('digits')
 
 
 # The official constants and boundaries.

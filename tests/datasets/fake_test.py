@@ -2,6 +2,7 @@
 
 import pickle
 import runpy
+import sys
 
 import numpy as np
 import pytest
@@ -161,3 +162,14 @@ def test_every_config_takes_them_in_place_of_its_own(config, name):
     loaded.data.label_noise_kind = kind
     dataset = factories.load_data(build.resolve(loaded, 1))
     assert (dataset.name, len(dataset.train.labels)) == (name, 100)
+
+
+@pytest.mark.parametrize('module', ['cv2', 'PIL', 'simplejpeg'])
+def test_what_could_not_be_decoded_is_refused_before_the_first_batch(
+  monkeypatch, module
+):
+  monkeypatch.setitem(sys.modules, module, None)
+  with pytest.raises(
+    ModuleNotFoundError, match=rf"{module} .*'sam_jax\[train\]'"
+  ):
+    datasets.create('fake_imagenet', train_size=10)
