@@ -34,6 +34,8 @@ _TRAIN = [
   'orbax-checkpoint>=0.12',
   # Decodes what is no JPEG.
   'pillow>=11',
+  # Reads traces, in scripts/read_profile.py; TensorBoard needs it too.
+  'protobuf>=5',
   'scikit-learn>=1.5',
   'scipy>=1.14',
   'simplejpeg>=1.8.2',
@@ -64,7 +66,8 @@ _EXTRAS = {
   'tokenizers': _TOKENIZERS,
   'wandb': _WANDB,
   'mlflow': _MLFLOW,
-  # For comparisons with other implementations.
+  # For comparisons with other implementations; torch.nn.utils.get_total_norm
+  # is public since 2.6.
   'torch': ['torch>=2.6'],
   'docs': _DOCS,
   'dev': [

@@ -7,6 +7,7 @@ order, take 20 to 100 times longer there. Here the axes are brought into that
 order before XLA sees them.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -72,7 +73,8 @@ def _evaluate(
   values.update(zip(jaxpr.invars, args, strict=True))
   for eqn in jaxpr.eqns:
     given = list(map(read, eqn.invars))
-    with jax.named_scope(str(eqn.source_info.name_stack)):  # for traces
+    name = str(eqn.source_info.name_stack)  # for traces
+    with jax.named_scope(name) if name else contextlib.nullcontext():
       outs = _bind(eqn, given)
     values.update(zip(eqn.outvars, outs, strict=True))
   return list(map(read, jaxpr.outvars))

@@ -105,10 +105,12 @@ def test_a_start_imports_and_compiles_no_more_than_its_first_step_needs(
   heavy = {
     *('matplotlib', 'scipy', 'sklearn', 'tensorflow', 'tensorflow_datasets'),
     *('grain', 'orbax.checkpoint', 'pandas', 'tensorboard', 'wandb', 'torch'),
+    *('cv2', 'simplejpeg', 'PIL'),
   }
   assert heavy & set(modules) == set()
   # A key, the parameters, the state, and the step.
   names = ['stage', 'init', 'init_state', 'train_step']
   assert [name.removeprefix('jit(').rstrip(')') for name in programs] == names
-  # The model is traced for its shapes too.
-  assert [traced.count(name) for name in names[1:]] == [2, 1, 1]
+  # The model is traced for its shapes too. JAX may come to trace less.
+  most = {'init': 2, 'init_state': 1, 'train_step': 1}
+  assert {n: traced.count(n) for n in most if traced.count(n) > most[n]} == {}

@@ -71,9 +71,10 @@ class Perturbed(base.Method):
       problem = problem.of_descent()
     first = None
     if self.when.needs_gradient:
-      # It is that of the plain step too, and so of the loss that is trained.
+      # It is that of the plain step too, and so of the loss that is trained. In
+      # a trace it is the ascent's.
       problem = problem.of_descent()
-      first = problem.descend(params)
+      first = problem.ascend(params)
     grads = None if first is None else first[1]
 
     def plain() -> GroupResult:

@@ -64,7 +64,8 @@ def initial_state(
   if is_cut:
     variables = experiment.parallel.replicate(variables)  # the pretrained ones
     of_state = _shardings(experiment.state_shapes())
-  # One program: otherwise each shape of an array has its own.
+  # Compiled as one program; run eagerly, each shape of an array would compile
+  # its own.
   return jax.jit(init, out_shardings=of_state)(variables)
 
 

@@ -191,7 +191,8 @@ def check_task(task: tasks.Task, outputs: types.PyTree) -> None:
   batch = task.batch_shapes(1)
 
   def prepare(batch: types.PyTree) -> types.PyTree:
-    key = keys.make(0)  # here: a key that is made outside is computed
+    # Made here so that it is traced; outside it would be compiled and run.
+    key = keys.make(0)
     return task.mix(key, task.augment(key, batch))
 
   prepared = jax.eval_shape(prepare, batch)
