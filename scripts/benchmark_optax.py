@@ -28,7 +28,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from sam_jax import _cli, models
 from sam_jax.runs import initialization, provenance
 from scripts import benchmarking
-from scripts.benchmarking import workers
+from scripts.benchmarking import flops, workers
 
 flags = _cli.Flags()
 _NETWORK = flags.DEFINE_string('network', 'WideResnet28x1', 'Our name.')
@@ -81,7 +81,7 @@ def _prepare() -> tuple[dict[str, Any], Callable[[int], float]]:
   facts = {
     'name': f'optax {_METHOD.value}',
     'parameters': provenance.count_parameters(params),
-    'flops': benchmarking.count_flops(traced.jaxpr),
+    'flops': flops.count(traced.jaxpr),
     'compile_s': seconds,
     'memory_bytes': int(benchmarking.memory(compiled) * benchmarking.MIB),
   }
@@ -115,7 +115,10 @@ def _batch() -> dict[str, np.ndarray]:
 def _optimizer() -> optax.GradientTransformation:
   """Returns SGD or AdamW, and SAM around it."""
   if _CONTEXT_LENGTH.value is None:
-    optimizer = optax.sgd(0.1, momentum=0.9, nesterov=True)
+    optimizer = optax.chain(
+      optax.clip_by_global_norm(5.0),
+      optax.sgd(0.1, momentum=0.9, nesterov=True),
+    )
   else:
     optimizer = optax.chain(
       optax.clip_by_global_norm(1.0), optax.adamw(1e-3, weight_decay=0.1)

@@ -62,10 +62,12 @@ class Candidate:
   def __init__(self, options: argparse.Namespace, method: str):
     """Makes the network, and takes the first steps."""
     self._device = torch.device(options.device)
-    self._start_memory()
+    if self._device.type == 'cuda':
+      self._held = torch.cuda.memory_allocated()
     self._trainer = _trainer(options, method)
     self._batch = _batch(options)
     self.compile_seconds = self.take(1)
+    self._forget_peak()  # of the kernels that were tried in the first step
     self.take(_WARM_UP - 1)
     self.memory_bytes = self._peak_memory()
 
@@ -82,10 +84,9 @@ class Candidate:
       torch.cuda.synchronize()
     return time.perf_counter()
 
-  def _start_memory(self) -> None:
+  def _forget_peak(self) -> None:
     if self._device.type == 'cuda':
       torch.cuda.reset_peak_memory_stats()
-      self._held = torch.cuda.memory_allocated()
 
   def _peak_memory(self) -> int | None:
     """Returns the bytes that this method has taken; None on a CPU."""
@@ -267,6 +268,7 @@ def _worker(
     'flops': torch_step.PASSES[method] * about.pop('gradient_flops'),
     'compile_s': candidate.compile_seconds,
     'memory_bytes': candidate.memory_bytes,
+    'microbatch_size': options.microbatch_size,
   }
   return about | facts, candidate.take
 

@@ -10,7 +10,7 @@ import pytest
 
 from sam_jax.training import microbatches
 from scripts import benchmarking
-from scripts.benchmarking import measured_step
+from scripts.benchmarking import flops, measured_step
 from tests import tiny
 
 _DENSE, _SECOND = 2 * 4 * 8 * 3, 2 * 4 * 3 * 2
@@ -18,7 +18,7 @@ _X, _W = jnp.ones((4, 8)), jnp.ones((8, 3))
 
 
 def _count(function, *args):
-  return benchmarking.count_flops(jax.jit(function).trace(*args).jaxpr)
+  return flops.count(jax.jit(function).trace(*args).jaxpr)
 
 
 def _square(w):
@@ -46,7 +46,7 @@ def _two_layers(w):
       lambda w: jax.lax.fori_loop(0, 5, lambda _, c: _square(c), w.T),
       5 * 2 * 3 * 8 * 8,
     ),
-    # The dearest branch.
+    # The most expensive branch.
     (
       lambda w: jax.lax.cond(w[0, 0] > 0, _square, lambda c: c, w.T),
       2 * 3 * 8 * 8,
@@ -119,21 +119,22 @@ def test_a_step_has_the_operations_of_its_gradients(monkeypatch):
   tiny.use_devices(monkeypatch, 1)
 
   @functools.cache
-  def flops(method, **sizes):
+  def operations(method, **sizes):
     setup = measured_step.Setup(
       model='cnn', image_size=8, batch_size=8, method=method, **sizes
     )
     experiment = setup.build()
     shapes = experiment.state_shapes(), experiment.batch_shapes()
     traced = experiment.compile_train_step().trace(*shapes)
-    return benchmarking.count_flops(traced.jaxpr)
+    return flops.count(traced.jaxpr)
 
-  gradient = flops('sgd')
-  assert flops('sam') == 2 * gradient
-  assert flops('sam', m=2) == 2 * gradient
-  assert flops('sam', m=4, microbatch_size=2, loop='unroll') == 2 * gradient
-  assert flops('quarter_sam') == 1.25 * gradient
-  assert flops('looksam(every=5)') == 2 * gradient
+  gradient = operations('sgd')
+  assert operations('sam') == 2 * gradient
+  assert operations('sam', m=2) == 2 * gradient
+  unrolled = operations('sam', m=4, microbatch_size=2, loop='unroll')
+  assert unrolled == 2 * gradient
+  assert operations('quarter_sam') == 1.25 * gradient
+  assert operations('looksam(every=5)') == 2 * gradient
 
 
 def test_things_are_timed_in_turn():
