@@ -31,15 +31,25 @@ from scripts import benchmarking
 from scripts.benchmarking import flops, workers
 
 flags = _cli.Flags()
-_NETWORK = flags.DEFINE_string('network', 'WideResnet28x1', 'Our name.')
-_METHOD = flags.DEFINE_enum('method', 'sam', ['sgd', 'sam'], 'sgd or sam.')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'B.', lower_bound=1)
+_NETWORK = flags.DEFINE_string(
+  'network', 'WideResnet28x1', 'Our name of the network.'
+)
+_METHOD = flags.DEFINE_enum(
+  'method', 'sam', ['sgd', 'sam'], 'The method: sgd or sam.'
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', 128, 'Batch size B.', lower_bound=1
+)
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Height and width.')
 _CONTEXT_LENGTH = flags.DEFINE_integer(
   'context_length', None, 'Tokens of a window, for a language model.'
 )
-_VOCABULARY_SIZE = flags.DEFINE_integer('vocabulary_size', 256, 'Tokens.')
-_SERVE = flags.DEFINE_bool('serve', False, 'Has to be given: it is a worker.')
+_VOCABULARY_SIZE = flags.DEFINE_integer(
+  'vocabulary_size', 256, 'Tokens that a language model knows.'
+)
+_SERVE = flags.DEFINE_bool(
+  'serve', False, 'Has to be given: this script only serves as a worker.'
+)
 
 _NUM_CLASSES = 10
 _RHO, _DECAY = 0.05, 5e-4
