@@ -30,10 +30,8 @@ import contextlib
 import functools
 import os
 import pathlib
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -47,7 +45,7 @@ sys.path.insert(0, str(_ROOT))
 from sam_jax import _cli, lookup
 from sam_jax.runs import files
 from scripts import benchmarking
-from scripts.benchmarking import gpu_plan, gpu_results, workers
+from scripts.benchmarking import child, gpu_plan, gpu_results, workers
 
 flags = _cli.Flags()
 _OUT = flags.DEFINE_string(
@@ -171,31 +169,14 @@ def _start(
   command = [sys.executable, __file__, f'--entry={entry.name}']
   if scale:
     command += [f'--scale={scale}', *arguments]
-  process = subprocess.Popen(
-    command,
-    stdout=subprocess.PIPE,
-    encoding='utf-8',
-    env=os.environ | _environment() | gpu_plan.environment(scale),
-    process_group=0,  # what it starts ends with it
-  )
-  timer = threading.Timer(seconds, _end, [process])
-  timer.start()
+  variables = _environment() | gpu_plan.environment(scale)
+  lines = child.lines(command, environment=variables, seconds=seconds)
   try:
-    with _ended_by_signals(process):
-      for line in process.stdout:
-        if line.endswith('\n'):  # else it was ended within the line
-          yield _read(entry, line)
-      status = process.wait()
-  finally:
-    timer.cancel()
-    _end(process)
-    process.stdout.close()
-    process.wait()
-  if status:
-    why = f'its process ended with status {status}'
-    if status == -signal.SIGKILL:
-      why = f'it was ended: it took more than {seconds:.0f} s, or the memory'
-    yield {'entry': entry.name, 'what': 'error', 'error': why}
+    with contextlib.closing(lines):
+      for line in lines:
+        yield _read(entry, line)
+  except ChildProcessError as error:
+    yield {'entry': entry.name, 'what': 'error', 'error': str(error)}
 
 
 def _read(entry: gpu_plan.Entry, line: str) -> dict[str, Any]:
@@ -205,30 +186,6 @@ def _read(entry: gpu_plan.Entry, line: str) -> dict[str, Any]:
   except ValueError:
     error = f'its process printed what is no result: {line[:60]!r}'
     return {'entry': entry.name, 'what': 'error', 'error': error}
-
-
-@contextlib.contextmanager
-def _ended_by_signals(process: subprocess.Popen) -> Iterator[None]:
-  """Ends a process when a signal ends this one, which has its own group."""
-
-  def end(number: int, frame: object) -> None:
-    del frame
-    _end(process)
-    signal.signal(number, signal.SIG_DFL)
-    signal.raise_signal(number)
-
-  before = {n: signal.signal(n, end) for n in (signal.SIGINT, signal.SIGTERM)}
-  try:
-    yield
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
-
-
-def _end(process: subprocess.Popen) -> None:
-  """Ends a process, and those that it has started."""
-  with contextlib.suppress(ProcessLookupError):  # they have ended
-    os.killpg(process.pid, signal.SIGKILL)
 
 
 def _environment() -> dict[str, str]:
@@ -258,7 +215,8 @@ def _scale(results: gpu_results.Results, platform: str) -> str:
 
 def _torch_python() -> str | None:
   """Returns a Python that has PyTorch, None if there is none."""
-  command = [_TORCH_PYTHON.value, '-c', 'import torch']
+  look = 'import importlib.util as u, sys; sys.exit(not u.find_spec("torch"))'
+  command = [_TORCH_PYTHON.value, '-c', look]
   try:
     subprocess.run(command, check=True, capture_output=True)
   except (OSError, subprocess.CalledProcessError):
@@ -270,7 +228,7 @@ def _torch_python() -> str | None:
 
 def _measure(name: str) -> int:
   """Measures one entry, and prints its results as lines of JSON."""
-  # It imports JAX, with which the process that starts this one does not wait.
+  # It imports all that is measured; the process that starts this one does not.
   from scripts.benchmarking import gpu_entries
 
   plan = [gpu_plan.first()]

@@ -2,12 +2,15 @@
 
 import functools
 import json
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sam_jax.datasets import text
 from sam_jax.training import microbatches
 from scripts import benchmarking
 from scripts.benchmarking import flops, measured_step
@@ -135,6 +138,65 @@ def test_a_step_has_the_operations_of_its_gradients(monkeypatch):
   assert unrolled == 2 * gradient
   assert operations('quarter_sam') == 1.25 * gradient
   assert operations('looksam(every=5)') == 2 * gradient
+
+
+class _Program:
+  """What is built and traced of a setup, at no cost."""
+
+  def __init__(self, name):
+    self.name = name
+
+  def build(self):
+    return self
+
+  def state_shapes(self):
+    return ()
+
+  batch_shapes = state_shapes
+
+  def compile_train_step(self):
+    return self
+
+  def trace(self, *shapes):
+    del shapes
+    return self.name
+
+
+def test_all_are_compiled_side_by_side_before_any_is_timed(monkeypatch):
+  both, done = threading.Barrier(2, timeout=60), []
+
+  def compile_one(traced, seconds):
+    del seconds
+    both.wait()
+    time.sleep(0.1)  # who does not wait for it finds nothing done
+    done.append(traced)
+    if traced == 'large':
+      raise MemoryError('too large')
+    return traced
+
+  monkeypatch.setattr(measured_step, '_compile', compile_one)
+  monkeypatch.setattr(measured_step, '_flops', lambda *_: 0)
+  monkeypatch.setattr(
+    measured_step, '_start', lambda *arguments: arguments[-1].result()
+  )
+  small, large = measured_step.compile_together(
+    [_Program('small'), _Program('large')]
+  )
+  assert sorted(done) == ['large', 'small']
+  assert small() == 'small'
+  with pytest.raises(MemoryError, match='too large'):
+    large()
+
+
+def test_random_tokens_have_the_whole_vocabulary():
+  setup = measured_step.Setup(
+    'gpt-tiny', 64, context_length=32, vocabulary_size=512, optimizer='adamw'
+  )
+  name = setup.config().data.name
+  data = text.create(name, context_length=32, vocabulary_size=512)
+  assert len(data.train.whole()) >= 64
+  assert len(np.unique(data.train.tokens)) > 256
+  assert setup.config().data.name == name  # it is there once
 
 
 def test_things_are_timed_in_turn():
