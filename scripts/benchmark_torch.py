@@ -67,7 +67,8 @@ class Candidate:
     self._trainer = _trainer(options, method)
     self._batch = _batch(options)
     self.compile_seconds = self.take(1)
-    self._forget_peak()  # of the kernels that were tried in the first step
+    if self._device.type == 'cuda':  # without the kernels that were tried
+      torch.cuda.reset_peak_memory_stats()
     self.take(_WARM_UP - 1)
     self.memory_bytes = self._peak_memory()
 
@@ -83,10 +84,6 @@ class Candidate:
     if self._device.type == 'cuda':
       torch.cuda.synchronize()
     return time.perf_counter()
-
-  def _forget_peak(self) -> None:
-    if self._device.type == 'cuda':
-      torch.cuda.reset_peak_memory_stats()
 
   def _peak_memory(self) -> int | None:
     """Returns the bytes that this method has taken; None on a CPU."""
