@@ -78,6 +78,8 @@ def _convolution(eqn: Any) -> int:
   inputs, kernel, outputs = eqn.params['dimension_numbers']
   # Features out, and features in: those that the kernel has, of a group.
   count = 2 * out[outputs[0]] * out[outputs[1]] * rhs[kernel[1]]
+  # A gradient by the kernel adds up over what was the batch.
+  is_by_kernel = inputs[0] > inputs[1]
   for place in range(len(out) - 2):
     before, taps, after = (
       shape[axes[2 + place]]
@@ -85,7 +87,7 @@ def _convolution(eqn: Any) -> int:
     )
     reach = eqn.params['rhs_dilation'][place] * (taps - 1)
     is_full = tuple(eqn.params['padding'][place]) == (reach, reach)
-    if is_full or eqn.params['lhs_dilation'][place] > 1:
+    if (is_full and not is_by_kernel) or eqn.params['lhs_dilation'][place] > 1:
       # A gradient by the input: each place of the output that there was meets
       # the whole kernel, the zeros between and around them do not.
       after = min(before, after)

@@ -117,6 +117,20 @@ def test_convolutions_are_counted(stride, groups, size, padding, in_loop):
   assert found == 3 * forward * (2 if in_loop else 1)
 
 
+# Its gradient by the kernel looks like one by the input of a smaller kernel.
+def test_a_kernel_may_be_larger_than_what_it_sees():
+  x, w = jnp.ones((2, 2, 2, 4)), jnp.ones((3, 3, 4, 6))
+
+  def loss(x, w):
+    y = jax.lax.conv_general_dilated(
+      x, w, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+    return jnp.sum(y**2)
+
+  forward = 2 * (2 * 2 * 2 * 6) * 9 * 4
+  assert _count(jax.value_and_grad(loss, (0, 1)), x, w) == 3 * forward
+
+
 # One trace each, no compilation.
 def test_a_step_has_the_operations_of_its_gradients(monkeypatch):
   tiny.use_devices(monkeypatch, 1)
