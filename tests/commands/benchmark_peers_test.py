@@ -1,5 +1,6 @@
 """Workers, and what times them in turn."""
 
+import contextlib
 import io
 import json
 import os
@@ -184,39 +185,42 @@ def test_another_commit_has_its_package_and_these_scripts(tmp_path):
     pass
 
 
-@pytest.fixture
-def answers(tmp_path):
-  """Returns what was written to this process's own standard output."""
-  path = tmp_path / 'answers'
+@contextlib.contextmanager
+def _output(path):
+  """Has this process's own standard output go into a file."""
   kept = os.dup(1)
   with path.open('wb') as stream:
     os.dup2(stream.fileno(), 1)
-  yield path.read_text
-  os.dup2(kept, 1)
-  os.close(kept)
+  try:
+    yield
+  finally:
+    os.dup2(kept, 1)
+    os.close(kept)
 
 
-def test_only_answers_are_on_standard_output(answers):
-  with workers.answers() as answer:
-    print('a stray line')
-    os.write(1, b'one of a library of C\n')
-    answer({'seconds': 1})
-  os.write(1, b'after\n')
-  assert answers() == '{"seconds": 1}\nafter\n'
+def test_only_answers_are_on_standard_output(tmp_path):
+  path = tmp_path / 'output'
+  with _output(path):
+    with workers.answers() as answer:
+      print('a stray line')
+      os.write(1, b'one of a library of C\n')
+      answer({'seconds': 1})
+    os.write(1, b'after\n')
+  assert path.read_text() == '{"seconds": 1}\nafter\n'
 
 
 # What ours and optax's say of themselves, of one network.
-def test_ours_and_optax_are_workers(command, answers, monkeypatch):
+def test_ours_and_optax_are_workers(command, monkeypatch, tmp_path):
   tiny.use_devices(monkeypatch, 1)
-  lines = []
   shape = ('--batch_size=8', '--image_size=8', '--serve')
 
   def said(name, *arguments):
     monkeypatch.setattr(sys, 'stdin', io.StringIO('{"steps": 1}\n'))
-    done = command(f'scripts.benchmark_{name}', *arguments, *shape)
+    path = tmp_path / name
+    with _output(path):
+      done = command(f'scripts.benchmark_{name}', *arguments, *shape)
     assert done.status == 0, done.err
-    facts, answer = map(json.loads, answers().splitlines()[len(lines) :])
-    lines.extend([facts, answer])
+    facts, answer = map(json.loads, path.read_text().splitlines())
     assert answer['seconds'] > 0
     return facts
 
@@ -228,10 +232,12 @@ def test_ours_and_optax_are_workers(command, answers, monkeypatch):
     assert ours[name] == optax[name]
 
 
-def test_a_worker_that_fails_says_why(command, answers, monkeypatch):
+def test_a_worker_that_fails_says_why(command, monkeypatch, tmp_path):
   monkeypatch.setattr(sys, 'stdin', io.StringIO())
-  done = command(
-    'scripts.benchmark_step', '--serve', '--model=no_such', '--methods=sam'
-  )
+  path = tmp_path / 'output'
+  with _output(path):
+    done = command(
+      'scripts.benchmark_step', '--serve', '--model=no_such', '--methods=sam'
+    )
   assert done.status == 1
-  assert 'no_such' in json.loads(answers())['error']
+  assert 'no_such' in json.loads(path.read_text())['error']
