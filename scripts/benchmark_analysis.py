@@ -29,12 +29,12 @@ from scripts import benchmarking
 flags = _cli.Flags()
 _MODEL = flags.DEFINE_string('model', 'WideResnet28x1', 'Name of the model.')
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Height and width.')
-_CHANNELS = flags.DEFINE_integer('channels', 3, 'Channels.')
+_CHANNELS = flags.DEFINE_integer('channels', 3, 'Channels of the images.')
 _MICROBATCH = flags.DEFINE_integer(
   'microbatch_size', 64, 'Examples per forward pass.', lower_bound=1
 )
 _BATCHES = flags.DEFINE_integer('batches', 2, 'Batches per walk.', 1)
-_ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds.', lower_bound=1)
+_ROUNDS = flags.DEFINE_integer('rounds', 7, 'Number of rounds.', lower_bound=1)
 _JSON = flags.DEFINE_string('json', None, 'File for all figures.')
 
 _NUM_CLASSES = 10

@@ -50,8 +50,10 @@ _MODELS = flags.DEFINE_list(
   ],
   'Names of the models.',
 )
-_METHOD = flags.DEFINE_string('method', 'sam', 'Method.')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 2, 'B.', lower_bound=1)
+_METHOD = flags.DEFINE_string('method', 'sam', 'Name of the method.')
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', 2, 'Batch size B.', lower_bound=1
+)
 _SIZE = flags.DEFINE_integer(
   'image_size', 32, 'Height and width, EfficientNets included.'
 )

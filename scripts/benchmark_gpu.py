@@ -1,20 +1,24 @@
-r"""Measures everything on one accelerator, in at most 8 minutes.
+r"""Measures what matters on one accelerator, in at most 8 minutes.
 
     python scripts/benchmark_gpu.py --out=gpu.jsonl
     python scripts/benchmark_gpu.py --out=gpu.jsonl --minutes=20 \
         --torch_python=venv/bin/python
 
 The rate of matrix products in each precision; then WRN-28-10, ResNet-50,
-ViT-S/16 and GPT-2 small with SGD or AdamW, SAM with m = B and m = B/8, a
-quarter of the examples for the ascent, and LookSAM: time of a step, ratio,
-compilation, share of the peak, memory that the compiler plans and that the
-device held at most; the same in PyTorch; loops; whether a step gives the same
-bits twice; what TensorFloat-32 and bfloat16 do to epsilon; and how long a loop
-waits for images. benchmarking/gpu_plan.py has the list and the sizes.
+ViT-S/16 and GPT-2 small in bfloat16 with SGD or AdamW, SAM with m = B and
+m = B/8, a quarter of the examples for the ascent, and LookSAM: time of a step,
+ratio, compilation, share of the peak, memory; the same in eager PyTorch;
+WRN-28-10 in float32; and of WRN-28-10 loops, what precision does to epsilon,
+whether a step gives the same bits twice, and how long a loop waits for images;
+five small runs at once. That is what 8 minutes hold. After it come, with more
+--minutes or in a second command, PyTorch's WRN-28-10 in float32, and all
+networks with torch.compile. benchmarking/gpu_plan.py has the list and the
+sizes.
 
 Each result is printed, and appended to the file of --out, as soon as it is
-there. What would not fit into the time any more is left out and named; the same
-command measures that next, and nothing twice. It needs Python, jax, flax and
+there. What would not fit into the time any more is left out and named, as is
+what takes three times as long as it should; the same command measures that
+next, and nothing twice. It needs Python, jax, flax and
 optax, and of the other packages only such as are pure Python: absl-py,
 ml-collections, tqdm, filelock. PyTorch is measured if it is installed.
 
@@ -24,13 +28,10 @@ optimisations: it shows that everything runs, and says nothing about speed.
 
 import contextlib
 import functools
-import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -44,122 +45,43 @@ sys.path.insert(0, str(_ROOT))
 from sam_jax import _cli, lookup
 from sam_jax.runs import files
 from scripts import benchmarking
-from scripts.benchmarking import gpu_plan
+from scripts.benchmarking import child, gpu_plan, gpu_results, workers
 
 flags = _cli.Flags()
-_OUT = flags.DEFINE_string('out', 'gpu.jsonl', 'File of results, JSON lines.')
+_OUT = flags.DEFINE_string(
+  'out', 'gpu.jsonl', 'File of the results, as lines of JSON.'
+)
 _MINUTES = flags.DEFINE_float(
-  'minutes', 8.0, 'For everything, compilation included.', lower_bound=0.0
+  'minutes',
+  8.0,
+  'Minutes for everything, compilation included.',
+  lower_bound=0.0,
 )
 _SCALE = flags.DEFINE_enum(
-  'scale', None, gpu_plan.SCALES, 'Sizes; reduced on a CPU unless given.'
+  'scale',
+  None,
+  gpu_plan.SCALES,
+  'Sizes of what is measured; reduced on a CPU, else full.',
 )
-_ONLY = flags.DEFINE_list('only', [], 'Parts of names; only entries with one.')
+_ONLY = flags.DEFINE_list(
+  'only', [], 'Parts of names: only entries with one are measured.'
+)
 _CACHE = flags.DEFINE_string(
-  'cache', None, "Directory of compiled programs; default the user's cache."
+  'cache', None, "Directory of compiled programs; default the user's."
 )
 _TORCH_PYTHON = flags.DEFINE_string(
-  'torch_python', sys.executable, 'Python that has PyTorch.'
+  'torch_python', sys.executable, 'The Python that has PyTorch.'
 )
 _ENTRY = flags.DEFINE_string(
-  'entry', None, 'Name of one entry, to be measured in this process.'
+  'entry', None, 'Name of the one entry that is measured in this process.'
 )
 _PLATFORM = flags.DEFINE_string(
-  'platform', 'cpu', 'Of the device; for --entry.'
+  'platform', 'cpu', 'Platform of the device, with --entry.'
 )
 
-# As much of a device's memory as a program may have; not at once, so that what
-# it did not need is there for PyTorch.
-_ENVIRONMENT = {
-  'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
-  'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.92',
-}
-
-
-class Results:
-  """The results so far: those of the file, and those that are added to it."""
-
-  def __init__(self, path: pathlib.Path) -> None:
-    """Reads what an earlier command has found."""
-    self._path = path
-    self.rows: list[dict[str, Any]] = []
-    if path.exists():
-      lines = path.read_text('utf-8').split('\n')
-      self.rows = [_row(path, line) for line in lines if line.strip()]
-
-  def add(self, row: Mapping[str, Any]) -> None:
-    """Adds a result to the file, and shows it."""
-    known, device = self.about.get('device'), row.get('device')
-    if row['what'] != 'torch' and known and device and known != device:
-      raise ValueError(
-        f'{self._path} has results of {known}, and this is {device}; name '
-        'another file with --out'
-      )
-    row = {**row, **self._beside_ours(row)}
-    row |= self._share(row)
-    with self._path.open('a', encoding='utf-8') as stream:
-      stream.write(f'{json.dumps(row)}\n')
-      stream.flush()
-      os.fsync(stream.fileno())
-    self.rows.append(row)
-    print(shown(row), flush=True)
-
-  def has(self, entry: gpu_plan.Entry) -> bool:
-    """Returns whether an entry was measured to its end."""
-    return any(
-      row['entry'] == entry.name and row['what'] == 'end' for row in self.rows
-    )
-
-  @property
-  def about(self) -> Mapping[str, Any]:
-    """The machine; empty if it is not known."""
-    return next((row for row in self.rows if 'platform' in row), {})
-
-  def _beside_ours(self, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns how PyTorch's step compares with ours, if that is known."""
-    ours = next((r for r in self.rows if _is_ours(r, row)), None)
-    if ours is None:
-      return {}
-    if ours['parameters'] != row['parameters']:
-      counts = f'{row["parameters"]:,} parameters, not {ours["parameters"]:,}'
-      return {'error': f'it has another network than ours: {counts}'}
-    ratio = row['step_ms']['median'] / ours['step_ms']['median']
-    return {'ratio_to_ours': ratio, 'precision': ours['precision']}
-
-  def _share(self, row: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the share of the peak that a step reaches."""
-    peaks = {
-      known['precision']: known['flops_per_second']
-      for known in self.rows
-      if known['what'] == 'peak' and 'precision' in known
-    }
-    peak = peaks.get(row.get('precision'))
-    if row['what'] == 'peak' or not peak or 'flops_per_second' not in row:
-      return {}
-    return {'share_of_peak': row['flops_per_second'] / peak}
-
-
-def _is_ours(known: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
-  """Returns whether a step is the one that PyTorch has taken."""
-  if row['what'] != 'torch' or 'error' in row or known['what'] != 'step':
-    return False
-  if 'error' in known or known['m'] != known['batch_size']:
-    return False
-  own = 'sam' if known['method'] == 'sam' else 'sgd'
-  network = known['entry'].partition(':')[0] == row['entry'].partition(':')[0]
-  return network and own == row['label'] and known['method'] in ('sgd', 'sam')
-
-
-def _row(path: pathlib.Path, line: str) -> dict[str, Any]:
-  """Returns a line of the file."""
-  try:
-    row = json.loads(line)
-    return {'entry': row['entry'], 'what': row['what'], **row}
-  except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(
-      f'{path} has a line that is no result of this script: {line[:60]!r}; '
-      'name another file with --out'
-    ) from error
+# Each entry is a process of its own, so that it may have the device's memory.
+_ENVIRONMENT = {'XLA_PYTHON_CLIENT_MEM_FRACTION': '0.92'}
+_PATIENCE = 3  # times its estimate an entry may take
 
 
 def main(argv: Sequence[str]) -> int:
@@ -171,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
   def left() -> float:
     return end - time.monotonic()
 
-  results = Results(files.user_path(_OUT.value))
+  results = gpu_results.Results(files.user_path(_OUT.value))
   walk([gpu_plan.first()], results, left, functools.partial(_start, '', ()))
   if not results.about:
     raise _cli.Failed('nothing is known of the device: its first entry failed')
@@ -189,7 +111,7 @@ def main(argv: Sequence[str]) -> int:
 
 def walk(
   plan: Sequence[gpu_plan.Entry],
-  results: Results,
+  results: gpu_results.Results,
   left: Callable[[], float],
   start: Callable[[gpu_plan.Entry, float], Iterator[Mapping[str, Any]]],
 ) -> list[str]:
@@ -206,22 +128,35 @@ def walk(
   """
   left_out = []
   for entry in plan:
-    before, rows = left(), []
     if results.has(entry):
       continue
-    if entry.seconds > before:
+    if entry.seconds > left():
       left_out.append(entry.name)
+      results.add({'entry': entry.name, 'what': 'left out'})
       continue
-    benchmarking.say(f'{before:.0f} s left: {entry.name}')
-    for row in start(entry, before):
-      rows.append(row)
-      results.add(row)
-    if not any(row['what'] == 'error' for row in rows):
-      seconds = before - left()
-      results.add({'entry': entry.name, 'what': 'end', 'seconds': seconds})
-  for name in left_out:
-    print(f'left out, the time would not have been enough: {name}', flush=True)
+    benchmarking.say(f'{left():.0f} s left: {entry.name}')
+    _walk_one(entry, results, left, start)
   return left_out
+
+
+def _walk_one(
+  entry: gpu_plan.Entry,
+  results: gpu_results.Results,
+  left: Callable[[], float],
+  start: Callable[[gpu_plan.Entry, float], Iterator[Mapping[str, Any]]],
+) -> None:
+  """Measures an entry; it has an end if nothing in it has failed."""
+  before, count = left(), len(results.rows)
+  limit = min(before, _PATIENCE * entry.seconds)
+  with contextlib.closing(start(entry, limit)) as rows:
+    for row in rows:
+      if row['what'] == 'device':
+        results.check_device(row['device'])
+      else:
+        results.add(row)
+  if not any('error' in row for row in results.rows[count:]):
+    seconds = before - left()
+    results.add({'entry': entry.name, 'what': 'end', 'seconds': seconds})
 
 
 def _start(
@@ -234,36 +169,23 @@ def _start(
   command = [sys.executable, __file__, f'--entry={entry.name}']
   if scale:
     command += [f'--scale={scale}', *arguments]
-  process = subprocess.Popen(
-    command,
-    stdout=subprocess.PIPE,
-    encoding='utf-8',
-    env=os.environ | _environment() | gpu_plan.environment(scale),
-    start_new_session=True,  # what it starts ends with it
-  )
-  timer = threading.Timer(seconds, _end, [process])
-  timer.start()
+  variables = _environment() | gpu_plan.environment(scale)
+  lines = child.lines(command, environment=variables, seconds=seconds)
   try:
-    for line in process.stdout:
-      if line.endswith('\n'):  # else it was ended within the line
-        yield json.loads(line)
-    status = process.wait()
-  finally:
-    timer.cancel()
-    _end(process)
-    process.stdout.close()
-    process.wait()
-  if status:
-    why = f'its process ended with status {status}'
-    if status == -signal.SIGKILL:
-      why = 'it was ended: there was no time left, or no memory'
-    yield {'entry': entry.name, 'what': 'error', 'error': why}
+    with contextlib.closing(lines):
+      for line in lines:
+        yield _read(entry, line)
+  except ChildProcessError as error:
+    yield {'entry': entry.name, 'what': 'error', 'error': str(error)}
 
 
-def _end(process: subprocess.Popen) -> None:
-  """Ends a process, and those that it has started."""
-  with contextlib.suppress(ProcessLookupError):  # they have ended
-    os.killpg(process.pid, signal.SIGKILL)
+def _read(entry: gpu_plan.Entry, line: str) -> dict[str, Any]:
+  """Returns the result in a line; an error if nobody can read it."""
+  try:
+    return gpu_results.read(line)
+  except ValueError:
+    error = f'its process printed what is no result: {line[:60]!r}'
+    return {'entry': entry.name, 'what': 'error', 'error': error}
 
 
 def _environment() -> dict[str, str]:
@@ -274,13 +196,15 @@ def _environment() -> dict[str, str]:
   return found
 
 
-def _scale(results: Results, platform: str) -> str:
+def _scale(results: gpu_results.Results, platform: str) -> str:
   """Returns the scale, and notes it; that of the file has to be the same."""
   noted = next((r['scale'] for r in results.rows if 'scale' in r), None)
   scale = _SCALE.value or ('reduced' if platform == 'cpu' else 'full')
   if noted is None:
     entry = {'entry': gpu_plan.FIRST, 'what': 'scale'}
-    results.add({**entry, 'scale': scale, 'command': _command()})
+    results.add(
+      {**entry, 'scale': scale, 'command': benchmarking.command(sys.argv)}
+    )
   elif noted != scale:
     raise ValueError(
       f'{_OUT.value} has results of scale {noted}, and this command measures '
@@ -289,25 +213,22 @@ def _scale(results: Results, platform: str) -> str:
   return scale
 
 
-def _command() -> str:
-  """Returns the command that this process was."""
-  return benchmarking.command(sys.argv)
-
-
 def _torch_python() -> str | None:
   """Returns a Python that has PyTorch, None if there is none."""
-  command = [_TORCH_PYTHON.value, '-c', 'import torch']
+  look = 'import importlib.util as u, sys; sys.exit(not u.find_spec("torch"))'
+  command = [_TORCH_PYTHON.value, '-c', look]
   try:
     subprocess.run(command, check=True, capture_output=True)
   except (OSError, subprocess.CalledProcessError):
-    print(f'left out, {_TORCH_PYTHON.value} has no torch: PyTorch', flush=True)
+    python = _TORCH_PYTHON.value
+    print(f'PyTorch is not measured: {python} has no torch', flush=True)
     return None
   return _TORCH_PYTHON.value
 
 
 def _measure(name: str) -> int:
   """Measures one entry, and prints its results as lines of JSON."""
-  # The process that starts this one has no use for it, and no time.
+  # It imports all that is measured; the process that starts this one does not.
   from scripts.benchmarking import gpu_entries
 
   plan = [gpu_plan.first()]
@@ -320,50 +241,10 @@ def _measure(name: str) -> int:
   entries = {entry.name: entry for entry in plan}
   lookup.check('entry', name, entries)
   _cli.cache_compilations()
-  out = sys.stdout
-  with contextlib.redirect_stdout(sys.stderr):
+  with workers.answers() as answer:
     for row in gpu_entries.run(entries[name]):
-      print(json.dumps(row), file=out, flush=True)
+      answer(row)
   return 0
-
-
-def shown(row: Mapping[str, Any]) -> str:
-  """Returns a result as a line for people."""
-  what, text = row['what'], ''
-  if 'error' in row:
-    text = row['error']
-  elif what in ('step', 'torch'):
-    text = _shown_step(row)
-  elif 'flops_per_second' in row:
-    text = f'{row["precision"]}: {row["flops_per_second"] / 1e12:.3g} TFLOP/s'
-  else:
-    known = {k: v for k, v in row.items() if k not in ('entry', 'what')}
-    text = ', '.join(
-      f'{k} {v:.4g}' if isinstance(v, float) else f'{k} {v}'
-      for k, v in known.items()
-      if not isinstance(v, dict) or k == 'options'
-    )
-  return f'{row["entry"]}: {row.get("label", what)}: {text}'
-
-
-def _shown_step(row: Mapping[str, Any]) -> str:
-  """Returns the figures of a step."""
-  cells = [f'{row["step_ms"]["median"]:.2f} ms']
-  if 'ratio' in row:
-    cells.append(f'ratio {benchmarking.in_brackets(row["ratio"])}')
-  if 'ratio_to_ours' in row:
-    cells.append(f'{row["ratio_to_ours"]:.2f} of ours')
-  if 'microbatch_size' in row:
-    cells.append(f'm {row["m"]}, microbatches {row["microbatch_size"]}')
-  forms = {
-    'compile_s': 'compiled in {:.1f} s',
-    'share_of_peak': '{:.0%} of the peak',
-    'memory_planned_mib': 'planned {:,.0f} MiB',
-    'memory_held_mib': 'held at most {:,.0f} MiB',
-  }
-  known = {k: form for k, form in forms.items() if row.get(k) is not None}
-  cells += [form.format(row[key]) for key, form in known.items()]
-  return ', '.join(cells)
 
 
 def cli() -> None:

@@ -71,12 +71,12 @@ _MODEL = flags.DEFINE_string(
   'model', 'WideResnet28x1', 'Name of the model, without --config.'
 )
 _BATCH_SIZE = flags.DEFINE_integer(
-  'batch_size', 128, 'B, without --config.', lower_bound=1
+  'batch_size', 128, 'Batch size B, without --config.', lower_bound=1
 )
 _COMPUTE_DTYPE = flags.DEFINE_string(
-  'compute_dtype', 'float32', 'Of activations, without --config.'
+  'compute_dtype', 'float32', 'Type of the activations, without --config.'
 )
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds.', lower_bound=1)
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Number of rounds.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 2, 'Steps per round.', lower_bound=1)
 _JSON = flags.DEFINE_string('json', None, 'File for all figures.')
 

@@ -28,18 +28,28 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from sam_jax import _cli, models
 from sam_jax.runs import initialization, provenance
 from scripts import benchmarking
-from scripts.benchmarking import workers
+from scripts.benchmarking import flops, workers
 
 flags = _cli.Flags()
-_NETWORK = flags.DEFINE_string('network', 'WideResnet28x1', 'Our name.')
-_METHOD = flags.DEFINE_enum('method', 'sam', ['sgd', 'sam'], 'sgd or sam.')
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'B.', lower_bound=1)
+_NETWORK = flags.DEFINE_string(
+  'network', 'WideResnet28x1', 'Our name of the network.'
+)
+_METHOD = flags.DEFINE_enum(
+  'method', 'sam', ['sgd', 'sam'], 'The method: sgd or sam.'
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', 128, 'Batch size B.', lower_bound=1
+)
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Height and width.')
 _CONTEXT_LENGTH = flags.DEFINE_integer(
   'context_length', None, 'Tokens of a window, for a language model.'
 )
-_VOCABULARY_SIZE = flags.DEFINE_integer('vocabulary_size', 256, 'Tokens.')
-_SERVE = flags.DEFINE_bool('serve', False, 'Has to be given: it is a worker.')
+_VOCABULARY_SIZE = flags.DEFINE_integer(
+  'vocabulary_size', 256, 'Tokens that a language model knows.'
+)
+_SERVE = flags.DEFINE_bool(
+  'serve', False, 'Has to be given: this script only serves as a worker.'
+)
 
 _NUM_CLASSES = 10
 _RHO, _DECAY = 0.05, 5e-4
@@ -81,7 +91,7 @@ def _prepare() -> tuple[dict[str, Any], Callable[[int], float]]:
   facts = {
     'name': f'optax {_METHOD.value}',
     'parameters': provenance.count_parameters(params),
-    'flops': benchmarking.count_flops(traced.jaxpr),
+    'flops': flops.count(traced.jaxpr),
     'compile_s': seconds,
     'memory_bytes': int(benchmarking.memory(compiled) * benchmarking.MIB),
   }
@@ -115,7 +125,10 @@ def _batch() -> dict[str, np.ndarray]:
 def _optimizer() -> optax.GradientTransformation:
   """Returns SGD or AdamW, and SAM around it."""
   if _CONTEXT_LENGTH.value is None:
-    optimizer = optax.sgd(0.1, momentum=0.9, nesterov=True)
+    optimizer = optax.chain(
+      optax.clip_by_global_norm(5.0),
+      optax.sgd(0.1, momentum=0.9, nesterov=True),
+    )
   else:
     optimizer = optax.chain(
       optax.clip_by_global_norm(1.0), optax.adamw(1e-3, weight_decay=0.1)

@@ -23,10 +23,7 @@ and the scripts are this checkout's: they have to fit that package.
 import contextlib
 import functools
 import pathlib
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,7 +33,7 @@ sys.path.insert(0, str(_ROOT))
 
 from sam_jax import _cli
 from scripts import benchmarking
-from scripts.benchmarking import workers
+from scripts.benchmarking import checkout, gpu_results, workers
 
 flags = _cli.Flags()
 _NETWORKS = flags.DEFINE_list(
@@ -50,29 +47,33 @@ _NETWORKS = flags.DEFINE_list(
   ],
   'Names of our models, each with the batch size: NAME:BATCH.',
 )
-_METHODS = flags.DEFINE_list('methods', ['sgd', 'sam'], 'sgd, sam, or both.')
+_METHODS = flags.DEFINE_list(
+  'methods', ['sgd', 'sam'], 'Methods to time: sgd, sam, or both.'
+)
 _PEERS = flags.DEFINE_list(
   'peers',
   ['eager', 'channels_last', 'compile', 'optax'],
-  'Besides ours: eager, channels_last and compile are of PyTorch; optax.',
+  'Timed beside ours: optax; eager, channels_last and compile of PyTorch.',
 )
 _COMMIT = flags.DEFINE_string(
   'commit', None, 'A revision of this checkout, to be timed too.'
 )
 _TORCH_PYTHON = flags.DEFINE_string(
-  'torch_python', sys.executable, 'Python that has PyTorch.'
+  'torch_python', sys.executable, 'The Python that has PyTorch.'
 )
 _COMPUTE_DTYPE = flags.DEFINE_string(
-  'compute_dtype', 'float32', "Of ours and PyTorch's; optax has float32."
+  'compute_dtype',
+  'float32',
+  "Type of our activations and PyTorch's; optax has float32.",
 )
 _DEVICE = flags.DEFINE_enum(
-  'device', 'cpu', ['cpu', 'cuda'], 'On which PyTorch runs.'
+  'device', 'cpu', ['cpu', 'cuda'], 'Device on which PyTorch runs.'
 )
 _CONTEXT_LENGTH = flags.DEFINE_integer(
   'context_length', 128, 'Tokens of a window.'
 )
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Height and width.')
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Rounds.', lower_bound=1)
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Number of rounds.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 2, 'Steps per round.', lower_bound=1)
 _JSON = flags.DEFINE_string('json', None, 'File for all figures.')
 
@@ -84,8 +85,6 @@ _TORCH = {
 }
 # Several processes share a device: none takes its memory at once.
 _ENVIRONMENT = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
-# Of counts of floating-point operations that are meant to be equal.
-_TOLERANCE = 0.005
 
 
 class Command(NamedTuple):
@@ -111,7 +110,7 @@ def main(argv: Sequence[str]) -> int:
   ]
   _check_choices()
   rows = []
-  with _checkout(_COMMIT.value) as other:
+  with checkout.of(_ROOT, _COMMIT.value) as other:
     for network, batch_size, method in cases:
       commands = _commands(network, batch_size, method, other)
       about = {'network': network, 'batch_size': batch_size, 'method': method}
@@ -256,7 +255,7 @@ def _noted(label: str, failed: dict[str, str]) -> Iterator[None]:
     yield
   except workers.WorkerError as error:
     failed[label] = workers.one_line(error)
-    benchmarking.say(f'left out, {failed[label]}')
+    benchmarking.say(f'not measured: {failed[label]}')
 
 
 def check_same_network(ours: workers.Worker, other: workers.Worker) -> None:
@@ -267,12 +266,12 @@ def check_same_network(ours: workers.Worker, other: workers.Worker) -> None:
   """
   for name, unit, tolerance in (
     ('parameters', 'parameters', 0),
-    ('flops', 'operations in a step', _TOLERANCE),
+    ('flops', 'operations in a step', gpu_results.FLOPS_TOLERANCE),
   ):
     own, found = ours.facts[name], other.facts[name]
     if abs(found - own) > tolerance * own:
       raise workers.WorkerError(
-        f'{other.label}: it has another network than {ours.label}: '
+        f'{other.label}: the network differs from {ours.label}: '
         f'{found:,} {unit}, not {own:,}'
       )
 
@@ -300,7 +299,7 @@ def _show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
   )
   for row in rows:
     if 'error' in row:
-      print(f'left out, {row["error"]}')
+      print(f'not measured: {row["error"]}')
       continue
     step, memory = row['step_ms']['median'], row['memory_bytes']
     memory = None if memory is None else memory / benchmarking.MIB
@@ -312,41 +311,6 @@ def _show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
       f'{row["flops"] / step / 1e6:>9.0f}'
     )
   print(flush=True)
-
-
-@contextlib.contextmanager
-def _checkout(revision: str | None) -> Iterator[pathlib.Path | None]:
-  """Yields a worktree of a commit, with this checkout's scripts in it."""
-  if revision is None:
-    yield None
-    return
-  with tempfile.TemporaryDirectory() as directory:
-    place = pathlib.Path(directory, 'checkout')
-    _git('worktree', 'add', '--detach', str(place), revision)
-    try:
-      for path in (_ROOT / 'scripts').glob('*.py'):
-        shutil.copy(path, place / 'scripts')
-      yield place
-    finally:
-      _git('worktree', 'remove', '--force', str(place))
-
-
-def _git(*arguments: str) -> None:
-  """Has git do something in this checkout.
-
-  Raises:
-    ValueError: it cannot; the message is git's.
-  """
-  try:
-    subprocess.run(
-      ['git', *arguments],
-      cwd=_ROOT,
-      check=True,
-      capture_output=True,
-      encoding='utf-8',
-    )
-  except subprocess.CalledProcessError as error:
-    raise ValueError(f'--commit: git says {error.stderr.strip()}') from error
 
 
 def cli() -> None:

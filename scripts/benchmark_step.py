@@ -13,8 +13,8 @@ text, and all methods, 'sgd' too, have AdamW.
 
 The methods are timed in turn, A B A B, so that what else the machine does falls
 on all of them; a ratio is the median over the rounds of a method's step to
-SGD's in the same round. Warm-up steps are left out. Memory is what the compiler
-plans for one step: arguments, results and temporaries. Of a program out of
+SGD's in the same round. Warm-up steps are left out. Memory is planned by the
+compiler for one step: arguments, results and temporaries. Of a program out of
 JAX's compilation cache it is not known how long it took to compile.
 
 On a GPU the floating-point rate of the step, of its matrix products and
@@ -46,16 +46,26 @@ _MODEL = flags.DEFINE_string('model', 'WideResnet28x1', 'Name of the model.')
 _METHODS = flags.DEFINE_string(
   'methods', 'sgd,sam', 'Methods to compare, with fields: sam(p=1),looksam.'
 )
-_BATCH_SIZE = flags.DEFINE_integer('batch_size', 128, 'B.', lower_bound=1)
-_M = flags.DEFINE_list('m', None, 'm, or several; default B / devices.')
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', 128, 'Batch size B.', lower_bound=1
+)
+_M = flags.DEFINE_list(
+  'm',
+  None,
+  'Examples that share a perturbation, or several values; default B / devices.',
+)
 _MICROBATCH = flags.DEFINE_integer(
-  'microbatch_size', None, 'b; default the smaller of m and B / devices.'
+  'microbatch_size',
+  None,
+  'Examples of a forward pass; default the smaller of m and B / devices.',
 )
 _LOOPS = flags.DEFINE_list(
-  'microbatch_loop', ['scan'], 'scan, unroll, vmap, or several of them.'
+  'microbatch_loop',
+  ['scan'],
+  'How a device goes through microbatches: scan, unroll, vmap, or several.',
 )
 _IMAGE_SIZE = flags.DEFINE_integer('image_size', 32, 'Height and width.')
-_CHANNELS = flags.DEFINE_integer('channels', 3, 'Channels.')
+_CHANNELS = flags.DEFINE_integer('channels', 3, 'Channels of the images.')
 _CONTEXT_LENGTH = flags.DEFINE_integer(
   'context_length', None, 'Tokens of a window, for a language model.'
 )
@@ -63,11 +73,11 @@ _VOCABULARY_SIZE = flags.DEFINE_integer(
   'vocabulary_size', 256, 'Tokens that a language model knows.', lower_bound=256
 )
 _COMPUTE_DTYPE = flags.DEFINE_string(
-  'compute_dtype', 'float32', 'Of activations: float32, bfloat16.'
+  'compute_dtype', 'float32', 'Type of the activations: float32 or bfloat16.'
 )
-_ROUNDS = flags.DEFINE_integer('rounds', 7, 'Rounds.', lower_bound=1)
+_ROUNDS = flags.DEFINE_integer('rounds', 7, 'Number of rounds.', lower_bound=1)
 _STEPS = flags.DEFINE_integer('steps', 3, 'Steps per round.', lower_bound=1)
-_SERVE = flags.DEFINE_bool('serve', False, 'Whether to be a worker.')
+_SERVE = flags.DEFINE_bool('serve', False, 'Whether to serve as a worker.')
 _JSON = flags.DEFINE_string('json', None, 'File for all figures.')
 
 
@@ -180,10 +190,12 @@ def _report(
       f'{row["examples_per_second"]:>11.1f}{row["memory_mib"]:>13.0f}'
       f'{ratio["median"]:>9.2f}{"[{min:.2f}-{max:.2f}]".format(**ratio):>16}'
     )
-  for label, candidate in candidates.items():
+  figures = {row['method']: row for row in rows}
+  for label in figures:
     if label != base:
-      extra = candidate.memory_mib - candidates[base].memory_mib
-      copies = extra * benchmarking.MIB / (4 * parameters)
+      copies = benchmarking.copies_more(
+        figures[label], figures[base], parameters
+      )
       print(
         f'{label}: {copies:.1f} copies of the parameters more memory than '
         f'{base}'
@@ -222,7 +234,7 @@ def _figures(
 def _print_utilization(rows: Sequence[dict]) -> None:
   """Prints the share of the matrix-multiplication rate that a step reaches."""
   peak = benchmarking.peak(_COMPUTE_DTYPE.value)
-  # Of a step that takes one of several branches, the dearest was counted.
+  # Of a step with branches, the most expensive one was counted.
   per_gradient = rows[0]['flops'] / rows[0]['gradients']
   for row in rows:
     flops = per_gradient * row['gradients']

@@ -62,10 +62,13 @@ class Candidate:
   def __init__(self, options: argparse.Namespace, method: str):
     """Makes the network, and takes the first steps."""
     self._device = torch.device(options.device)
-    self._start_memory()
+    if self._device.type == 'cuda':
+      self._held = torch.cuda.memory_allocated()
     self._trainer = _trainer(options, method)
     self._batch = _batch(options)
     self.compile_seconds = self.take(1)
+    if self._device.type == 'cuda':  # without the kernels that were tried
+      torch.cuda.reset_peak_memory_stats()
     self.take(_WARM_UP - 1)
     self.memory_bytes = self._peak_memory()
 
@@ -81,11 +84,6 @@ class Candidate:
     if self._device.type == 'cuda':
       torch.cuda.synchronize()
     return time.perf_counter()
-
-  def _start_memory(self) -> None:
-    if self._device.type == 'cuda':
-      torch.cuda.reset_peak_memory_stats()
-      self._held = torch.cuda.memory_allocated()
 
   def _peak_memory(self) -> int | None:
     """Returns the bytes that this method has taken; None on a CPU."""
@@ -171,22 +169,29 @@ def _parser() -> _Parser:
   def number(flag: str, default: int | None, text: str):
     parser.add_argument(flag, type=_positive, default=default, help=text)
 
-  parser.add_argument('--network', default='WideResnet28x1', help='our name')
+  parser.add_argument(
+    '--network', default='WideResnet28x1', help='our name of the network'
+  )
   methods = list(torch_step.PASSES)
-  choice('--method', methods, None, 'one; unless it is given, both are timed')
-  choice('--optimizer', list(torch_step.RECIPES), None, 'adamw for text')
-  number('--batch_size', 128, 'B')
-  number('--m', None, 'examples that share a perturbation; B')
-  number('--microbatch_size', None, 'examples of a forward pass; m')
+  choice('--method', methods, None, 'method; both are timed unless it is given')
+  choice(
+    '--optimizer',
+    list(torch_step.RECIPES),
+    None,
+    'optimizer; default adamw for text',
+  )
+  number('--batch_size', 128, 'batch size B')
+  number('--m', None, 'examples that share a perturbation; default B')
+  number('--microbatch_size', None, 'examples of a forward pass; default m')
   number('--image_size', 32, 'height and width')
-  number('--num_classes', 10, 'of images')
+  number('--num_classes', 10, 'number of classes of the images')
   number('--context_length', 128, 'tokens of a window')
   number('--vocabulary_size', 256, 'tokens that a language model knows')
-  choice('--layout', list(_FORMATS), 'contiguous', 'of images in memory')
-  choice('--compute_dtype', list(_DTYPES), 'float32', 'of activations')
-  choice('--device', ['cpu', 'cuda'], 'cpu', 'where it runs')
+  choice('--layout', list(_FORMATS), 'contiguous', 'layout of images in memory')
+  choice('--compute_dtype', list(_DTYPES), 'float32', 'type of the activations')
+  choice('--device', ['cpu', 'cuda'], 'cpu', 'device on which it runs')
   parser.add_argument(
-    '--compile', action='store_true', help='by torch.compile; else eager'
+    '--compile', action='store_true', help='whether torch.compile is used'
   )
   parser.add_argument(
     '--tf32',
@@ -194,11 +199,11 @@ def _parser() -> _Parser:
     default=True,
     help='whether float32 is multiplied as TensorFloat-32 on a GPU, as in JAX',
   )
-  number('--parameters', None, 'that the network must have: ours has as many')
-  number('--rounds', 7, 'rounds of the table')
-  number('--steps', 3, 'steps of a round')
+  number('--parameters', None, 'number that the network must have, as ours')
+  number('--rounds', 7, 'number of rounds')
+  number('--steps', 3, 'steps per round')
   parser.add_argument(
-    '--serve', action='store_true', help='answer by lines of JSON'
+    '--serve', action='store_true', help='whether to serve as a worker'
   )
   return parser
 
@@ -267,6 +272,7 @@ def _worker(
     'flops': torch_step.PASSES[method] * about.pop('gradient_flops'),
     'compile_s': candidate.compile_seconds,
     'memory_bytes': candidate.memory_bytes,
+    'microbatch_size': options.microbatch_size,
   }
   return about | facts, candidate.take
 

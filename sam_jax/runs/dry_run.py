@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from sam_jax import lookup, tasks, types
 from sam_jax.runs import (
@@ -246,21 +245,31 @@ def _compile(experiment: build.Experiment, state: train_step.TrainState) -> Any:
 
 
 def matmul_rate(
-  size: int = 2048, repeats: int = 5, dtype: str = 'float32'
+  size: int = 2048, dtype: str = 'float32', warm_up: float = 0.3
 ) -> float:
   """Returns the floating-point operations per second of one device.
 
+  The products are handed to the device many at a time, so that it does not wait
+  for this process, and the fastest of three times counts. The matrices are
+  random: products of equal numbers take less power, and with it less time.
+
   Args:
     size: of the square matrices that are multiplied.
-    repeats: multiplications; the fastest counts.
     dtype: of the matrices.
+    warm_up: seconds of products before those that count, and about as many for
+      each time; one product if that takes longer.
   """
-  matrix = jax.device_put(np.ones((size, size), jnp.dtype(dtype)))
+  matrix = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
   multiply = jax.jit(jnp.matmul)
-  multiply(matrix, matrix).block_until_ready()
-  seconds = []
-  for _ in range(repeats):
+
+  def take(count: int) -> float:
     start = time.perf_counter()
-    multiply(matrix, matrix).block_until_ready()
-    seconds.append(time.perf_counter() - start)
-  return 2 * size**3 / min(seconds)
+    for _ in range(count):
+      product = multiply(matrix, matrix)
+    product.block_until_ready()
+    return time.perf_counter() - start
+
+  take(1)  # compiles
+  count = max(1, int(warm_up / take(1)))
+  take(count)
+  return 2 * size**3 * count / min(take(count) for _ in range(3))

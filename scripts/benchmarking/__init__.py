@@ -1,9 +1,4 @@
-"""What the benchmarks share: timing in turn, memory, FLOPs, the peak, JSON.
-
-A floating-point operation counts if it is part of a matrix product or of a
-convolution: two of them for each multiplication and addition, whatever the
-device computes besides. They are counted in the program as JAX traced it, and
-not by the compiler, so that two frameworks' counts of one network agree.
+"""What the benchmarks share: timing in turn, memory, the peak, data, JSON.
 
 Nothing here imports jax before it is needed: processes that time PyTorch have
 none.
@@ -12,14 +7,13 @@ none.
 import contextlib
 import datetime
 import json
-import math
 import os
 import pathlib
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -193,6 +187,31 @@ def noise(
   )
 
 
+def register_tokens(*, count: int, length: int, vocabulary_size: int) -> str:
+  """Makes random tokens a data set of configs; returns its name.
+
+  Args:
+    count: of windows to train on.
+    length: of a window.
+    vocabulary_size: all of its tokens are as frequent.
+  """
+  from sam_jax.datasets import text
+
+  name = f'benchmark_tokens_{count}_{length}_{vocabulary_size}'
+
+  def load(directory: str | None, seed: int) -> text.Tokens:
+    del directory, seed
+    rng = np.random.default_rng(0)
+    size = (count + 1) * length + 1  # an epoch begins within the first window
+    tokens = rng.integers(0, vocabulary_size, size, np.uint32)
+    splits = dict.fromkeys(('train', 'validation', 'test'), tokens)
+    return text.Tokens(splits, 'random tokens')
+
+  if name not in text.names():
+    text.register(name)(load)
+  return name
+
+
 def register_noise(name: str, make: Callable[[], Any]) -> None:
   """Makes random images a data set of configs.
 
@@ -206,8 +225,21 @@ def register_noise(name: str, make: Callable[[], Any]) -> None:
     datasets.register(name)(lambda directory, seed: make())
 
 
+def copies_more(
+  row: Mapping[str, Any], base: Mapping[str, Any], parameters: int
+) -> float:
+  """Returns how many float32 copies of the parameters more a step needs.
+
+  Args:
+    row: figures of the step, with its `memory_mib`.
+    base: those of the step that it is compared with.
+    parameters: of the network.
+  """
+  return (row['memory_mib'] - base['memory_mib']) * MIB / (4 * parameters)
+
+
 def memory(compiled: Any) -> float:
-  """Returns the MiB that the compiler plans for a program on a device."""
+  """Returns the MiB planned by the compiler for a program on a device."""
   from sam_jax.runs import dry_run
 
   return dry_run.peak_bytes(compiled) / MIB
@@ -246,84 +278,3 @@ def peak(dtype: str, precision: str | None = None) -> float:
   size = _SIDE if jax.default_backend() == 'cpu' else _LARGE_SIDE
   with jax.default_matmul_precision(precision):
     return dry_run.matmul_rate(size, dtype=dtype)
-
-
-def count_flops(jaxpr: Any) -> int:
-  """Returns the operations of the products and convolutions of a program.
-
-  Of the branches of a condition the dearest counts; the body of a loop counts
-  as often as it runs; what each of several devices does counts for all.
-  A convolution has those of its outputs times the kernel, padding included, and
-  so has each of its gradients, as in PyTorch.
-
-  Args:
-    jaxpr: of the program, such as `jax.jit(f).trace(*args).jaxpr`.
-
-  Raises:
-    ValueError: products are in a loop of which nobody knows how often it runs.
-  """
-  inner = getattr(jaxpr, 'jaxpr', jaxpr)
-  return sum(map(_flops, getattr(inner, 'jaxpr', inner).eqns))
-
-
-def _flops(eqn: Any) -> int:
-  """Returns the operations of one equation, and of what it calls."""
-  name = eqn.primitive.name
-  if name == 'dot_general':
-    return _dot(eqn)
-  if name == 'conv_general_dilated':
-    return _convolution(eqn)
-  if name == 'cond':
-    return max(map(count_flops, eqn.params['branches']))
-  inner = sum(map(count_flops, _programs(eqn.params)))
-  if name == 'while' and inner:
-    raise ValueError(
-      'a loop without a fixed length holds matrix products; their number is '
-      'not known before it runs'
-    )
-  if name == 'scan':
-    return eqn.params['length'] * inner
-  if name == 'shard_map':
-    sizes = eqn.params['mesh'].shape
-    axes = eqn.params.get('newly_manual_axes', sizes)
-    return math.prod(sizes[axis] for axis in axes) * inner
-  return inner
-
-
-def _programs(params: Mapping[str, Any]) -> Iterator[Any]:
-  """Yields the programs among the parameters of an equation."""
-  for value in params.values():
-    for each in value if isinstance(value, (tuple, list)) else (value,):
-      if hasattr(each, 'eqns') or hasattr(each, 'jaxpr'):
-        yield each
-
-
-def _dot(eqn: Any) -> int:
-  """Returns the operations of a matrix product."""
-  (contracted, _), _ = eqn.params['dimension_numbers']
-  shape = eqn.invars[0].aval.shape
-  terms = math.prod(shape[axis] for axis in contracted)
-  return 2 * terms * math.prod(eqn.outvars[0].aval.shape)
-
-
-def _convolution(eqn: Any) -> int:
-  """Returns the operations of a convolution, or of one of its gradients."""
-  lhs, rhs, out = (
-    v.aval.shape for v in (eqn.invars[0], eqn.invars[1], eqn.outvars[0])
-  )
-  inputs, kernel, outputs = eqn.params['dimension_numbers']
-  # Features out, and features in: those that the kernel has, of a group.
-  count = 2 * out[outputs[0]] * out[outputs[1]] * rhs[kernel[1]]
-  for place in range(len(out) - 2):
-    before, taps, after = (
-      shape[axes[2 + place]]
-      for shape, axes in ((lhs, inputs), (rhs, kernel), (out, outputs))
-    )
-    reach = eqn.params['rhs_dilation'][place] * (taps - 1)
-    is_full = tuple(eqn.params['padding'][place]) == (reach, reach)
-    if is_full or eqn.params['lhs_dilation'][place] > 1:
-      # A gradient by the input: each place of the output that there was meets
-      # the whole kernel, the zeros between and around them do not.
-      after = min(before, after)
-    count *= taps * after
-  return count

@@ -1,8 +1,7 @@
 """What `benchmark_gpu.py` measures, in a process of its own for each entry.
 
 A process gives the memory of the device back when it ends, so that PyTorch has
-it next, and what one entry has broken is not broken for the others. The most
-that a device has held is known since the process began.
+it next, and what one entry has broken is not broken for the others.
 """
 
 import dataclasses
@@ -19,7 +18,7 @@ from sam_jax import keys, tree
 from sam_jax.runs import initialization
 from sam_jax.training import precision, train_step
 from scripts import benchmark_input, benchmarking
-from scripts.benchmarking import gpu_plan, measured_step, workers
+from scripts.benchmarking import gpu_plan, gpu_steps, measured_step, workers
 
 Results = Iterator[dict[str, Any]]
 
@@ -35,8 +34,15 @@ _DETERMINISTIC = {'xla_gpu_deterministic_ops': True}
 
 
 def run(entry: gpu_plan.Entry) -> Results:
-  """Yields the results of an entry, each as soon as it is there."""
+  """Yields the results of an entry, each as soon as it is there.
+
+  The first one only says on which device they will be. An entry of PyTorch has
+  none: to ask JAX would take the memory of a GPU.
+  """
   about = {'entry': entry.name, 'what': entry.kind}
+  if entry.kind != 'torch':
+    about['device'] = benchmarking.device()
+    yield about | {'what': 'device'}
   try:
     for result in _MEASURES[entry.kind](**entry.options):
       yield about | result
@@ -52,147 +58,45 @@ def _peak() -> Results:
     yield {'precision': name, 'flops_per_second': rate}
 
 
-def _steps(
-  setups: Mapping[str, measured_step.Setup], rounds: int, count: int
-) -> Results:
-  """Yields the figures of steps, each beside the first, timed in turn.
-
-  Compiling is most of the time, so all of them are compiled side by side before
-  any is timed.
-  """
-  programs = measured_step.compile_together(list(setups.values()))
-  (base_label, setup), *others = setups.items()
-  base = _fitting(setup, programs[0])
-  (alone,) = _in_turn({base_label: base}, rounds, count)
-  yield {'label': base_label, **_figures(base, base, alone, alone)}
-  for (label, setup), program in zip(others, programs[1:], strict=True):
-    size = setup.microbatch_size or setup.m or setup.batch_size
-    fits = base.experiment.layout.microbatch_size
-    if size > fits:
-      setup = dataclasses.replace(setup, microbatch_size=fits)
-      program = functools.partial(measured_step.prepare, setup)
-    try:
-      candidate = _fitting(setup, program)
-      own, of_base = _in_turn(
-        {label: candidate, base_label: base}, rounds, count
-      )
-    except (ValueError, jax.errors.JaxRuntimeError) as error:
-      yield {'label': label, 'error': workers.one_line(error)}
-      continue
-    yield {'label': label, **_figures(candidate, base, own, of_base)}
-    del candidate  # its arrays leave the device
-
-
-def _in_turn(
-  candidates: Mapping[str, measured_step.Candidate], rounds: int, count: int
-) -> list[np.ndarray]:
-  """Returns the seconds of warm steps, timed in turn."""
-  takers = {label: each.take for label, each in candidates.items()}
-  found = benchmarking.in_turn(takers, rounds=rounds, count=count, warm_up=0)
-  return list(found.values())
-
-
-def _figures(
-  candidate: measured_step.Candidate,
-  base: measured_step.Candidate,
-  seconds: np.ndarray,
-  of_base: np.ndarray,
-) -> dict[str, Any]:
-  """Returns the figures of one step.
-
-  Besides what it holds itself, the device holds the state of the base.
-  """
-  setup = candidate.experiment.layout
-  # Of a step that takes one of several branches, the dearest was counted.
-  flops = base.flops * candidate.gradients / base.gradients
-  return {
-    'model': candidate.setup.model,
-    'method': candidate.setup.method,
-    'device': benchmarking.device(),
-    'precision': _precision(candidate.setup),
-    'parameters': candidate.parameters,
-    'batch_size': setup.batch_size,
-    'm': setup.m,
-    'microbatch_size': setup.microbatch_size,
-    'step_ms': benchmarking.spread(1e3 * seconds),
-    'ratio': benchmarking.spread(seconds / of_base),
-    'examples_per_second': setup.batch_size / float(np.median(seconds)),
-    'compile_s': candidate.compile_seconds,
-    'flops': flops,
-    'flops_per_second': flops / float(np.median(seconds)),
-    'memory_planned_mib': candidate.memory_mib,
-    'memory_held_mib': benchmarking.held(),
-  }
-
-
-def _precision(setup: measured_step.Setup) -> str:
-  """Returns the name of the products that a step has, on this device."""
-  if setup.compute_dtype != 'float32':
-    return setup.compute_dtype
-  is_gpu = jax.default_backend() == 'gpu'
-  return 'tensorfloat32' if is_gpu else 'float32'
-
-
-def _fitting(
-  setup: measured_step.Setup,
-  program: Callable[[], measured_step.Candidate] | None = None,
-) -> measured_step.Candidate:
-  """Returns a step, compiled and warm, in microbatches that fit into memory.
-
-  Args:
-    setup: of the step.
-    program: waits for what is being compiled of it; None compiles it.
-  """
-  program = program or functools.partial(measured_step.prepare, setup)
-  while True:
-    try:
-      candidate = program()
-      limit = benchmarking.capacity()
-      if limit is None or candidate.memory_mib <= limit:
-        candidate.take(2)
-        return candidate
-    except jax.errors.JaxRuntimeError as error:
-      if 'RESOURCE_EXHAUSTED' not in str(error):
-        raise
-    candidate = None  # its arrays leave the device
-    size = setup.microbatch_size or setup.m or setup.batch_size
-    if size == 1:
-      raise ValueError('not even microbatches of one example fit into memory')
-    setup = dataclasses.replace(setup, microbatch_size=size // 2)
-    program = functools.partial(measured_step.prepare, setup)
-    benchmarking.say(f'it does not fit; trying microbatches of {size // 2}')
-
-
 def _determinism(setup: measured_step.Setup, count: int) -> Results:
   """Yields whether a step from one state gives the same bits each time."""
-  candidate = _fitting(setup)
-  state = candidate.copy_state()
+  candidate = gpu_steps.fitting(setup)
+  start = candidate.copy_state()
   lowered = candidate.experiment.compile_train_step().lower(
-    state, candidate.batch
+    candidate.state, candidate.batch
   )
   for options in ({}, _DETERMINISTIC):
-    step = lowered.compile(compiler_options=options) if options else None
-    step = step or candidate.step
-
-    def take(step: Any = step) -> Any:
-      start = jax.tree.map(lambda x: x.copy(), state)
-      return step(start, candidate.batch)[0].params
-
-    found = [jax.device_get(take()) for _ in range(count)]
-    differences = [_difference(found[0], other) for other in found[1:]]
+    if options:
+      candidate.step = lowered.compile(compiler_options=options)
+    found = []
+    for _ in range(count):
+      candidate.state = jax.tree.map(lambda x: x.copy(), start)
+      candidate.take(1)
+      found.append(jax.device_get(candidate.state.params))
+    first, *others = found
     yield {
       'options': options,
       'repeats': count,
-      'is_bit_equal': not any(differences),
-      'largest_relative_difference': max(differences),
-      'step_ms': 1e3 * benchmarking.timed(take, count),
+      'is_bit_equal': all(_is_bit_equal(first, other) for other in others),
+      'largest_relative_difference': max(
+        _difference(first, other) for other in others
+      ),
+      'step_ms': 1e3 * candidate.take(count),
     }
 
 
+def _is_bit_equal(one: Any, other: Any) -> bool:
+  """Returns whether two trees have the same bytes, whatever they stand for."""
+  pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+  return all(a.tobytes() == b.tobytes() for a, b in pairs)
+
+
 def _difference(one: Any, other: Any) -> float:
-  """Returns how far two trees are apart, in lengths of the first."""
-  off = tree.norm(jax.tree.map(lambda a, b: a - b, other, one))
-  return float(off / tree.norm(one))
+  """Returns how far two trees of NumPy are apart, in lengths of the first."""
+  pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+  squares = [(np.sum((b - a) ** 2), np.sum(a**2)) for a, b in pairs]
+  off, length = np.sum(squares, axis=0, dtype=np.float64)
+  return float(np.sqrt(off / length))
 
 
 def _epsilon(setup: measured_step.Setup) -> Results:
@@ -212,13 +116,28 @@ def _epsilon(setup: measured_step.Setup) -> Results:
     epsilon = jax.jit(functools.partial(_perturbation, fns))(state, batch)
     exact = epsilon if exact is None else exact
     bits = precision.mantissa_bits(dtype, matmul, jax.default_backend())
-    left = precision.effective_perturbation(state.params, epsilon, bits)
-    yield {
-      'precision': name,
-      'relative_difference': _difference(exact, epsilon),
-      'cosine': float(tree.cosine(exact, epsilon)),
-      **{key: float(value) for key, value in left.items()},
-    }
+    found = _compare(state.params, exact, epsilon, bits)
+    yield {'precision': name, **{k: float(v) for k, v in found.items()}}
+
+
+@functools.partial(jax.jit, static_argnames='bits')
+def _compare(
+  params: Any, exact: Any, epsilon: Any, bits: int
+) -> dict[str, jax.Array]:
+  """Returns how far a perturbation is from the exact one, and what is left.
+
+  Args:
+    params: which they perturb.
+    exact: perturbation, in float32.
+    epsilon: of another precision.
+    bits: of that precision's mantissa.
+  """
+  off = tree.norm(jax.tree.map(lambda a, b: b - a, exact, epsilon))
+  return {
+    'relative_difference': off / tree.norm(exact),
+    'cosine': tree.cosine(exact, epsilon),
+    **precision.effective_perturbation(params, epsilon, bits),
+  }
 
 
 def _perturbation(
@@ -248,22 +167,24 @@ def _replicas(setup: measured_step.Setup, number: int) -> Results:
   A network that is too small to fill a device might be trained with several
   seeds at once, by `jax.vmap`.
   """
-  candidate = _fitting(setup)
+  candidate = gpu_steps.fitting(setup)
   states = [candidate.copy_state() for _ in range(number)]
   together = jax.tree.map(lambda *x: jax.numpy.stack(x), *states)
   batches = jax.tree.map(
     lambda x: jax.numpy.stack([x] * number), candidate.batch
   )
-  step = jax.jit(jax.vmap(candidate.experiment.compile_train_step()))
+  step = jax.jit(
+    jax.vmap(candidate.experiment.compile_train_step()), donate_argnums=0
+  )
   compiled = step.lower(together, batches).compile()
-
-  def at_once(count: int) -> float:
-    return benchmarking.timed(lambda: compiled(together, batches), count)
+  replicas = dataclasses.replace(
+    candidate, step=compiled, state=together, batch=batches
+  )
 
   def in_a_row(count: int) -> float:
     return number * candidate.take(count)
 
-  takers = {'at once': at_once, 'in a row': in_a_row}
+  takers = {'at once': replicas.take, 'in a row': in_a_row}
   seconds = benchmarking.in_turn(takers, rounds=5, count=5)
   yield {
     'runs': number,
@@ -284,7 +205,6 @@ def _torch(
   rounds: int,
   count: int,
   python: str = sys.executable,
-  **of_ours: Any,
 ) -> Results:
   """Yields the figures of PyTorch's steps, one process after the other."""
   script = str(benchmarking.ROOT / 'scripts' / 'benchmark_torch.py')
@@ -303,6 +223,8 @@ def _torch(
     memory = facts['memory_bytes']
     yield {
       'label': label,
+      'device': facts['device'],
+      'microbatch_size': facts['microbatch_size'],
       'step_ms': benchmarking.spread(1e3 * seconds),
       'compile_s': facts['compile_s'],
       'parameters': facts['parameters'],
@@ -310,13 +232,12 @@ def _torch(
       'flops_per_second': facts['flops'] / float(np.median(seconds)),
       'memory_held_mib': memory and memory / benchmarking.MIB,
       'versions': facts['versions'],
-      **of_ours,
     }
 
 
 _MEASURES: dict[str, Callable[..., Results]] = {
   'peak': _peak,
-  'step': _steps,
+  'step': gpu_steps.measure,
   'determinism': _determinism,
   'epsilon': _epsilon,
   'input': _input,

@@ -16,6 +16,7 @@ from sam_jax.runs import build as build_lib, initialization, provenance
 from sam_jax.sweeps import method_list
 from sam_jax.training import train_step
 from scripts import benchmarking
+from scripts.benchmarking import flops
 
 NUM_CLASSES = 10
 _DATA = 'benchmark'
@@ -78,7 +79,11 @@ class Setup:
         config.weight_decay.place = 'decoupled'
     else:
       text.adamw(config)
-      config.data.name = 'python_manual'
+      config.data.name = benchmarking.register_tokens(
+        count=self.batch_size,
+        length=self.context_length,
+        vocabulary_size=self.vocabulary_size,
+      )
       config.data.context_length = self.context_length
       config.data.vocabulary_size = self.vocabulary_size
     config.compute_dtype = self.compute_dtype
@@ -134,8 +139,8 @@ class Candidate:
     parameters: their number.
     compile_seconds: of tracing, lowering and compiling; None if the program
       came out of the compilation cache.
-    memory_mib: that the compiler plans.
-    flops: of a step on all devices, see `benchmarking.count_flops`.
+    memory_mib: planned by the compiler.
+    flops: of a step on all devices, see `flops.count`.
   """
 
   setup: Setup
@@ -175,14 +180,18 @@ def prepare(setup: Setup) -> Candidate:
 def compile_together(
   setups: Sequence[Setup],
 ) -> list[Callable[[], Candidate]]:
-  """Compiles steps side by side, on as many cores as there are.
+  """Compiles steps side by side, and waits until all are compiled.
+
+  What the threads do at the same time is to lower programs and to make machine
+  code. On a GPU the kernels of one program after another are timed, as far as
+  is known: XLA's autotuner holds a lock of the device.
 
   Args:
     setups: of the steps.
 
   Returns:
-    For each a function that waits for its program, initialises its training and
-    returns both; it raises what the compiler raised.
+    For each a function that initialises its training, and returns it with the
+    program; or that raises what the compiler raised.
   """
   pool = futures.ThreadPoolExecutor(len(setups))
   found = []
@@ -193,9 +202,9 @@ def compile_together(
     traced = experiment.compile_train_step().trace(*shapes)
     seconds = time.perf_counter() - start
     program = pool.submit(_compile, traced, seconds)
-    flops = _flops(setup, traced, shapes)
-    found.append(functools.partial(_start, setup, experiment, flops, program))
-  pool.shutdown(wait=False)
+    count = _flops(setup, traced, shapes)
+    found.append(functools.partial(_start, setup, experiment, count, program))
+  pool.shutdown()  # waits: nothing may be timed beside the compiler
   return found
 
 
@@ -216,7 +225,7 @@ def _compile(traced: Any, seconds: float) -> tuple[Any, float | None]:
 def _start(
   setup: Setup,
   experiment: build_lib.Experiment,
-  flops: int,
+  count: int,
   program: futures.Future,
 ) -> Candidate:
   """Returns a step at the beginning of its training."""
@@ -236,7 +245,7 @@ def _start(
     parameters=provenance.count_parameters(state.params),
     compile_seconds=seconds,
     memory_mib=benchmarking.memory(compiled),
-    flops=flops,
+    flops=count,
   )
 
 
@@ -269,7 +278,7 @@ def _flops(setup: Setup, traced: Any, shapes: tuple[Any, Any]) -> int:
     config.model.attention = 'xla'
     step = build_lib.build(config).compile_train_step()
     traced = step.trace(*shapes)
-  return benchmarking.count_flops(traced.jaxpr)
+  return flops.count(traced.jaxpr)
 
 
 def _attends(setup: Setup) -> bool:

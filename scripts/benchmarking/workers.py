@@ -31,13 +31,13 @@ class WorkerError(RuntimeError):
 
 
 def serve(prepare: Callable[[], tuple[Mapping[str, Any], Any]]) -> int:
-  """Is a worker; returns the exit status.
+  """Serves as a worker; returns the exit status.
 
   Args:
     prepare: returns what the worker says of itself, and `(n) -> seconds`, which
       takes n steps, waits for the last and returns the seconds of one.
   """
-  with _line() as answer:
+  with answers() as answer:
     try:
       facts, take = prepare()
       answer({**facts})
@@ -51,15 +51,24 @@ def serve(prepare: Callable[[], tuple[Mapping[str, Any], Any]]) -> int:
 
 
 @contextlib.contextmanager
-def _line() -> Iterator[Callable[[Mapping[str, Any]], None]]:
-  """Yields what writes answers; all other output goes to standard error."""
-  out = sys.stdout
+def answers() -> Iterator[Callable[[Mapping[str, Any]], None]]:
+  """Yields what writes lines of JSON to standard output.
 
-  def answer(content: Mapping[str, Any]) -> None:
-    print(json.dumps(content), file=out, flush=True)
-
-  with contextlib.redirect_stdout(sys.stderr):
-    yield answer
+  Whatever else is printed meanwhile goes to standard error, also what libraries
+  of C print.
+  """
+  sys.stdout.flush()
+  kept = os.dup(1)
+  os.dup2(2, 1)
+  try:
+    with (
+      os.fdopen(os.dup(kept), 'w', encoding='utf-8') as out,
+      contextlib.redirect_stdout(sys.stderr),
+    ):
+      yield lambda content: print(json.dumps(content), file=out, flush=True)
+  finally:
+    os.dup2(kept, 1)
+    os.close(kept)
 
 
 def one_line(error: BaseException) -> str:

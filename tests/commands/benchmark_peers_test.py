@@ -1,14 +1,16 @@
 """Workers, and what times them in turn."""
 
+import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 from scripts import benchmark_peers
-from scripts.benchmarking import workers
+from scripts.benchmarking import checkout, workers
 from tests import tiny
 
 _FAKE = """
@@ -71,7 +73,7 @@ def test_each_worker_is_compared_with_ours_in_the_same_round(fake):
   assert found['z']['ratio']['max'] == 1.5
   errors = {k: row['error'] for k, row in found.items() if 'error' in row}
   assert errors.pop('larger') == (
-    'larger: it has another network than ours: 1,008 parameters, not 7'
+    'larger: the network differs from ours: 1,008 parameters, not 7'
   )
   assert '1,006 operations in a step, not 1,000' in errors.pop('deeper')
   assert 'exit status 1, and it said: no torch here' in errors.pop('unable')
@@ -146,9 +148,7 @@ def test_what_is_not_known_is_refused(command, flag, message):
   assert message in done.err
 
 
-def test_another_commit_has_its_package_and_these_scripts(
-  monkeypatch, tmp_path
-):
+def test_another_commit_has_its_package_and_these_scripts(tmp_path):
   def git(*arguments):
     identity = ['-c', 'user.name=n', '-c', 'user.email=e']
     subprocess.run(
@@ -160,36 +160,67 @@ def test_another_commit_has_its_package_and_these_scripts(
 
   (tmp_path / 'scripts').mkdir()
   (tmp_path / 'scripts' / 'a.py').write_text('old')
+  (tmp_path / 'scripts' / 'benchmarking.py').write_text('old')
   (tmp_path / 'package.py').write_text('old')
   git('init')
   git('add', '.')
   git('commit', '-m', 'old')
   (tmp_path / 'scripts' / 'a.py').write_text('new')
+  (tmp_path / 'scripts' / 'benchmarking.py').unlink()
+  (tmp_path / 'scripts' / 'benchmarking').mkdir()
+  (tmp_path / 'scripts' / 'benchmarking' / 'b.py').write_text('new')
   (tmp_path / 'package.py').write_text('new')
-  monkeypatch.setattr(benchmark_peers, '_ROOT', tmp_path)
-  with benchmark_peers._checkout('HEAD') as place:
+  with checkout.of(tmp_path, 'HEAD') as place:
     assert (place / 'package.py').read_text() == 'old'
     assert (place / 'scripts' / 'a.py').read_text() == 'new'
+    assert (place / 'scripts' / 'benchmarking' / 'b.py').read_text() == 'new'
+    assert not (place / 'scripts' / 'benchmarking.py').exists()
   assert not place.exists()
-  with benchmark_peers._checkout(None) as place:
+  with checkout.of(tmp_path, None) as place:
     assert place is None
   with (
     pytest.raises(ValueError, match=r'--commit: git says .*no_such'),
-    benchmark_peers._checkout('no_such_revision'),
+    checkout.of(tmp_path, 'no_such_revision'),
   ):
     pass
 
 
+@contextlib.contextmanager
+def _output(path):
+  """Has this process's own standard output go into a file."""
+  kept = os.dup(1)
+  with path.open('wb') as stream:
+    os.dup2(stream.fileno(), 1)
+  try:
+    yield
+  finally:
+    os.dup2(kept, 1)
+    os.close(kept)
+
+
+def test_only_answers_are_on_standard_output(tmp_path):
+  path = tmp_path / 'output'
+  with _output(path):
+    with workers.answers() as answer:
+      print('a stray line')
+      os.write(1, b'one of a library of C\n')
+      answer({'seconds': 1})
+    os.write(1, b'after\n')
+  assert path.read_text() == '{"seconds": 1}\nafter\n'
+
+
 # What ours and optax's say of themselves, of one network.
-def test_ours_and_optax_are_workers(command, monkeypatch):
+def test_ours_and_optax_are_workers(command, monkeypatch, tmp_path):
   tiny.use_devices(monkeypatch, 1)
   shape = ('--batch_size=8', '--image_size=8', '--serve')
 
   def said(name, *arguments):
     monkeypatch.setattr(sys, 'stdin', io.StringIO('{"steps": 1}\n'))
-    done = command(f'scripts.benchmark_{name}', *arguments, *shape)
+    path = tmp_path / name
+    with _output(path):
+      done = command(f'scripts.benchmark_{name}', *arguments, *shape)
     assert done.status == 0, done.err
-    facts, answer = map(json.loads, done.out.splitlines())
+    facts, answer = map(json.loads, path.read_text().splitlines())
     assert answer['seconds'] > 0
     return facts
 
@@ -201,10 +232,12 @@ def test_ours_and_optax_are_workers(command, monkeypatch):
     assert ours[name] == optax[name]
 
 
-def test_a_worker_that_fails_says_why(command, monkeypatch):
+def test_a_worker_that_fails_says_why(command, monkeypatch, tmp_path):
   monkeypatch.setattr(sys, 'stdin', io.StringIO())
-  done = command(
-    'scripts.benchmark_step', '--serve', '--model=no_such', '--methods=sam'
-  )
+  path = tmp_path / 'output'
+  with _output(path):
+    done = command(
+      'scripts.benchmark_step', '--serve', '--model=no_such', '--methods=sam'
+    )
   assert done.status == 1
-  assert 'no_such' in json.loads(done.out)['error']
+  assert 'no_such' in json.loads(path.read_text())['error']

@@ -2,15 +2,18 @@
 
 import functools
 import json
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sam_jax.datasets import text
 from sam_jax.training import microbatches
 from scripts import benchmarking
-from scripts.benchmarking import measured_step
+from scripts.benchmarking import flops, measured_step
 from tests import tiny
 
 _DENSE, _SECOND = 2 * 4 * 8 * 3, 2 * 4 * 3 * 2
@@ -18,7 +21,7 @@ _X, _W = jnp.ones((4, 8)), jnp.ones((8, 3))
 
 
 def _count(function, *args):
-  return benchmarking.count_flops(jax.jit(function).trace(*args).jaxpr)
+  return flops.count(jax.jit(function).trace(*args).jaxpr)
 
 
 def _square(w):
@@ -46,7 +49,7 @@ def _two_layers(w):
       lambda w: jax.lax.fori_loop(0, 5, lambda _, c: _square(c), w.T),
       5 * 2 * 3 * 8 * 8,
     ),
-    # The dearest branch.
+    # The most expensive branch.
     (
       lambda w: jax.lax.cond(w[0, 0] > 0, _square, lambda c: c, w.T),
       2 * 3 * 8 * 8,
@@ -114,26 +117,100 @@ def test_convolutions_are_counted(stride, groups, size, padding, in_loop):
   assert found == 3 * forward * (2 if in_loop else 1)
 
 
+# Its gradient by the kernel looks like one by the input of a smaller kernel.
+def test_a_kernel_may_be_larger_than_what_it_sees():
+  x, w = jnp.ones((2, 2, 2, 4)), jnp.ones((3, 3, 4, 6))
+
+  def loss(x, w):
+    y = jax.lax.conv_general_dilated(
+      x, w, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+    return jnp.sum(y**2)
+
+  forward = 2 * (2 * 2 * 2 * 6) * 9 * 4
+  assert _count(jax.value_and_grad(loss, (0, 1)), x, w) == 3 * forward
+
+
 # One trace each, no compilation.
 def test_a_step_has_the_operations_of_its_gradients(monkeypatch):
   tiny.use_devices(monkeypatch, 1)
 
   @functools.cache
-  def flops(method, **sizes):
+  def operations(method, **sizes):
     setup = measured_step.Setup(
       model='cnn', image_size=8, batch_size=8, method=method, **sizes
     )
     experiment = setup.build()
     shapes = experiment.state_shapes(), experiment.batch_shapes()
     traced = experiment.compile_train_step().trace(*shapes)
-    return benchmarking.count_flops(traced.jaxpr)
+    return flops.count(traced.jaxpr)
 
-  gradient = flops('sgd')
-  assert flops('sam') == 2 * gradient
-  assert flops('sam', m=2) == 2 * gradient
-  assert flops('sam', m=4, microbatch_size=2, loop='unroll') == 2 * gradient
-  assert flops('quarter_sam') == 1.25 * gradient
-  assert flops('looksam(every=5)') == 2 * gradient
+  gradient = operations('sgd')
+  assert operations('sam') == 2 * gradient
+  assert operations('sam', m=2) == 2 * gradient
+  unrolled = operations('sam', m=4, microbatch_size=2, loop='unroll')
+  assert unrolled == 2 * gradient
+  assert operations('quarter_sam') == 1.25 * gradient
+  assert operations('looksam(every=5)') == 2 * gradient
+
+
+class _Program:
+  """What is built and traced of a setup, at no cost."""
+
+  def __init__(self, name):
+    self.name = name
+
+  def build(self):
+    return self
+
+  def state_shapes(self):
+    return ()
+
+  batch_shapes = state_shapes
+
+  def compile_train_step(self):
+    return self
+
+  def trace(self, *shapes):
+    del shapes
+    return self.name
+
+
+def test_all_are_compiled_side_by_side_before_any_is_timed(monkeypatch):
+  both, done = threading.Barrier(2, timeout=60), []
+
+  def compile_one(traced, seconds):
+    del seconds
+    both.wait()
+    time.sleep(0.1)  # who does not wait for it finds nothing done
+    done.append(traced)
+    if traced == 'large':
+      raise MemoryError('too large')
+    return traced
+
+  monkeypatch.setattr(measured_step, '_compile', compile_one)
+  monkeypatch.setattr(measured_step, '_flops', lambda *_: 0)
+  monkeypatch.setattr(
+    measured_step, '_start', lambda *arguments: arguments[-1].result()
+  )
+  small, large = measured_step.compile_together(
+    [_Program('small'), _Program('large')]
+  )
+  assert sorted(done) == ['large', 'small']
+  assert small() == 'small'
+  with pytest.raises(MemoryError, match='too large'):
+    large()
+
+
+def test_random_tokens_have_the_whole_vocabulary():
+  setup = measured_step.Setup(
+    'gpt-tiny', 64, context_length=32, vocabulary_size=512, optimizer='adamw'
+  )
+  name = setup.config().data.name
+  data = text.create(name, context_length=32, vocabulary_size=512)
+  assert len(data.train.whole()) >= 64
+  assert len(np.unique(data.train.tokens)) > 256
+  assert setup.config().data.name == name  # it is there once
 
 
 def test_things_are_timed_in_turn():

@@ -17,7 +17,7 @@ def outcome(tmp_path_factory):
   directory = tmp_path_factory.mktemp('dry')
   printed = []
   with pytest.MonkeyPatch.context() as patch:
-    small = functools.partial(dry_run.matmul_rate, 64)
+    small = functools.partial(dry_run.matmul_rate, 64, warm_up=0.0)
     patch.setattr(dry_run, 'matmul_rate', small)
     patch.setattr('builtins.print', lambda text, **_: printed.append(text))
     dry_run.run(
