@@ -97,8 +97,6 @@ def _steps(files: Sequence[Mapping[str, Any]]) -> Iterator[str]:
   for file in files:
     base, *others = file['methods']
     for row in others:
-      more = row['memory_mib'] - base['memory_mib']
-      copies = benchmarking.copies_more(row, base, file['parameters'])
       rows.append(
         [
           f'{file["model"]}, {file["batch_size"]}',
@@ -106,14 +104,14 @@ def _steps(files: Sequence[Mapping[str, Any]]) -> Iterator[str]:
           f'{base["step_ms"]["median"]:,.1f} ms',
           f'{row["step_ms"]["median"]:,.1f} ms',
           benchmarking.in_brackets(row['ratio']),
-          f'{more:,.0f} MiB, {copies:.1f} copies of the parameters',
+          benchmarking.memory_beside(row, base, file['parameters']),
           _number(row['compile_s'], '.1f'),
         ]
       )
   name = files[0]['methods'][0]['method']
   yield tables.table(
     ['network, batch', 'method', name, 'step', f'/ {name}']
-    + [f'memory above {name}', 'compilation, s'],
+    + [f'memory beside {name}', 'compilation, s'],
     rows,
   )
 

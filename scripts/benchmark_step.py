@@ -193,13 +193,10 @@ def _report(
   figures = {row['method']: row for row in rows}
   for label in figures:
     if label != base:
-      copies = benchmarking.copies_more(
+      beside = benchmarking.memory_beside(
         figures[label], figures[base], parameters
       )
-      print(
-        f'{label}: {copies:.1f} copies of the parameters more memory than '
-        f'{base}'
-      )
+      print(f'{label}: memory beside {base}: {beside}')
   if jax.default_backend() != 'cpu':
     _print_utilization(rows)
   content = {

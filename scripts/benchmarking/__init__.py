@@ -225,17 +225,21 @@ def register_noise(name: str, make: Callable[[], Any]) -> None:
     datasets.register(name)(lambda directory, seed: make())
 
 
-def copies_more(
+def memory_beside(
   row: Mapping[str, Any], base: Mapping[str, Any], parameters: int
-) -> float:
-  """Returns how many float32 copies of the parameters more a step needs.
+) -> str:
+  """Returns how much more memory, or less, a step needs than another one.
 
   Args:
     row: figures of the step, with its `memory_mib`.
-    base: those of the step that it is compared with.
-    parameters: of the network.
+    base: those of the other one.
+    parameters: of the network; what is more is given in copies of them, too.
   """
-  return (row['memory_mib'] - base['memory_mib']) * MIB / (4 * parameters)
+  more = row['memory_mib'] - base['memory_mib']
+  if more <= 0:
+    return f'{-more:,.0f} MiB less'
+  copies = more * MIB / (4 * parameters)
+  return f'{more:,.0f} MiB more, {copies:.1f} copies of the parameters'
 
 
 def memory(compiled: Any) -> float:
