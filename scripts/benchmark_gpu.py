@@ -16,11 +16,11 @@ networks with torch.compile. benchmarking/gpu_plan.py has the list and the
 sizes.
 
 Each result is printed, and appended to the file of --out, as soon as it is
-there. What would not fit into the time any more is left out and named, as is
-what takes three times as long as it should; the same command measures that
-next, and nothing twice. It needs Python, jax, flax and
-optax, and of the other packages only such as are pure Python: absl-py,
-ml-collections, tqdm, filelock. PyTorch is measured if it is installed.
+there. What would not fit into the time any more is left out and named, and what
+takes three times as long as it should is ended; the same command measures both
+next, and nothing twice. It needs Python, jax, flax and optax, and of the other
+packages only such as are pure Python: absl-py, ml-collections, tqdm, filelock.
+PyTorch is measured if it is installed.
 
 On a CPU the same list is measured at reduced sizes, without the compiler's
 optimisations: it shows that everything runs, and says nothing about speed.
