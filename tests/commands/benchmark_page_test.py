@@ -64,8 +64,8 @@ def test_text_stays_and_tables_are_made(monkeypatch, tmp_path):
   assert '| c | not measured |' in lines
   assert '| ours | - s, 2 MiB |' in lines
   step = (
-    '| m, 4 | sam | 2.0 ms | 2.0 ms | 2.00 [1.00-3.50] | 4 MiB, 2.0 copies of '
-    'the parameters | 4.0 |'
+    '| m, 4 | sam | 2.0 ms | 2.0 ms | 2.00 [1.00-3.50] | 4 MiB more, '
+    '2.0 copies of the parameters | 4.0 |'
   )
   assert lines.count(step) == 2
   assert benchmark_page.page(found) == found

@@ -51,7 +51,7 @@ def test_the_step_benchmark_compares_the_methods(benchmark):
   rows = {row['method']: row for row in found['methods']}
   assert set(rows) == {'sgd', 'sam'}
   assert rows['sam']['flops'] == 2 * rows['sgd']['flops']
-  assert re.search(r'^sam +[\d.]+ +[\d.]+', out, re.M)
+  assert re.search(r'^sam +[\d.-]+ +[\d.]+', out, re.M)
 
 
 @pytest.mark.slow
