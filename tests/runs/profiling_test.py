@@ -76,7 +76,9 @@ def test_a_trace_shows_the_parts_of_steps_and_changes_nothing(
     for (module, name), part in read_profile._parts(content)
     if module == 'jit_train_step' and name.startswith(('convolution', 'dot'))
   }
-  assert gradients == {'ascent', 'descent'}
+  # A trace knows the programs of earlier tests, too; one that comes out of an
+  # old compilation cache has no names.
+  assert gradients - {'train_step'} == {'ascent', 'descent'}
   assert 'ascent' in '\n'.join(read_profile.lines(table))
 
 
