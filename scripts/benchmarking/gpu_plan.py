@@ -61,8 +61,11 @@ _SECONDS = {
   'GPT-2 small': (68, 22, 100),
 }
 _FIRST_NETWORK, _FLOAT32 = 'WRN-28-10', 'WRN-28-10 in float32'
-# Networks with SAM alone: a CPU compiles ResNet-50 for minutes.
-_PLAIN = {'full': (_FLOAT32,), 'reduced': (_FLOAT32, 'ResNet-50')}
+# Networks with SAM alone: a CPU compiles deep ones for minutes.
+_PLAIN = {
+  'full': (_FLOAT32,),
+  'reduced': (_FLOAT32, 'ResNet-50', 'ViT-S/16'),
+}
 _QUARTER, _LOOKSAM = 'quarter_sam', 'looksam(every=5)'
 # Rounds, and steps in each: as many as LookSAM's period.
 _TIMING = {
