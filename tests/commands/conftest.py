@@ -10,6 +10,8 @@ import jax
 import pytest
 from absl import logging
 
+from sam_jax.datasets import registry
+
 
 class Done(NamedTuple):
   """What a command left behind."""
@@ -30,6 +32,13 @@ _HOOKS = (
   (sys, 'unraisablehook'),
   (threading, 'excepthook'),
 )
+
+
+@pytest.fixture(autouse=True)
+def own_data_sets(monkeypatch):
+  """Forgets the data sets that a test has registered, as benchmarks do."""
+  for name in ('_LOADERS', '_KINDS'):
+    monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
 
 
 @pytest.fixture
