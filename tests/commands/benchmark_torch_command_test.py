@@ -29,16 +29,7 @@ from scripts.benchmarking import (  # noqa: E402
 
 _CLASSES = 5
 _SCRIPT = pathlib.Path(benchmark_torch.__file__)
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-  """Several threads wait for each other where the cores are busy."""
-  monkeypatch.setenv('OMP_NUM_THREADS', '1')
-  before = torch.get_num_threads()
-  torch.set_num_threads(1)
-  yield
-  torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_torch_thread')
 
 
 @pytest.mark.parametrize(

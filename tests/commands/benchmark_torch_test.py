@@ -27,16 +27,7 @@ from scripts.benchmarking import torch_networks, torch_step  # noqa: E402
 BATCH_SIZE = 4
 CLASSES = 5
 RHO = 0.5  # large enough to tell SAM from SGD
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-  """Several threads wait for each other where the cores are busy."""
-  monkeypatch.setenv('OMP_NUM_THREADS', '1')
-  before = torch.get_num_threads()
-  torch.set_num_threads(1)
-  yield
-  torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures('one_torch_thread')
 
 
 class _Dense(nn.Module):

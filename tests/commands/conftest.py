@@ -42,6 +42,17 @@ def own_data_sets(monkeypatch):
 
 
 @pytest.fixture
+def one_torch_thread(monkeypatch):
+  """Several threads of PyTorch wait for each other where cores are busy."""
+  torch = pytest.importorskip('torch')
+  monkeypatch.setenv('OMP_NUM_THREADS', '1')
+  before = torch.get_num_threads()
+  torch.set_num_threads(1)
+  yield
+  torch.set_num_threads(before)
+
+
+@pytest.fixture
 def process():
   """Puts back what a command changes in this process."""
   verbosity = logging.get_verbosity()
