@@ -25,6 +25,7 @@ sys.path.insert(0, str(_ROOT))
 
 from sam_jax import _cli, methods
 from sam_jax.methods import choices, parts, registry
+from scripts.benchmarking import tables
 
 flags = _cli.Flags()
 _CHECK = flags.DEFINE_bool('check', False, 'Whether to write nothing.')
@@ -103,7 +104,7 @@ def _overview() -> str:
   ]
   head += _QUOTED.values()
   axes = '\n\n'.join(
-    f'### {field}\n\n{_table(["choice", "what it is"], _choices(axis))}'
+    f'### {field}\n\n{tables.table(["choice", "what it is"], _choices(axis))}'
     for field, axis in _AXES.items()
   )
   return f"""# Methods
@@ -115,7 +116,7 @@ function of `sam_jax.methods`. The table is made by
 how the errors were found, which of them cannot be told apart, and which method
 to take. bSAM and SASSHA are [not offered](../optimizers.md).
 
-{_table(head, rows)}
+{tables.table(head, rows)}
 
 {_where(measured)}
 
@@ -200,7 +201,10 @@ def _page(name: str) -> str:
       [f'`{field}`', f'`{default!r}`', meanings.get(field, '')]
       for field, default in fields.items()
     ]
-    text += ['## Fields', _table(['field', 'default', 'what it is'], rows)]
+    text += [
+      '## Fields',
+      tables.table(['field', 'default', 'what it is'], rows),
+    ]
   if shared := [
     f'`{field}`' for field in methods.options(name) or () if field not in fields
   ]:
@@ -268,15 +272,6 @@ def fenced(text: str) -> str:
     else:
       result.append(line)
   return '\n'.join(result).strip()
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """Returns a table of Markdown."""
-  lines = [head, ['---'] * len(head), *rows]
-  return '\n'.join(
-    f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in line)} |'
-    for line in lines
-  )
 
 
 def _figures(name: str) -> Mapping[str, Any]:

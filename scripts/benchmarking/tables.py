@@ -19,6 +19,9 @@ def caption(about: Mapping[str, Any]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """Returns a table of Markdown."""
+  """Returns a table of Markdown; a `|` within a cell is escaped."""
   lines = [head, ['---'] * len(head), *rows]
-  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+  return '\n'.join(
+    f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in line)} |'
+    for line in lines
+  )
